@@ -1,0 +1,46 @@
+# make demo | test | lint | clean. All of it happens in .venv; nothing outside this folder is written.
+PYTHON ?= python3
+VENV ?= .venv
+DEMO := demo
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint clean
+
+help:
+	@echo "make demo    explain the bundled picture; the maps go to $(DEMO)/"
+	@echo "make test    linter, types and tests"
+	@echo "make lint    linter and types only"
+	@echo "make clean   remove $(VENV), $(DEMO) and caches"
+
+demo: $(INSTALLED)
+	$(BIN)/jaxcam explain --example --method lift_cam grad_cam --target "golf ball" parachute --out $(DEMO)
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy jaxcam converters
+
+clean:
+	rm -rf $(VENV) $(DEMO) build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than pyproject.toml as long as what is installed fits it.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jaxcam needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(INSTALLED_DEV): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(INSTALLED) $@
