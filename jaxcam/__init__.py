@@ -1,0 +1,50 @@
+"""Class activation maps for JAX.
+
+The methods (`lift_cam`, `grad_cam`, ...) are pure functions of `(params, activations)`;
+`load` brings a network, and `explain` does the whole of it for a picture.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+#: Public names and where they live; imported on first use, so that `import jaxcam` stays light.
+_HOME = {
+    "CAM": "jaxcam.methods.result",
+    "JaxcamError": "jaxcam.errors",
+    "METHODS": "jaxcam.methods.catalog",
+    "Network": "jaxcam.models.network",
+    "Explanation": "jaxcam.explanation",
+    "cam": "jaxcam.methods.gradient",
+    "deep_shap_cam": "jaxcam.methods.propagation",
+    "deeplift": "jaxcam.transforms.deeplift",
+    "explain": "jaxcam.explanation",
+    "grad_cam": "jaxcam.methods.gradient",
+    "grad_cam_pp": "jaxcam.methods.gradient",
+    "lift_cam": "jaxcam.methods.propagation",
+    "load": "jaxcam.models.zoo",
+    "plot": "jaxcam.figures",
+    "project": "jaxcam.maps",
+    "resize_map": "jaxcam.maps",
+    "save_network": "jaxcam.models.store",
+    "scale_map": "jaxcam.maps",
+    "why_empty": "jaxcam.maps",
+    "xgrad_cam": "jaxcam.methods.gradient",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'jaxcam' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,159 @@
+"""Reading pictures as a person sees them: orientation, palette, alpha, CMYK and 16 bits included."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps
+
+from jaxcam.errors import JaxcamError
+
+#: Pictures with more pixels than this are refused, before they are decoded. Reading one takes up to
+#: about 12 bytes a pixel, so 1 GiB at this bound, which lies below the one where Pillow starts to warn.
+MAX_PIXELS = 89_000_000
+
+#: What a picture can be given as: a path, an opened picture, or an array of pixels.
+Picture = str | os.PathLike | Image.Image | np.ndarray
+
+
+def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decodes the picture at `path` into an RGB `PIL.Image`, upright and composited on white.
+
+    Of an animation the first frame is read. An embedded colour profile is converted to sRGB.
+
+    Raises:
+      JaxcamError: the file is missing, is not a picture, is cut off, or holds more than `max_pixels`.
+    """
+    path = pathlib.Path(path)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise JaxcamError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise JaxcamError(f"{path}: is a folder; name the pictures in it") from None
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        raise JaxcamError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    if not data:
+        raise JaxcamError(f"{path}: is empty (0 bytes)")
+    try:
+        return _decode(Image.open(io.BytesIO(data)), str(path), max_pixels)
+    except Image.UnidentifiedImageError:
+        raise JaxcamError(f"{path}: is not a picture in a format that can be read (JPEG, PNG, WebP, ...)") from None
+    except Image.DecompressionBombError as e:
+        raise JaxcamError(f"{path}: {_first_line(e)}; shrink the picture first") from None
+    except JaxcamError:
+        raise
+    except Exception as e:  # Pillow's parsers raise many kinds
+        raise _broken(str(path), e) from None
+
+
+def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`open_image` as an array `(h, w, 3)` of uint8."""
+    return np.asarray(open_image(path, max_pixels=max_pixels))
+
+
+def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB `PIL.Image`, as `open_image` gives it, of a picture in any of the forms it may come in.
+
+    Args:
+      picture: a path; a `PIL.Image` (turned upright and composited like a file); or an array
+        `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)` of uint8, or of floats in [0, 1].
+      name: what to call it in an error.
+
+    Raises:
+      JaxcamError: it cannot be read, or the array is not a picture.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return open_image(picture, max_pixels=max_pixels)
+    if isinstance(picture, Image.Image):
+        return _decode(picture, name, max_pixels)
+    pixels = np.asarray(picture)
+    if not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)) or pixels.size == 0:
+        raise JaxcamError(f"{name}: an array must be (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), not {pixels.shape}")
+    if np.issubdtype(pixels.dtype, np.floating):
+        if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN as well
+            raise JaxcamError(f"{name}: an array of floats must lie in [0, 1]; for 0 to 255 use uint8")
+        pixels = np.round(pixels.astype(np.float32) * 255).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise JaxcamError(f"{name}: an array must be uint8, or floats in [0, 1], not {pixels.dtype}")
+    return _decode(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), name, max_pixels)
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+    if image.width * image.height > max_pixels:
+        raise JaxcamError(
+            f"{name}: {image.width} x {image.height} pixels are more than the {max_pixels / 1e6:.0f} "
+            "megapixels that are read; shrink the picture first"
+        )
+    if image.width * image.height == 0:
+        raise JaxcamError(f"{name}: holds no pixels")
+    try:
+        image.load()
+        return _to_rgb(_upright(image))
+    except Exception as e:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
+        raise _broken(name, e) from None
+
+
+def _broken(name: str, error: Exception) -> JaxcamError:
+    return JaxcamError(f"{name}: the picture is broken or cut off ({_first_line(error)})")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        turned = image.getexif().get(0x0112, 1) in range(2, 9)
+        return ImageOps.exif_transpose(image) if turned else image  # which copies, turned or not
+    except Exception:  # a broken EXIF block: viewers show the picture as it lies
+        return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _from_high_depth(image)
+    profile = image.info.get("icc_profile")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    elif image.mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    elif image.mode in ("1", "L", "RGB") and "transparency" in image.info:
+        image = image.convert("RGBA")
+    alpha = image.getchannel("A") if image.mode in ("LA", "RGBA") else None
+    if alpha is not None:
+        image = image.convert(image.mode[:-1])
+    if profile:
+        image = _to_srgb(image, profile)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if alpha is not None:
+        image.paste((255, 255, 255), mask=alpha.point(lambda a: 255 - a))
+    return image
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    if image.mode == "1":
+        image = image.convert("L")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if image.mode == "RGB" and source.profile.xcolor_space.strip() == "GRAY":
+            image = image.convert("L")  # a grey palette picture
+        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image  # a broken profile, or one for other colours: the plain conversion, as viewers do
+
+
+def _from_high_depth(image: Image.Image) -> Image.Image:
+    """16-bit and float greys scaled to 8 bits: by their nominal range, or by their own where unknown."""
+    values = np.nan_to_num(np.asarray(image, np.float32))
+    low, high = 0.0, 65535.0
+    if image.mode == "F" or values.max() > high or values.min() < 0:
+        low, high = float(values.min()), float(values.max())
+    elif image.mode == "I" and values.max() <= 255:
+        high = 255.0
+    values = (values - low) * (255.0 / max(high - low, 1e-12))
+    return Image.fromarray(np.clip(np.round(values, out=values), 0, 255).astype(np.uint8))

@@ -1,0 +1,30 @@
+"""The one exception that means "the user can mend this"; the command line prints it as one line."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class JaxcamError(ValueError):
+    """A problem with the caller's input, said in one line that names the cause and the mend."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> JaxcamError:
+    """The error for a name that is not among `known`, with the nearest ones.
+
+    Args:
+      kind: what the name was meant to be: "method", "layer", "class" ...
+      name: what was asked for.
+      known: every name there is; named in full where there are at most 30.
+    """
+    known = [str(k) for k in known]
+    lowered = {k.lower(): k for k in reversed(known)}
+    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=3, cutoff=0.5)
+    if near:
+        hint = "; did you mean " + " or ".join(lowered[n] for n in near) + "?"
+    elif len(known) <= 30:
+        hint = "; there are: " + ", ".join(known)
+    else:
+        hint = f"; there are {len(known)}, for example " + ", ".join(known[:5])
+    return JaxcamError(f"no {kind} called {str(name)!r}{hint}")

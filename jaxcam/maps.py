@@ -1,0 +1,98 @@
+"""From coefficients to a map: projection, resize, scaling, and why a map is empty."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def project(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
+    """`relu(sum_k alpha_k A_k)`.
+
+    Args:
+      coefficients: `(K,)`.
+      activations: `(h, w, K)`.
+
+    Returns:
+      `(h, w)`, in the units of the coefficients times those of the activations.
+    """
+    return jax.nn.relu(jnp.einsum("hwk,k->hw", activations, coefficients, precision="highest"))
+
+
+def resize_map(map: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize of `map (h, w)` to `size (H, W)`: half-pixel centres, no antialiasing."""
+    return jax.image.resize(map, size, "bilinear", antialias=False)
+
+
+def scale_map(map: jax.Array) -> jax.Array:
+    """Min-max scaling of `map (h, w)` to [0, 1]; a constant map becomes zeros, never NaN."""
+    low, high = jnp.min(map), jnp.max(map)
+    span = high - low
+    return jnp.where(span > 0, (map - low) / jnp.where(span > 0, span, 1.0), jnp.zeros_like(map))
+
+
+def place_map(
+    map: np.ndarray | jax.Array, region: tuple[float, float, float, float], size: tuple[int, int]
+) -> np.ndarray:
+    """The map over a whole picture: resized as `resize_map` does to the part that it covers, scaled, 0 elsewhere.
+
+    On the host, since a compiled program per picture size would cost more than the resize.
+
+    Args:
+      map: `(h, w)`.
+      region: `(x0, y0, x1, y1)`, the part of the picture that the map covers, in pixels; need not be whole ones.
+      size: `(H, W)` of the picture.
+
+    Returns:
+      `(H, W)` float32 in [0, 1].
+    """
+    values = np.asarray(map, np.float32)
+    x0, y0, x1, y1 = region
+    rows, in_rows = _interpolation(values.shape[0], size[0], y0, y1)
+    columns, in_columns = _interpolation(values.shape[1], size[1], x0, x1)
+    seen = rows @ values @ columns.T
+    placed = np.zeros(size, np.float32)
+    span = np.ptp(seen) if seen.size else 0.0
+    if span > 0:
+        placed[np.ix_(in_rows, in_columns)] = (seen - seen.min()) / span
+    return placed
+
+
+def _interpolation(size_in: int, size_out: int, start: float, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    """A matrix that interpolates `size_in` values at the pixels between `start` and `stop`, and which those are."""
+    centres = np.arange(size_out) + 0.5
+    inside = np.flatnonzero((centres > start) & (centres < stop))
+    at = np.clip((centres[inside] - start) / (stop - start) * size_in - 0.5, 0, size_in - 1)
+    low = np.floor(at).astype(int)
+    matrix = np.zeros((len(inside), size_in), np.float32)
+    np.add.at(matrix, (np.arange(len(inside)), low), 1.0 - (at - low))
+    np.add.at(matrix, (np.arange(len(inside)), np.minimum(low + 1, size_in - 1)), at - low)
+    return matrix, inside
+
+
+def why_empty(coefficients: np.ndarray | jax.Array, activations: np.ndarray | jax.Array) -> str | None:
+    """Why a map shows nothing; None where it does show something. Host-side, for concrete arrays.
+
+    Args:
+      coefficients: `(K,)`.
+      activations: `(h, w, K)`.
+    """
+    alpha, a = np.asarray(coefficients, np.float64), np.asarray(activations, np.float64)
+    if not np.isfinite(a).all():
+        return "the activations hold NaN or infinite values"
+    if not np.isfinite(alpha).all():
+        return "the coefficients hold NaN or infinite values"
+    if not a.any():
+        return "dead layer: every activation is zero"
+    if not alpha.any():
+        return "every coefficient is zero: the class does not depend on this layer here"
+    values = np.maximum(a @ alpha, 0.0)
+    if not values.any():
+        alive = np.abs(a).sum((0, 1)) > 0
+        if (a >= 0).all() and (alpha[alive] <= 0).all():
+            return "no evidence for the class: every channel that is active has a non-positive coefficient"
+        return "no evidence for the class: negative contributions outweigh positive ones at every position"
+    if np.ptp(values) <= 1e-12 * values.max():
+        return "constant map: every position has the same value"
+    return None

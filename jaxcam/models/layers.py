@@ -1,0 +1,40 @@
+"""Pooling pieces that Flax does not have, shared by the network families."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:
+    """Max pooling of `x (b, h, w, k)` with explicit symmetric padding, floor mode."""
+    return nnx.max_pool(x, (window, window), (stride, stride), [(padding, padding)] * 2)
+
+
+def _averaging_matrix(size_in: int, size_out: int) -> np.ndarray:
+    """`(size_out, size_in)` matrix whose row i averages the i-th adaptive bin."""
+    matrix = np.zeros((size_out, size_in), np.float32)
+    for i in range(size_out):
+        start, stop = (i * size_in) // size_out, -((-(i + 1) * size_in) // size_out)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Average `x (b, h, w, k)` into `(b, size, size, k)` bins, as PyTorch's adaptive pooling does.
+
+    The identity (no operation at all) where the map already has that size.
+    """
+    _, h, w, _ = x.shape
+    if h != size:
+        x = jnp.einsum("oh,bhwk->bowk", _averaging_matrix(h, size).astype(x.dtype), x, precision="highest")
+    if w != size:
+        x = jnp.einsum("ow,bhwk->bhok", _averaging_matrix(w, size).astype(x.dtype), x, precision="highest")
+    return x
+
+
+def scaled(channels: int, width: float) -> int:
+    """The number of channels of a layer at a width multiplier, at least one."""
+    return max(1, round(channels * width))

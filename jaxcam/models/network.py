@@ -1,0 +1,167 @@
+"""A network with its weights, classes and preprocessing, split at any named layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxcam.data.images import Picture, to_picture
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.vgg import VGGConfig
+
+Config = VGGConfig | ResNetConfig
+CONFIGS: dict[str, type[Config]] = {"vgg": VGGConfig, "resnet": ResNetConfig}
+
+
+@functools.cache
+def graph(config: Config) -> tuple[nnx.GraphDef, tuple[str, ...], Any]:
+    """The graph definition, the stage names and the abstract parameters of a network; no weights are made."""
+    model = nnx.eval_shape(lambda: config.build(rngs=nnx.Rngs(0)))
+    graphdef, state = nnx.split(model)
+    return graphdef, model.layers, nnx.to_pure_dict(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A stretch of a network as a pure function `(params, x) -> y`, with or without a batch axis.
+
+    Equal parts compare equal, so `jax.jit` compiles a part once however often it is asked for.
+
+    Attributes:
+      config: which network.
+      after: the stage whose output the part takes; None for the image.
+      until: the stage whose output the part returns; None for the logits.
+      rank: the rank of one unbatched input.
+    """
+
+    config: Config
+    after: str | None
+    until: str | None
+    rank: int = 3
+
+    def __call__(self, params: dict, x: jax.Array) -> jax.Array:
+        graphdef, _, _ = graph(self.config)
+        model = nnx.merge(graphdef, params)
+        if x.ndim == self.rank:
+            return model.run(x[None], after=self.after, until=self.until)[0]
+        if x.ndim != self.rank + 1:
+            taken = "an image" if self.after is None else f"the activations of {self.after}"
+            raise JaxcamError(f"{taken} must have rank {self.rank} (or one more, batched), not shape {x.shape}")
+        return model.run(x, after=self.after, until=self.until)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A classifier that can be explained: pure functions, and the data that goes with them.
+
+    Attributes:
+      name: what `jaxcam.load` calls it.
+      config: the architecture.
+      params: nested dict of arrays, batch-norm statistics included.
+      classes: names of the C logits.
+      preprocessing: how pictures become inputs.
+      multi_label: whether probabilities are sigmoids of independent logits.
+      provenance: where the weights come from (source, licence, accuracy ...).
+    """
+
+    name: str
+    config: Config
+    params: dict
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    multi_label: bool = False
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if len(self.classes) != self.config.num_classes:
+            raise JaxcamError(f"{self.name}: {len(self.classes)} class names for {self.config.num_classes} logits")
+
+    @classmethod
+    def create(cls, config: Config, *, seed: int = 0, name: str = "untrained", **fields) -> Network:
+        """A network with freshly drawn weights; classes are numbered unless given."""
+        params = nnx.to_pure_dict(nnx.split(config.build(rngs=nnx.Rngs(seed)))[1])
+        fields.setdefault("classes", tuple(str(i) for i in range(config.num_classes)))
+        fields.setdefault("preprocessing", Preprocessing())
+        return cls(name=name, config=config, params=params, **fields)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the places to split at, from the image to the logits: the convolutional ones."""
+        stages = graph(self.config)[1]
+        return tuple(n for n in stages if not n.startswith("fc") and n != "avgpool")
+
+    @property
+    def default_layer(self) -> str:
+        """The last convolutional layer: `conv5_3` of VGG16, `layer4` of a ResNet."""
+        if isinstance(self.config, ResNetConfig):
+            return "layer4"
+        return [n for n in self.layers if n.startswith("conv")][-1]
+
+    def layer_shape(self, at: str) -> tuple[int, ...]:
+        """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
+        features, _ = self.split(at=at)
+        size = self.preprocessing.size
+        image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+        return jax.eval_shape(features, graph(self.config)[2], image).shape
+
+    def resolve_layer(self, at: str) -> str:
+        """The full name of a layer: `layer4` is `layer4.2` in a ResNet-50.
+
+        Raises:
+          JaxcamError: there is no such layer; the message names the nearest ones.
+        """
+        if at in self.layers:
+            return at
+        blocks = [n for n in self.layers if n.startswith(at + ".")]
+        if not blocks:
+            raise unknown("layer", at, self.layers)
+        return blocks[-1]
+
+    def preprocess(self, picture: Picture) -> jax.Array:
+        """The network's input `(s, s, 3)` for a picture (path, `PIL.Image` or array, see `to_picture`)."""
+        return self.preprocessing(to_picture(picture))
+
+    def predict(self, params: dict, x: jax.Array) -> jax.Array:
+        """Logits `(C,)` of an input `x (s, s, 3)`, or `(b, C)` of a batch of them."""
+        return Part(self.config, None, None)(params, x)
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Softmax of `logits (..., C)`, or their sigmoid for a multi-label network."""
+        return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
+
+    def split(self, *, at: str | None = None) -> tuple[Part, Part]:
+        """Cuts the network behind the layer `at` (default: the last convolutional one).
+
+        Returns:
+          `features (params, image) -> activations (h, w, K)` and `head (params, activations) ->
+          logits (C,)`; `head(params, features(params, x))` is `predict(params, x)` exactly.
+
+        Raises:
+          JaxcamError: there is no such layer; the message names the nearest ones.
+        """
+        layer = self.resolve_layer(at or self.default_layer)
+        return Part(self.config, None, layer), Part(self.config, layer, None)
+
+    def class_index(self, name: str | int) -> int:
+        """The index of a class given by its name (case does not matter) or index.
+
+        Raises:
+          JaxcamError: no class has that name or index; the message names the nearest ones.
+        """
+        lowered = [c.lower() for c in self.classes]
+        if str(name).lower() in lowered:
+            return lowered.index(str(name).lower())
+        try:
+            index = int(name)
+        except ValueError:
+            raise unknown("class", name, self.classes) from None
+        if not 0 <= index < len(self.classes):
+            raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")
+        return index

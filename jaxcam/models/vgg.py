@@ -1,0 +1,127 @@
+"""The VGG family (Simonyan & Zisserman, ICLR 2015) as one Flax NNX module built from a table.
+
+Layers carry the names of the literature: `conv1_1` ... `conv5_3` (convolution, batch norm where
+the variant has it, and ReLU), `pool1` ... `pool5`, `fc6`, `fc7` (with ReLU) and `fc8` (logits).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxcam.models.layers import adaptive_avg_pool, max_pool, scaled
+
+#: Convolutions per block; the channels of the five blocks are always 64, 128, 256, 512, 512.
+VGG_BLOCKS: dict[int, tuple[int, int, int, int, int]] = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+_CHANNELS = (64, 128, 256, 512, 512)
+
+
+@dataclasses.dataclass(frozen=True)
+class VGGConfig:
+    """What distinguishes one VGG from another.
+
+    Attributes:
+      depth: 11, 13, 16 or 19.
+      batch_norm: whether each convolution is followed by batch norm.
+      num_classes: number of logits.
+      width: multiplier on every convolution's channels.
+      hidden: neurons in each of the two hidden dense layers; 4096 times `width` when None.
+      pool_size: side of the adaptive average pool before the classifier (7 at 224 px).
+      dropout: rate in the classifier while training; no effect otherwise.
+    """
+
+    depth: int = 16
+    batch_norm: bool = False
+    num_classes: int = 1000
+    width: float = 1.0
+    hidden: int | None = None
+    pool_size: int = 7
+    dropout: float = 0.5
+
+    def __post_init__(self):
+        if self.depth not in VGG_BLOCKS:
+            raise ValueError(f"no VGG of depth {self.depth}; there are {sorted(VGG_BLOCKS)}")
+
+    def build(self, *, rngs: nnx.Rngs) -> VGG:
+        """A freshly initialised network."""
+        return VGG(self, rngs=rngs)
+
+
+class VGG(nnx.Module):
+    """A VGG network as an ordered list of named stages.
+
+    Attributes:
+      layers: names of the stages in order; `run` starts and stops at any of them.
+    """
+
+    def __init__(self, config: VGGConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+        names, c_in = [], 3
+        for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
+            c_out = scaled(_CHANNELS[block - 1], config.width)
+            for i in range(1, count + 1):
+                conv = nnx.Conv(c_in, c_out, (3, 3), padding=1, kernel_init=he, rngs=rngs)
+                setattr(self, f"conv{block}_{i}", conv)
+                if config.batch_norm:
+                    norm = nnx.BatchNorm(c_out, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs)
+                    setattr(self, f"bn{block}_{i}", norm)
+                names.append(f"conv{block}_{i}")
+                c_in = c_out
+            names.append(f"pool{block}")
+        hidden = scaled(4096, config.width) if config.hidden is None else config.hidden
+        dense = nnx.initializers.he_normal()
+        self.fc6 = nnx.Linear(config.pool_size**2 * c_in, hidden, kernel_init=dense, rngs=rngs)
+        self.fc7 = nnx.Linear(hidden, hidden, kernel_init=dense, rngs=rngs)
+        self.fc8 = nnx.Linear(hidden, config.num_classes, rngs=rngs)
+        self.layers = (*names, "fc6", "fc7", "fc8")
+
+    def stage(self, name: str, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Runs the one stage called `name`."""
+        if name.startswith("pool"):
+            return max_pool(x, 2, 2)
+        if name.startswith("conv"):
+            x = getattr(self, name)(x)
+            if self.config.batch_norm:
+                x = getattr(self, "bn" + name[4:])(x, use_running_average=not train)
+            return jax.nn.relu(x)
+        if name == "fc6":
+            x = adaptive_avg_pool(x, self.config.pool_size)
+            x = x.reshape(x.shape[0], -1)
+        x = getattr(self, name)(x)
+        if name == "fc8":
+            return x
+        x = jax.nn.relu(x)
+        if train and key is not None and self.config.dropout > 0:
+            keep = 1.0 - self.config.dropout
+            kept = jax.random.bernoulli(jax.random.fold_in(key, int(name[2:])), keep, x.shape)
+            x = jnp.where(kept, x / keep, 0.0)
+        return x
+
+    def run(
+        self,
+        x: jax.Array,
+        *,
+        after: str | None = None,
+        until: str | None = None,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Runs the stages that follow `after` (None: the image) up to and including `until`."""
+        start = 0 if after is None else self.layers.index(after) + 1
+        stop = len(self.layers) if until is None else self.layers.index(until) + 1
+        for name in self.layers[start:stop]:
+            x = self.stage(name, x, train=train, key=key)
+        return x
+
+    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Logits `(b, num_classes)` of images `x (b, h, w, 3)`."""
+        return self.run(x, train=train, key=key)

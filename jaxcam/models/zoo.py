@@ -1,0 +1,120 @@
+"""The networks that can be asked for, by name or by the file or folder that holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.catalogue import CATALOGUE, Published, class_names
+from jaxcam.models.download import fetch
+from jaxcam.models.network import CONFIGS, Config, Network
+from jaxcam.models.store import load_network, read_manifest
+
+_BUNDLED = pathlib.Path(__file__).parent / "bundled"
+DEFAULT_MODEL = "vgg16_slim"
+
+
+def bundled() -> dict[str, dict]:
+    """The manifests of the networks that come with jaxcam, by name; the default one first."""
+    names = sorted(p.parent.name for p in _BUNDLED.glob("*/network.json"))
+    names.sort(key=lambda n: n != DEFAULT_MODEL)
+    return {name: read_manifest(_BUNDLED / name) for name in names}
+
+
+def load(name: str | os.PathLike | None = None, *, weights: str | os.PathLike | None = None) -> Network:
+    """Loads a network.
+
+    Args:
+      name: a bundled network (`vgg16_slim`, `resnet50_slim`; the first unless given), a name of the catalogue
+        (`vgg16`, `resnet50` ...; downloaded on first use), a folder that `jaxcam train`, `jaxcam convert` or
+        `save_network` wrote, or a file of weights by PyTorch or Keras. A name goes before a file: `./vgg16` is
+        always a path.
+      weights: use the weights in this file or folder instead. `name`, where given too, then says which
+        architecture to expect, and a file that does not tell its classes and preprocessing takes them from there.
+
+    Raises:
+      JaxcamError: there is no such network; its files are broken, or cannot be downloaded.
+    """
+    if weights is not None:
+        return _with_weights(pathlib.Path(weights), name)
+    name = DEFAULT_MODEL if name is None else os.fspath(name)
+    if os.sep not in name and (_BUNDLED / name / "network.json").is_file():
+        return load_network(_BUNDLED / name)
+    if name in CATALOGUE:
+        return _published(CATALOGUE[name])
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return load_network(path)
+    if path.is_file():
+        return _foreign(path)
+    raise unknown("model", name, [*bundled(), *CATALOGUE])
+
+
+def _published(entry: Published) -> Network:
+    """A network of the catalogue."""
+    from jaxcam.converters import convert
+
+    path = fetch(entry.url, entry.cached_as, digest=entry.digest, largest=entry.largest)
+    network = convert(
+        path, architecture=entry.config, classes=entry.class_names, preprocessing=entry.preprocessing,
+        multi_label=entry.multi_label, name=entry.name,
+    )  # fmt: skip
+    return dataclasses.replace(network, provenance=entry.provenance | _of_the_file(network))
+
+
+def _of_the_file(network: Network) -> dict:
+    """What the conversion says of the file, beside what the catalogue says of the weights."""
+    told = dict(network.provenance)
+    return {"file": told.pop("source", "")} | told
+
+
+def _foreign(path: pathlib.Path, architecture: Config | None = None) -> Network:
+    """A network from another library's file, with the names of a well-known data set where its size is telling."""
+    from jaxcam.converters import convert
+
+    network = convert(path, architecture=architecture, name=path.stem if architecture is None else None)
+    known = {(1000, False): "imagenet", (20, True): "voc", (80, True): "coco"}
+    if data := known.get((len(network.classes), network.multi_label)):
+        told = network.provenance | {"classes": f"{data}'s, as the number of logits suggests"}
+        network = dataclasses.replace(network, classes=class_names(data), provenance=told)
+    return network
+
+
+def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None) -> Network:
+    """The network in a file or folder; what the file does not say comes from the network called `name`."""
+    if not weights.exists():
+        raise JaxcamError(f"{weights}: there is no such file or folder of weights")
+    if name is None:
+        return load_network(weights) if weights.is_dir() else _foreign(weights)
+    pattern = _pattern(os.fspath(name))
+    if weights.is_dir():
+        network = load_network(weights)
+        if _kind(network.config) != _kind(pattern["config"]):
+            raise JaxcamError(f"{weights}: holds another architecture than {name}; leave the model's name out")
+        return network
+    network = _foreign(weights, pattern["config"])
+    fields: dict = {}
+    if network.provenance.get("names") in ("torchvision", "timm"):  # others' names tell the preprocessing
+        fields = {"preprocessing": pattern["preprocessing"], "multi_label": pattern["multi_label"]}
+    if len(network.classes) == len(pattern["classes"]):
+        fields["classes"] = pattern["classes"]
+    return dataclasses.replace(network, name=os.fspath(name), **fields)
+
+
+def _pattern(name: str) -> dict:
+    """What a network is like, without its weights: nothing is downloaded."""
+    if name in CATALOGUE:
+        entry = CATALOGUE[name]
+        return {
+            "config": entry.config, "classes": entry.class_names, "preprocessing": entry.preprocessing,
+            "multi_label": entry.multi_label,
+        }  # fmt: skip
+    network = load(name)
+    return {k: getattr(network, k) for k in ("config", "classes", "preprocessing", "multi_label")}
+
+
+def _kind(config: Config) -> tuple:
+    family = next(k for k, v in CONFIGS.items() if isinstance(config, v))
+    return family, config.depth, config.batch_norm
