@@ -1,0 +1,113 @@
+"""The backward rules of DeepLIFT, each a `jax.custom_vjp` whose value is that of the operation itself.
+
+Differentiating such a function once gives multipliers instead of derivatives; differentiating
+again gives true derivatives of those multipliers, as the slopes are ordinary functions of the values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
+    """The rescale rule for an elementwise `fn(x, consts)`.
+
+    The multiplier is the secant slope `(f(x) - f(r)) / (x - r)`; where the two points agree to
+    within a few units of half the precision, it is the derivative midway between them.
+
+    References:
+      Shrikumar et al., DeepLIFT, ICML 2017, eq. 13 and section 3.5.1.
+    """
+
+    @jax.custom_vjp
+    def value(x, r, consts):
+        return fn(x, consts)
+
+    def forward(x, r, consts):
+        y = fn(x, consts)
+        dx = x - r
+        near = jnp.abs(dx) <= 4 * jnp.finfo(x.dtype).eps ** 0.5 * jnp.maximum(jnp.abs(x), jnp.abs(r))
+        # Elsewhere at 1/2, inside the domain of every function there is: an unused infinity would become NaN later.
+        middle = jnp.where(near, (x + r) / 2, jnp.asarray(0.5, x.dtype))
+        _, derivative = jax.jvp(lambda v: fn(v, consts), (middle,), (jnp.ones_like(x),))
+        secant = (y - fn(r, consts)) / jnp.where(near, jnp.ones_like(dx), dx)
+        return y, (jnp.where(near, derivative, secant).astype(x.dtype), r, consts)
+
+    def backward(saved, g):
+        slope, r, consts = saved
+        return g * slope, jnp.zeros_like(r), jax.tree.map(_no_cotangent, consts)
+
+    value.defvjp(forward, backward)
+    return value(x, r, consts)
+
+
+def bilinear(fn: Callable, a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> jax.Array:
+    """The two-player Shapley rule for `fn(a, b)` linear in each operand: product, dot, convolution.
+
+    `a b - a' b' = (a - a') (b + b') / 2 + (b - b') (a + a') / 2`: the derivative at the midpoint.
+    """
+
+    @jax.custom_vjp
+    def value(a, a_ref, b, b_ref):
+        return fn(a, b)
+
+    def forward(a, a_ref, b, b_ref):
+        return fn(a, b), ((a + a_ref) / 2, (b + b_ref) / 2)
+
+    def backward(middle, g):
+        to_a, to_b = jax.vjp(fn, *middle)[1](g)
+        return to_a, jnp.zeros_like(to_a), to_b, jnp.zeros_like(to_b)
+
+    value.defvjp(forward, backward)
+    return value(a, a_ref, b, b_ref)
+
+
+def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
+    """The rule for `fn(x)` that picks maxima of its operands (pooling, `reduce_max`, binary `max`).
+
+    Where the maximum rose, `y - y'` goes to the position that holds it; where it fell, to the
+    position that held it at the reference. Both multipliers lie in [0, 1]. Where the maximum is unchanged
+    nothing is shared out. With a zero reference and activations >= 0 this is the plain
+    max-pooling gradient.
+
+    Args:
+      fn: picks among the leaves of its one argument.
+      x, r: pytrees of operands and of their references.
+    """
+
+    @jax.custom_vjp
+    def value(x, r):
+        return fn(x)
+
+    def forward(x, r):
+        return fn(x), (x, r)
+
+    def backward(saved, g):
+        x, r = saved
+        dx = jax.tree.map(jnp.subtract, x, r)
+        y, rise = jax.jvp(fn, (x,), (dx,))
+        y_ref, fall = jax.jvp(fn, (r,), (dx,))
+        up, down = y > y_ref, y < y_ref
+        # Unchanged: nothing to share out, unless the holder stands still too and its derivative is the limit.
+        unchanged = jnp.where(down | (rise != 0), 0, 1)
+        to_top = jnp.where(up, (y - y_ref) / jnp.where(up, rise, 1), unchanged)
+        to_old = jnp.where(down, (y - y_ref) / jnp.where(down, fall, 1), 0)
+        (from_top,) = jax.vjp(fn, x)[1](g * to_top.astype(g.dtype))
+        (from_old,) = jax.vjp(fn, r)[1](g * to_old.astype(g.dtype))
+        return jax.tree.map(jnp.add, from_top, from_old), jax.tree.map(jnp.zeros_like, r)
+
+    value.defvjp(forward, backward)
+    return value(x, r)
+
+
+def _no_cotangent(value: Any) -> Any:
+    """The zero cotangent of a constant, of whatever type."""
+    value = jnp.asarray(value)
+    if jnp.issubdtype(value.dtype, jnp.inexact):
+        return jnp.zeros_like(value)
+    return np.zeros(value.shape, jax.dtypes.float0)

@@ -1,0 +1,128 @@
+"""Walking a traced program equation by equation: what the program transformations share.
+
+A transformation runs a jaxpr on values of its own (pairs, relevances, lazy coalitions). The walker
+keeps the environment, runs what does not depend on the input as it is, enters calls, and says where
+in the source a primitive stands for which the transformation has no rule. Primitives are matched
+by name, and only public interfaces of JAX are used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex
+
+Rule = Callable[[jex.JaxprEqn, list], list]
+
+#: Primitives that only wrap another program, by the parameter that holds it.
+_CALLS = {
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "core_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "custom_vjp_call_jaxpr": "fun_jaxpr",
+    "remat2": "jaxpr",
+    "checkpoint": "jaxpr",
+}
+
+
+class UnsupportedPrimitive(NotImplementedError):
+    """A transformation met a primitive that it has no rule for; the message says which and where.
+
+    Attributes:
+      primitive: its name.
+      place: `file:line (function)` in the user's code, if known.
+    """
+
+    def __init__(self, transformation: str, eqn: jex.JaxprEqn, why: str):
+        super().__init__()
+        self.transformation, self.primitive, self.why = transformation, eqn.primitive.name, why
+        self.place = location(eqn)
+
+    def __str__(self) -> str:
+        place = self.place or "an unknown place"
+        return f"{self.transformation} has no rule for {self.primitive!r} at {place}: {self.why}"
+
+
+def location(eqn: jex.JaxprEqn) -> str | None:
+    """`file:line (function)` of the user's code behind an equation; of a library's if there is no other."""
+    frames = eqn.source_info.traceback.frames if eqn.source_info.traceback is not None else []
+    here = os.path.dirname(os.path.abspath(__file__))
+    places: tuple[list[str], list[str]] = ([], [])
+    for frame in frames:
+        parts = set(frame.file_name.split(os.sep))
+        if frame.file_name.startswith((here, "<")) or parts & {"jax", "jaxlib", "flax"} and "site-packages" in parts:
+            continue
+        places["site-packages" in parts].append(f"{frame.file_name}:{frame.line_num} ({frame.function_name})")
+    return next(iter(places[0] + places[1]), None)
+
+
+def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list:
+    """Runs one equation on ordinary values; a list of its outputs."""
+    out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
+    """The jaxpr and the constants of a sub-program, however this version of JAX stores it."""
+    if hasattr(program, "jaxpr"):
+        return program.jaxpr, program.consts
+    return program, getattr(program, "consts", ())
+
+
+def walk(program: Any, args: Sequence[Any], *, active: type, rule: Rule) -> list:
+    """Evaluates a jaxpr with `rule` for every equation that has an active operand.
+
+    Args:
+      program: a (closed) jaxpr.
+      args: its inputs; those that are instances of `active` depend on what is explained.
+      active: the class of the transformation's own values.
+      rule: `(equation, operands) -> outputs`, where operands and outputs mix active and ordinary
+        values. Calls never reach it.
+
+    Returns:
+      The outputs, active or ordinary.
+    """
+    jaxpr, consts = opened(program)
+    env: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
+    env.update(zip(jaxpr.invars, args, strict=True))
+
+    def read(atom):
+        return atom.val if isinstance(atom, jex.Literal) else env[atom]
+
+    last_use = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars if not isinstance(v, jex.Literal)}
+    kept = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
+    for i, eqn in enumerate(jaxpr.eqns):
+        operands = [read(v) for v in eqn.invars]
+        if not any(isinstance(v, active) for v in operands):
+            outputs = bind(eqn, operands)
+        else:
+            held = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+            try:
+                outputs = rule(eqn, operands) if held is None else walk(held, operands, active=active, rule=rule)
+            except UnsupportedPrimitive as error:
+                # Programs that JAX keeps (the inside of jnp.sort, say) do not know who called them.
+                error.place = error.place or location(eqn)
+                raise
+        env.update(zip(eqn.outvars, outputs, strict=True))
+        for v in eqn.invars:  # let buffers go as soon as the program itself would
+            if not isinstance(v, jex.Literal) and last_use[v] == i and v not in kept:
+                env.pop(v, None)
+    return [read(v) for v in jaxpr.outvars]
+
+
+def trace(fn: Callable, *args: Any, precision: str | None = None) -> tuple[Any, Any]:
+    """The closed jaxpr of `fn(*args)` and the tree of its output.
+
+    Args:
+      precision: matmul precision for the operations that do not name their own.
+    """
+    with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+        closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return closed, jax.tree.structure(shape)
