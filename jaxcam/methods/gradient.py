@@ -1,0 +1,110 @@
+"""The methods that need one gradient of the head: CAM, Grad-CAM, Grad-CAM++, XGrad-CAM.
+
+In the formulas A is the activations `(h, w, K)`, F the explained logit as a function of A,
+g = dF/dA, and sums run over positions.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
+
+
+def _value_and_gradient(params, activations, head, target):
+    check_activations(activations)
+    return jax.value_and_grad(scalar_score(head, params, target))(activations)
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, 0 where the denominator is 0, with finite gradients there too."""
+    safe = denominator != 0
+    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
+
+
+def grad_cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+    """Grad-CAM: `alpha_k = mean over positions of g_k`.
+
+    Args:
+      params: whatever `head` takes first.
+      activations: A `(h, w, K)`, one example.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index (array or int), or a function `logits -> ()`.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit`. Cost: one evaluation of the head and one backward pass.
+
+    Raises:
+      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist (a traced one gives
+        NaN instead), or the target function is not scalar.
+
+    References:
+      Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    return make_cam(jnp.mean(g, axis=(0, 1)), activations, logit=logit)
+
+
+def grad_cam_pp(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+    """Grad-CAM++: `alpha_k = sum w relu(g)` with `w = g^2 / (2 g^2 + (sum A) g^3)`.
+
+    Derived for the score exp(F), whose higher derivatives are powers of g; the common factor
+    exp(F) is left out, as it only scales the map. w is 0 where its denominator is 0.
+    Arguments, cost and errors as in `grad_cam`.
+
+    References:
+      Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    total = jnp.sum(activations, axis=(0, 1))
+    # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g is not 0: no underflow of g^3 for small gradients.
+    w = jnp.where(g != 0, _ratio(jnp.ones_like(g), 2.0 + total * g), 0.0)
+    return make_cam(jnp.sum(w * jax.nn.relu(g), axis=(0, 1)), activations, logit=logit)
+
+
+def xgrad_cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+    """XGrad-CAM: `alpha_k = sum of (A_k / sum A_k) g_k`; 0 for a channel with `sum A_k = 0`.
+
+    Arguments, cost and errors as in `grad_cam`.
+
+    References:
+      Fu et al., Axiom-based Grad-CAM, BMVC 2020, eq. 9.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    total = jnp.sum(activations, axis=(0, 1))
+    return make_cam(_ratio(jnp.sum(activations * g, axis=(0, 1)), total), activations, logit=logit)
+
+
+def cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+    """CAM: the weights of a global-average-pool + linear head, `alpha_k = W[k, c]`.
+
+    For such a head `W[k, c] = sum over positions of g_k`, and g is the same at every position
+    and for every input; with concrete arrays this is checked on three inputs. Under `jax.jit` the
+    check cannot raise; `diagnostics["not_gap_linear"]` then holds the largest relative deviation.
+
+    Arguments as in `grad_cam`. Cost: three evaluations and backward passes of the head.
+
+    Raises:
+      JaxcamError: the head is not a global average pool followed by a linear layer (eager only).
+
+    References:
+      Zhou et al., Learning Deep Features for Discriminative Localization, CVPR 2016, eq. 2.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    grad = jax.grad(scalar_score(head, params, target))
+    scale = jnp.maximum(jnp.max(jnp.abs(g)), jnp.finfo(g.dtype).tiny)
+    uneven = jnp.max(jnp.abs(g - jnp.mean(g, axis=(0, 1)))) / scale
+    # Other points of the same scale: a head that is merely linear around A must not pass.
+    others = jnp.stack([jnp.zeros_like(activations), -2.0 * jnp.flip(activations, (0, 1))])
+    bent = jnp.max(jnp.abs(jax.vmap(grad)(others) - g)) / scale
+    deviation = jnp.maximum(uneven, bent)
+    if not isinstance(deviation, jax.core.Tracer) and np.asarray(deviation) > 1e-4:
+        why = "its gradient differs between positions" if uneven > 1e-4 else "it is not linear"
+        raise JaxcamError(
+            f"CAM is defined for a global average pool followed by one linear layer, and this head is not that: {why} "
+            f"(by {float(deviation):.2g} relative); use lift_cam or grad_cam"
+        )
+    return make_cam(jnp.sum(g, axis=(0, 1)), activations, logit=logit, not_gap_linear=deviation)

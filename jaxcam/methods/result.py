@@ -1,0 +1,70 @@
+"""The one result type of every method, and what the methods share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.errors import JaxcamError
+from jaxcam.maps import project
+
+#: Whatever the head takes first: a pytree of arrays.
+Params = Any
+#: `(params, activations (h, w, K)) -> logits (C,)`.
+Head = Callable[[Params, jax.Array], jax.Array]
+#: A class index (an array, so that a new class never recompiles) or a function `logits (C,) -> ()`.
+Target = int | jax.Array | Callable[[jax.Array], jax.Array]
+
+
+class CAM(NamedTuple):
+    """A class activation map of one example.
+
+    Attributes:
+      coefficients: `(K,)` alpha, one weight per channel, in the units of the method.
+      map: `(h, w)` `relu(sum_k alpha_k A_k)` at the layer's resolution, not scaled.
+      diagnostics: per method, arrays such as `logit` F(A), `logit_zero` F(0), `completeness_gap`
+        `sum_k alpha_k - (F(A) - F(0))`, `evaluations` (head evaluations spent).
+    """
+
+    coefficients: jax.Array
+    map: jax.Array
+    diagnostics: dict[str, jax.Array]
+
+
+def scalar_score(head: Head, params: Params, target: Target) -> Callable[[jax.Array], jax.Array]:
+    """`F`: activations `(h, w, K)` to the explained logit `()`; NaN for a traced class out of range."""
+
+    def score(activations: jax.Array) -> jax.Array:
+        logits = head(params, activations)
+        if callable(target):
+            value = target(logits)
+            if jnp.ndim(value) != 0:
+                raise JaxcamError(f"a target function must return a scalar, not shape {jnp.shape(value)}")
+            return value
+        if jnp.ndim(logits) != 1:
+            raise JaxcamError(f"the head must return logits of shape (C,), not {jnp.shape(logits)}")
+        if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
+            raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
+        if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
+            raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
+        return jnp.take(logits, target, mode="fill")
+
+    return score
+
+
+def check_activations(activations: jax.Array) -> None:
+    """Raises a JaxcamError unless `activations` is one example `(h, w, K)` of real numbers."""
+    if jnp.ndim(activations) != 3:
+        raise JaxcamError(
+            f"activations must have shape (h, w, K), not {jnp.shape(activations)}; use jax.vmap for a batch"
+        )
+    if not jnp.issubdtype(jnp.result_type(activations), jnp.floating):
+        raise JaxcamError(f"activations must be floating point, not {jnp.result_type(activations)}")
+
+
+def make_cam(coefficients: jax.Array, activations: jax.Array, **diagnostics: jax.Array) -> CAM:
+    """The result for given coefficients."""
+    return CAM(coefficients, project(coefficients, activations), diagnostics)
