@@ -1,0 +1,253 @@
+"""The training recipe: AdamW, warm-up and cosine, progressive resizing, an average of the weights.
+
+A run is a folder. It can be killed at any moment and started again with the same settings; it
+then goes on from its last checkpoint and ends with the result an uninterrupted run ends with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from jaxcam.data.datasets import LabelledImages
+from jaxcam.data.loader import Loader
+from jaxcam.errors import JaxcamError
+from jaxcam.files import check_writable, whole_file
+from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.vgg import VGGConfig
+from jaxcam.recipe import Recipe
+
+
+def single_label_loss(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """Mean softmax cross entropy of `logits (b, C)` and class indices `labels (b,)`."""
+    onehot = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, onehot).mean()
+
+
+def multi_label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean sigmoid cross entropy over the known entries of `labels (b, C)` (1, 0, or -1 unknown)."""
+    known = labels >= 0
+    losses = optax.sigmoid_binary_cross_entropy(logits, jnp.maximum(labels, 0.0))
+    return jnp.where(known, losses, 0.0).sum() / jnp.maximum(known.sum(), 1)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Top-1 accuracy, or for multi-label data the mean average precision over classes."""
+    if labels.ndim == 1:
+        return float((logits.argmax(-1) == labels).mean())
+    precisions = []
+    for scores, truth in zip(logits.T, labels.T, strict=True):
+        truth, scores = truth[truth >= 0], scores[truth >= 0]
+        hits = truth[np.argsort(-scores, kind="stable")] > 0
+        if hits.any():
+            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+            precisions.append(precision[hits].mean())
+    return float(np.mean(precisions)) if precisions else float("nan")
+
+
+class Trainer:
+    """One run of a `Recipe` on one data set, in one folder.
+
+    Args:
+      config: the network.
+      recipe: the choices.
+      train, val: the data.
+      out: the run's folder; created, or resumed where it holds a run with the same settings.
+      checkpoint_every: steps between checkpoints, besides the one after each epoch.
+      report: called with a dict of figures every few steps (for a progress bar).
+
+    Raises:
+      JaxcamError: `out` holds a run with other settings, or the data are too few for one batch.
+    """
+
+    def __init__(
+        self,
+        config: VGGConfig | ResNetConfig,
+        recipe: Recipe,
+        train: LabelledImages,
+        val: LabelledImages,
+        out: pathlib.Path,
+        *,
+        checkpoint_every: int = 100,
+        report: Callable[[dict], None] = lambda figures: None,
+    ):
+        self.config, self.recipe, self.out = config, recipe, pathlib.Path(out)
+        self.checkpoint_every, self.report = checkpoint_every, report
+        cache_side = round(1.15 * max([recipe.eval_size, *recipe.sizes]))
+        self.train_data = Loader(train, cache_side=cache_side, seed=recipe.seed, min_scale=recipe.min_scale)
+        self.val_data = Loader(val, cache_side=cache_side)
+        self.steps_per_epoch = len(train) // recipe.batch_size
+        if self.steps_per_epoch == 0:
+            raise JaxcamError(f"{len(train)} training pictures do not fill one batch of {recipe.batch_size}")
+        smallest = min([recipe.eval_size, *recipe.sizes])
+        if isinstance(config, VGGConfig) and smallest < 32:
+            raise JaxcamError(f"a VGG halves its input five times and needs at least 32 pixels, not {smallest}")
+        self.multi_label = train.multi_label
+        self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
+        self._claim_folder(train)
+        self.graphdef, params, stats = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
+        params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        self.schedule = optax.warmup_cosine_decay_schedule(
+            0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
+            len(recipe.sizes) * self.steps_per_epoch,
+        )  # fmt: skip
+        self.optimizer = optax.chain(
+            optax.clip_by_global_norm(5.0),
+            optax.adamw(
+                self.schedule, b2=0.99, weight_decay=recipe.weight_decay,
+                mask=lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree),
+            ),
+        )  # fmt: skip
+        self.state = {
+            "params": params,
+            "stats": stats,
+            "optimizer": self.optimizer.init(params),
+            "average": jax.tree.map(jnp.copy, {"params": params, "stats": stats}),  # donated: no sharing
+            "step": jnp.zeros((), jnp.int32),
+            "sums": jnp.zeros(2, jnp.float32),  # of the epoch so far: loss, and correct pictures
+        }
+
+    def _claim_folder(self, train: LabelledImages) -> None:
+        settings = {
+            "network": {"family": type(self.config).__name__, **dataclasses.asdict(self.config)},
+            "recipe": dataclasses.asdict(self.recipe),
+            "data": {"pictures": len(train), "classes": list(train.classes)},
+        }
+        text = json.dumps(settings, indent=2)
+        file = self.out / "settings.json"
+        check_writable(self.out)
+        if file.exists() and _read_json(file) != json.loads(text):
+            raise JaxcamError(f"{self.out}: holds a run with other settings; name another folder or delete it")
+        with whole_file(file) as f:
+            f.write(text.encode())
+
+    @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+    def _step(self, state: dict, images: jax.Array, labels: jax.Array) -> dict:
+        x = self.preprocessing.normalize(images)
+        key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
+
+        def loss_fn(params):
+            model = nnx.merge(self.graphdef, params, state["stats"])
+            logits = model(x, train=True, key=key)
+            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            if self.multi_label:
+                return multi_label_loss(logits, labels), (stats, logits)
+            return single_label_loss(logits, labels, self.recipe.label_smoothing), (stats, logits)
+
+        (loss, (stats, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        updates, optimizer = self.optimizer.update(grads, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        step = state["step"] + 1
+        decay = jnp.minimum(self.recipe.ema, (1.0 + step) / (10.0 + step))
+        average = optax.incremental_update({"params": params, "stats": stats}, state["average"], 1.0 - decay)
+        correct = (
+            ((logits > 0) == (labels > 0)).mean(-1).sum() if self.multi_label else (logits.argmax(-1) == labels).sum()
+        )
+        sums = state["sums"] + jnp.stack([loss * len(x), correct.astype(jnp.float32)])
+        return {
+            "params": params, "stats": stats, "optimizer": optimizer, "average": average, "step": step, "sums": sums,
+        }  # fmt: skip
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _logits(self, average: dict, images: jax.Array) -> jax.Array:
+        model = nnx.merge(self.graphdef, average["params"], average["stats"])
+        return model(self.preprocessing.normalize(images))
+
+    def evaluate(self, size: int | None = None) -> dict[str, float]:
+        """Loss and accuracy (or mean average precision) of the averaged weights on the validation data."""
+        logits, labels = [], []
+        for images, targets in self.val_data.plain(size or self.recipe.eval_size, self.recipe.batch_size):
+            short = self.recipe.batch_size - len(images)
+            padded = np.pad(images, ((0, short), (0, 0), (0, 0), (0, 0)))
+            logits.append(np.asarray(self._logits(self.state["average"], padded))[: len(images)])
+            labels.append(targets)
+        all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
+        if self.multi_label:
+            loss = multi_label_loss(jnp.asarray(all_logits), jnp.asarray(all_labels))
+        else:
+            loss = single_label_loss(jnp.asarray(all_logits), jnp.asarray(all_labels), 0.0)
+        return {"val_loss": float(loss), "val_accuracy": accuracy(all_logits, all_labels)}
+
+    def run(self, *, eval_every: int = 1) -> list[dict]:
+        """Trains to the end and returns one row of figures per epoch (also in `metrics.json`)."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=2)
+        with ocp.CheckpointManager((self.out / "checkpoints").absolute(), options=options) as checkpoints:
+            latest = checkpoints.latest_step()
+            if latest is not None:
+                abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, self.state)
+                self.state = checkpoints.restore(latest, args=ocp.args.StandardRestore(abstract))
+            sizes = self.recipe.sizes
+            step = int(self.state["step"])
+            rows = _read_rows(self.out)[: step // self.steps_per_epoch]
+            for epoch in range(len(rows), len(sizes)):
+                rows.append(self._epoch(epoch, checkpoints, (epoch + 1) % eval_every == 0 or epoch + 1 == len(sizes)))
+                _write_rows(self.out, rows)
+                self.state["sums"] = jnp.zeros(2, jnp.float32)
+                self._save(checkpoints)
+            checkpoints.wait_until_finished()
+        return rows
+
+    def _epoch(self, epoch: int, checkpoints: ocp.CheckpointManager, evaluate: bool) -> dict:
+        size, start = self.recipe.sizes[epoch], time.monotonic()
+        done = int(self.state["step"]) - epoch * self.steps_per_epoch
+        for images, labels in self.train_data.training(epoch, size, self.recipe.batch_size, skip=done):
+            self.state = self._step(self.state, images, labels)
+            done += 1
+            if done % 10 == 0 or done == self.steps_per_epoch:
+                loss, correct = np.asarray(self.state["sums"]) / (done * self.recipe.batch_size)
+                if not np.isfinite(loss):
+                    raise JaxcamError(f"epoch {epoch + 1}: the loss is {loss}; start again with a lower learning rate")
+                self.report({
+                    "epoch": epoch, "step": done, "steps": self.steps_per_epoch, "size": size,
+                    "loss": float(loss), "accuracy": float(correct), "seconds": time.monotonic() - start,
+                })  # fmt: skip
+            if done % self.checkpoint_every == 0 and done < self.steps_per_epoch:
+                self._save(checkpoints)
+        loss, correct = np.asarray(self.state["sums"]) / (self.steps_per_epoch * self.recipe.batch_size)
+        row = {
+            "epoch": epoch, "size": size, "learning_rate": float(self.schedule(self.state["step"] - 1)),
+            "loss": float(loss), "accuracy": float(correct), "seconds": round(time.monotonic() - start, 1),
+        }  # fmt: skip
+        if evaluate:
+            row |= self.evaluate()
+        self.report(row | {"step": self.steps_per_epoch, "steps": self.steps_per_epoch})
+        return row
+
+    def _save(self, checkpoints: ocp.CheckpointManager) -> None:
+        # A copy: the next step donates these buffers while the checkpoint is still being written.
+        copy = jax.tree.map(np.array, self.state)
+        checkpoints.save(int(self.state["step"]), args=ocp.args.StandardSave(copy), force=True)
+
+    def averaged_params(self) -> dict:
+        """The averaged weights and statistics as one nested dict of NumPy arrays."""
+        model = nnx.merge(self.graphdef, self.state["average"]["params"], self.state["average"]["stats"])
+        return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1]))
+
+
+def _read_json(file: pathlib.Path):
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as e:
+        raise JaxcamError(f"{file}: cannot be read ({e}); name another folder or delete this one") from None
+
+
+def _read_rows(out: pathlib.Path) -> list[dict]:
+    file = out / "metrics.json"
+    return _read_json(file) if file.exists() else []
+
+
+def _write_rows(out: pathlib.Path, rows: list[dict]) -> None:
+    with whole_file(out / "metrics.json") as f:
+        f.write(json.dumps(rows, indent=1).encode())
