@@ -24,8 +24,10 @@ from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.loader import Loader
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
+from jaxcam.models.network import Network
 from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.store import digest
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.recipe import Recipe
 
@@ -65,11 +67,13 @@ class Trainer:
       recipe: the choices.
       train, val: the data.
       out: the run's folder; created, or resumed where it holds a run with the same settings.
+      init: a network of the same configuration whose weights to start from, for fine-tuning.
       checkpoint_every: steps between checkpoints, besides the one after each epoch.
       report: called with a dict of figures every few steps (for a progress bar).
 
     Raises:
-      JaxcamError: `out` holds a run with other settings, or the data are too few for one batch.
+      JaxcamError: `out` holds a run with other settings, the data are too few for one batch, or `init`
+        is another network or has other classes.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Trainer:
         val: LabelledImages,
         out: pathlib.Path,
         *,
+        init: Network | None = None,
         checkpoint_every: int = 100,
         report: Callable[[dict], None] = lambda figures: None,
     ):
@@ -96,9 +101,13 @@ class Trainer:
             raise JaxcamError(f"a VGG halves its input five times and needs at least 32 pixels, not {smallest}")
         self.multi_label = train.multi_label
         self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
-        self._claim_folder(train)
-        self.graphdef, params, stats = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
-        params, stats = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        if init is not None and (init.config, init.classes) != (config, train.classes):
+            raise JaxcamError(f"{init.name} differs in its architecture or classes from the network to be trained")
+        self._claim_folder(train, init)
+        self.graphdef, *states = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
+        params, stats = (nnx.to_pure_dict(state) for state in states)
+        if init is not None:
+            params, stats = _taken(params, init.params), _taken(stats, init.params)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
             len(recipe.sizes) * self.steps_per_epoch,
@@ -119,12 +128,14 @@ class Trainer:
             "sums": jnp.zeros(2, jnp.float32),  # of the epoch so far: loss, and correct pictures
         }
 
-    def _claim_folder(self, train: LabelledImages) -> None:
+    def _claim_folder(self, train: LabelledImages, init: Network | None) -> None:
         settings = {
             "network": {"family": type(self.config).__name__, **dataclasses.asdict(self.config)},
             "recipe": dataclasses.asdict(self.recipe),
             "data": {"pictures": len(train), "classes": list(train.classes)},
         }
+        if init is not None:
+            settings["init"] = {"name": init.name, "sha256": digest(init.params)}
         text = json.dumps(settings, indent=2)
         file = self.out / "settings.json"
         check_writable(self.out)
@@ -234,6 +245,11 @@ class Trainer:
         """The averaged weights and statistics as one nested dict of NumPy arrays."""
         model = nnx.merge(self.graphdef, self.state["average"]["params"], self.state["average"]["stats"])
         return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1]))
+
+
+def _taken(tree: dict, source: dict) -> dict:
+    """The leaves of `source` at the places that `tree` has."""
+    return {k: _taken(v, source[k]) if isinstance(v, dict) else jnp.array(source[k]) for k, v in tree.items()}
 
 
 def _read_json(file: pathlib.Path):

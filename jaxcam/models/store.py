@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -32,6 +33,16 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def digest(params: dict) -> str:
+    """The sha256 of the weights as float32: names, shapes and values."""
+    total = hashlib.sha256()
+    for name, value in sorted(flatten(params).items()):
+        array = np.ascontiguousarray(np.asarray(value, np.float32))
+        total.update(f"{name}{array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
 def unflatten(flat: dict[str, Any]) -> dict:
     """The inverse of `flatten`."""
     tree: dict = {}
@@ -51,7 +62,8 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
       dtype: "float32", or "float16" to halve the size (values beyond its range are refused).
     """
     folder = pathlib.Path(folder)
-    tensors = {k: np.asarray(v).astype(dtype) for k, v in flatten(network.params).items()}
+    with np.errstate(over="ignore"):  # told below, with the name of the weights
+        tensors = {k: np.asarray(v).astype(dtype) for k, v in flatten(network.params).items()}
     bad = [k for k, v in tensors.items() if not np.isfinite(v).all()]
     if bad:
         raise JaxcamError(f"{network.name}: the weights {bad[0]} hold NaN or values that {dtype} cannot hold")

@@ -34,10 +34,14 @@ def scan(eqn: Any, ins: list, rule: Rule, name: str) -> list:
     Which carried values become active is found by iterating the body's dependences to a fixed point.
     """
     body, _ = opened(eqn.params["jaxpr"])
+
+    def rank(atom: Any) -> int:
+        return len(atom.aval.shape)
+
     length, reverse = eqn.params["length"], eqn.params["reverse"]
     # Told from the ranks, as the parameters that say so differ between versions of JAX.
-    carried = sum(len(o.aval.shape) == len(b.aval.shape) for o, b in zip(eqn.outvars, body.outvars, strict=True))
-    scanned = sum(len(i.aval.shape) == len(b.aval.shape) + 1 for i, b in zip(eqn.invars, body.invars, strict=True))
+    carried = sum(rank(o) == rank(b) for o, b in zip(eqn.outvars, body.outvars, strict=True))
+    scanned = sum(rank(i) == rank(b) + 1 for i, b in zip(eqn.invars, body.invars, strict=True))
     fixed = len(ins) - carried - scanned
     active = [isinstance(v, Pair) for v in ins]
 

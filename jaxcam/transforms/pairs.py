@@ -26,7 +26,8 @@ class Pair:
 
     def __init__(self, x: jax.Array, r: jax.Array | None, root: Pair | None = None, expr: Any = None):
         self.x, self.r = x, r
-        self.root, self.expr = (self, None) if root is None else (root, expr)
+        self.root: Pair = self if root is None else root
+        self.expr: Any = None if root is None else expr
 
     @property
     def reference(self) -> jax.Array:

@@ -52,7 +52,7 @@ class UnsupportedPrimitive(NotImplementedError):
 
 def location(eqn: jex.JaxprEqn) -> str | None:
     """`file:line (function)` of the user's code behind an equation; of a library's if there is no other."""
-    frames = eqn.source_info.traceback.frames if eqn.source_info.traceback is not None else []
+    frames: Sequence[Any] = eqn.source_info.traceback.frames if eqn.source_info.traceback is not None else []
     here = os.path.dirname(os.path.abspath(__file__))
     places: tuple[list[str], list[str]] = ([], [])
     for frame in frames:
