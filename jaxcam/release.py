@@ -6,6 +6,7 @@ import concurrent.futures as cf
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import flax
 import jax
@@ -77,7 +78,7 @@ def release(
         name=name, config=config, params=rounded, classes=train.classes, preprocessing=trainer.preprocessing,
         multi_label=trainer.multi_label,
     )  # fmt: skip
-    provenance = {
+    provenance: dict[str, Any] = {
         "source": "trained from scratch with jaxcam train",
         "command": command,
         "seed": trainer.recipe.seed,
@@ -93,6 +94,8 @@ def release(
             "jaxcam": __version__, "jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__,
         },
     }  # fmt: skip
+    if trainer.init is not None:
+        provenance |= {"source": "fine-tuned with jaxcam train", "from": trainer.init.provenance}
     network = dataclasses.replace(network, provenance=provenance)
     save_network(folder, network, dtype=dtype)
     return network

@@ -99,7 +99,7 @@ class Trainer:
         smallest = min([recipe.eval_size, *recipe.sizes])
         if isinstance(config, VGGConfig) and smallest < 32:
             raise JaxcamError(f"a VGG halves its input five times and needs at least 32 pixels, not {smallest}")
-        self.multi_label = train.multi_label
+        self.init, self.multi_label = init, train.multi_label
         self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
         if init is not None and (init.config, init.classes) != (config, train.classes):
             raise JaxcamError(f"{init.name} differs in its architecture or classes from the network to be trained")

@@ -124,7 +124,8 @@ def load_network(folder: str | os.PathLike) -> Network:
     if "orbax" in manifest:
         from jaxcam.models.checkpoint import read_orbax  # slow to import, and few need it
 
-        source, tensors = folder / ORBAX, read_orbax(folder / ORBAX, expected)
+        source, listed = folder / ORBAX, manifest["orbax"]
+        tensors = read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
     else:
         source = folder / "weights.safetensors"
         tensors = _read_safetensors(source)
