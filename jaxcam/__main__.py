@@ -1,0 +1,7 @@
+"""`python -m jaxcam`."""
+
+import sys
+
+from jaxcam.cli import main
+
+sys.exit(main())

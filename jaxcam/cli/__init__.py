@@ -1,0 +1,75 @@
+"""The command line: `jaxcam explain`, `models`, `methods`, `convert`, `train`.
+
+Nothing heavy is imported before a command runs, so that help and version are quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from jaxcam import __version__
+from jaxcam.cli import convert, explain, listing, train
+from jaxcam.errors import JaxcamError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise JaxcamError(f"{message} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of every command; each sets `run`, a function of the parsed arguments."""
+    top = _Parser(prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False)
+    top.add_argument("--version", action="version", version=f"jaxcam {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (explain, listing, convert, train):
+        module.add_commands(commands)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+      The exit status: 0; 1 where some pictures could not be explained; 2 for any other mistake, told in one
+      line on stderr; 130 when interrupted.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
+    with warnings.catch_warnings():
+        if not sys.warnoptions:  # as Pillow's remarks on odd files: not for this command's user
+            warnings.simplefilter("ignore")
+        try:
+            options = parser().parse_args(arguments)
+            options.arguments = arguments
+            status = options.run(options)
+            sys.stdout.flush()
+            return status
+        except JaxcamError as e:
+            return _say(f"error: {e}", 2)
+        except NotImplementedError as e:  # an operation without a rule; the message names it
+            return _say(f"error: {e}", 2)
+        except KeyboardInterrupt:
+            return _say("interrupted", 130)
+        except BrokenPipeError:  # `jaxcam models | head`
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except MemoryError:
+            return _say("error: not enough memory; lower --batch-size", 2)
+        except RuntimeError as e:
+            if "RESOURCE_EXHAUSTED" in str(e):  # what the accelerator's runtime says
+                return _say("error: not enough memory on the device; lower --batch-size", 2)
+            raise
+
+
+def _say(message: str, status: int) -> int:
+    print("jaxcam: " + " ".join(message.split()), file=sys.stderr)
+    return status

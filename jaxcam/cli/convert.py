@@ -1,0 +1,119 @@
+"""`jaxcam convert`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any
+
+from jaxcam.errors import JaxcamError
+
+if TYPE_CHECKING:
+    from jaxcam.models.network import Network
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the command to the parser."""
+    p = commands.add_parser(
+        "convert", help="turn weights of PyTorch or Keras into a checkpoint, or into PyTorch's", allow_abbrev=False,
+        description="Reads weights of a VGG or ResNet (torchvision, timm, TorchRay, Keras; or a network of `jaxcam "
+        "models`) and writes them as an Orbax checkpoint with a manifest, which --model and --weights take; or as "
+        "a safetensors file in torchvision's names. Nothing in a file is executed.",
+    )  # fmt: skip
+    p.add_argument("source", metavar="SRC", help="a file, a folder that holds a network, or a name of `jaxcam models`")
+    p.add_argument("--out", required=True, metavar="DIR", help="the folder to write (or a file X.safetensors)")
+    p.add_argument(
+        "--to", choices=("orbax", "safetensors"), default="orbax",
+        help="orbax: jaxcam's own; safetensors: for PyTorch (default: orbax)",
+    )  # fmt: skip
+    p.add_argument(
+        "--model", metavar="NAME", help="a network of `jaxcam models` that the weights are for; its preprocessing and, "
+        "where their number fits, its classes go with them (default: told from the file)",
+    )  # fmt: skip
+    p.add_argument("--classes", metavar="FILE|DATA", help="the classes' names: a text file, or imagenet, voc or coco")
+    p.add_argument("--name", help="what to call the network (default: as the file is called)")
+    p.add_argument("--licence", metavar="TEXT", help="of the weights, for the manifest")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    from jaxcam.files import check_writable
+    from jaxcam.models.catalogue import CATALOGUE
+    from jaxcam.models.zoo import load
+
+    out = pathlib.Path(options.out)
+    to_file = options.to == "safetensors" and out.suffix == ".safetensors"
+    check_writable(out.absolute().parent)  # before minutes of work
+    started = time.perf_counter()
+    source = options.source
+    if pathlib.Path(source).is_file() and source not in CATALOGUE:
+        network = load(options.model, weights=source)
+    elif options.model:
+        raise JaxcamError(f"{source}: is no file of weights; --model goes with one")
+    else:
+        network = load(source)
+    network = _labelled(network, options)
+    if options.to == "safetensors":
+        from jaxcam.converters import save_torchvision_safetensors
+
+        out = out if to_file else check_writable(out) / f"{_file_name(network.name)}.safetensors"
+        save_torchvision_safetensors(out, network)
+    else:
+        from jaxcam.models.checkpoint import save_checkpoint
+
+        save_checkpoint(out, network)
+    print(_report(source, network, out, time.perf_counter() - started))
+    return 0
+
+
+def _labelled(network: Network, options: argparse.Namespace) -> Network:
+    """The network with the name, classes and licence that the user gives it."""
+    fields: dict[str, Any] = {}
+    if options.name:
+        fields["name"] = options.name
+    if options.classes:
+        fields["classes"] = _class_names(options.classes, len(network.classes))
+    if options.classes or options.licence:
+        told = {"licence": options.licence} if options.licence else {}
+        kept = {k: v for k, v in network.provenance.items() if k != "classes" or not options.classes}
+        fields["provenance"] = kept | told
+    return dataclasses.replace(network, **fields)
+
+
+def _class_names(given: str, number: int) -> tuple[str, ...]:
+    from jaxcam.models.catalogue import class_names
+
+    if given in ("imagenet", "voc", "coco"):
+        names = class_names(given)
+    else:
+        try:
+            lines = pathlib.Path(given).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as e:
+            raise JaxcamError(f"{given}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+        names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != number:
+        raise JaxcamError(f"{given}: names {len(names)} classes, and the network has {number}")
+    if double := next((n for i, n in enumerate(names) if n.lower() in map(str.lower, names[:i])), None):
+        raise JaxcamError(f"{given}: names two classes {double!r}; they must differ in more than case")
+    return names
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "network"
+
+
+def _report(source: str, network: Network, out: pathlib.Path, seconds: float) -> str:
+    """What was done, in one line."""
+    import jax
+
+    told = network.provenance
+    numbers = sum(x.size for x in jax.tree.leaves(network.params))
+    read = f"{told['tensors']} tensors in {told['names']}'s names" if "names" in told else "a network"
+    ignored = f" ({told['ignored']} more ignored)" if told.get("ignored") else ""
+    return (
+        f"{source}: {read}{ignored}, {numbers:,} numbers for {len(network.classes)} classes, written to {out} in "
+        f"{seconds:.1f} s"
+    )

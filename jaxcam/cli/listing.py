@@ -1,0 +1,158 @@
+"""`jaxcam models` and `jaxcam methods`: what there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxcam.models.catalogue import Published
+    from jaxcam.models.network import Network
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the two commands to the parser."""
+    models = commands.add_parser(
+        "models", help="list the networks, or show one in detail", allow_abbrev=False,
+        description="Lists the networks that come with jaxcam, the default one first, and published ones that it can "
+        "download; or shows one in detail.",
+    )  # fmt: skip
+    models.add_argument("name", nargs="?", metavar="NAME|FOLDER", help="the network to show")
+    models.set_defaults(run=_models)
+    methods = commands.add_parser(
+        "methods", help="list the methods", allow_abbrev=False,
+        description="Lists the methods with what they cost, what they promise and where they come from.",
+    )  # fmt: skip
+    methods.set_defaults(run=_methods)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: object) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(str(cell)) for cell in cells))
+
+
+def score(provenance: dict) -> str:
+    """How good a network is, as its provenance says: `91.2 % top-1 accuracy on 3791 pictures`."""
+    if "accuracy" not in provenance:
+        return "not measured"
+    text = f"{100 * provenance['accuracy']:.1f} % {provenance.get('metric', 'top-1 accuracy')}"
+    pictures = provenance.get("validation_pictures")
+    return f"{text} on {pictures} pictures" if pictures else text
+
+
+def _models(options: argparse.Namespace) -> int:
+    from jaxcam.models.catalogue import CATALOGUE
+    from jaxcam.models.zoo import bundled, load
+
+    console = _console()
+    if options.name is None:
+        table = _table("name", "architecture", "classes", "input", "validation", "layers")
+        for name in bundled():
+            network = load(name)
+            size = f"{network.preprocessing.size} x {network.preprocessing.size}"
+            layers = f"{len(network.layers)}, maps at {network.default_layer}"
+            _add(table, name, _kind(network), len(network.classes), size, score(network.provenance), layers)
+        console.print(table)
+        _catalogue(console)
+        return 0
+    if options.name in CATALOGUE and options.name not in bundled():
+        _published(console, CATALOGUE[options.name])
+        return 0
+    network = load(options.name)
+    console.print(f"{network.name}: {_kind(network)}, {score(network.provenance)}", markup=False)
+    console.print(f"classes ({len(network.classes)}): {', '.join(network.classes)}", markup=False)
+    console.print("preprocessing: " + _pairs(vars(network.preprocessing)), markup=False)
+    for key, value in network.provenance.items():
+        console.print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}", markup=False)
+    _layers(console, network)
+    return 0
+
+
+def _layers(console: Console, network: Network) -> None:
+    table = _table("layer", "height x width x channels", "")
+    default = network.resolve_layer(network.default_layer)
+    for layer in network.layers:
+        shape = " x ".join(map(str, network.layer_shape(layer)))
+        _add(table, layer, shape, "default" if layer == default else "")
+    console.print(table)
+
+
+def _catalogue(console: Console) -> None:
+    """Lists the weights that others published."""
+    from jaxcam.models.catalogue import CATALOGUE
+    from jaxcam.models.download import cache_folder
+
+    table = _table("name, downloaded on first use", "source", "classes", "input", "top-1", "MB", "licence", "")
+    for name, entry in CATALOGUE.items():
+        size = f"{entry.preprocessing.size} x {entry.preprocessing.size}"
+        top1 = f"{100 * entry.top1:.1f} %" if entry.top1 is not None else ""
+        here = "in the cache" if (cache_folder() / entry.cached_as).is_file() else ""
+        megabytes = round(4 * entry.parameters / 1e6)
+        _add(table, name, entry.source, entry.config.num_classes, size, top1, megabytes, entry.licence, here)
+    console.print(table)
+
+
+def _published(console: Console, entry: Published) -> None:
+    """Shows published weights in detail; nothing is downloaded."""
+    from jaxcam.models.download import cache_folder
+    from jaxcam.models.network import Network
+
+    told = score(entry.provenance)
+    classes = ", ".join(entry.class_names[:5])
+    file = cache_folder() / entry.cached_as
+    for line in (
+        f"{entry.name}: {entry.parameters:,} learnt numbers, {told}",
+        f"classes ({entry.config.num_classes}): {classes} ..." + (", each by itself" if entry.multi_label else ""),
+        "preprocessing: " + _pairs(vars(entry.preprocessing)),
+        *(f"{key}: {entry.provenance[key]}" for key in ("source", "url", "digest", "licence")),
+        f"cache: {file}, " + ("there" if file.is_file() else "not there yet"),
+        "architecture: " + _pairs(vars(entry.config)),
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+    _layers(console, Network(entry.name, entry.config, {}, entry.class_names, entry.preprocessing))
+
+
+def _kind(network: Any) -> str:
+    import jax
+
+    config = network.config
+    family = type(config).__name__.removesuffix("Config") + str(config.depth)
+    parameters = sum(x.size for x in jax.tree.leaves(network.params))
+    width = "" if config.width == 1 else f", width {config.width:g}"
+    return f"{family}{'-BN' if config.batch_norm and family.startswith('VGG') else ''}{width}, {parameters:,} numbers"
+
+
+def _pairs(values: dict) -> str:
+    return ", ".join(f"{k} {v}" for k, v in values.items())
+
+
+def _methods(options: argparse.Namespace) -> int:
+    del options
+    from jaxcam.methods.catalog import METHODS
+
+    table = _table("method", "", "cost of one map", "what its coefficients promise", "paper")
+    for name, info in METHODS.items():
+        _add(table, name, info.title, info.cost, info.promise, info.paper)
+    _console().print(table)
+    return 0

@@ -1,0 +1,213 @@
+"""Batched, compiled and timed evaluation of the methods on one network and layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.catalog import MethodInfo
+from jaxcam.models.network import Network, Part
+from jaxcam.models.store import flatten
+
+
+class Forward(NamedTuple):
+    """The forward pass of a batch: `n` pictures, of which none is padding.
+
+    Attributes:
+      inputs: `(batch, s, s, 3)`, padded, on the device.
+      padded: `(batch, h, w, K)`, their activations, on the device.
+      activations: `(n, h, w, K)`.
+      logits: `(n, C)`.
+      seconds: per picture.
+    """
+
+    inputs: jax.Array
+    padded: jax.Array
+    activations: np.ndarray
+    logits: np.ndarray
+    seconds: float
+
+
+class Maps(NamedTuple):
+    """One method on `p` pairs of a picture and a class.
+
+    Attributes:
+      coefficients: `(p, K)`.
+      maps: `(p, h, w)`.
+      gaps: `(p,)` completeness gaps.
+      seconds: per map.
+    """
+
+    coefficients: np.ndarray
+    maps: np.ndarray
+    gaps: np.ndarray
+    seconds: float
+
+
+class Engine:
+    """Runs a network and the methods in batches of fixed size, so that each is compiled once.
+
+    The shapes of the programs depend on the batch sizes alone: neither another class nor a last batch
+    that is not full compiles anything again.
+    """
+
+    def __init__(self, network: Network, layer: str | None, batch_size: int, maps_at_once: int):
+        self.network, self.batch_size, self.maps_at_once = network, batch_size, maps_at_once
+        self.features, self.head = network.split(at=layer)
+        self.layer = str(self.head.after)
+        self.params = jax.tree.map(jnp.asarray, network.params)
+        self._at_zero: np.ndarray | None = None
+
+    def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
+        """Activations and logits of `inputs (n, s, s, 3)`, `n` at most the batch size.
+
+        Raises:
+          JaxcamError: they hold NaN or infinite values; the message names the weights or the picture.
+        """
+        n = len(inputs)
+        padded = jnp.asarray(_pad(inputs, self.batch_size))
+        (activations, logits), seconds = _timed(_forward(self.features, self.head), self.params, padded)
+        result = Forward(padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], seconds / n)
+        for source, a, f in zip(sources, result.activations, result.logits, strict=True):
+            if not (np.isfinite(a).all() and np.isfinite(f).all()):
+                raise self._not_finite(source)
+        return result
+
+    def _not_finite(self, source: str) -> JaxcamError:
+        for name, value in flatten(self.network.params).items():
+            if not np.isfinite(np.asarray(value)).all():
+                return JaxcamError(f"{self.network.name}: the weights {name} hold NaN or infinite values")
+        return JaxcamError(f"{source}: {self.network.name} gives NaN or infinite values for it")
+
+    def maps(
+        self, method: MethodInfo, forward: Forward, pairs: Sequence[tuple[int, int]], references: jax.Array | None
+    ) -> Maps:
+        """The maps of `pairs` of (row of the batch, class index).
+
+        Args:
+          references: inputs `(R, s, s, 3)` for a method that takes reference activations; None for the default.
+
+        Raises:
+          JaxcamError: the method is not defined for this head.
+        """
+        program = _maps(method.function, self.head, method.references)
+        extra: tuple[jax.Array, ...] = ()
+        total = 0.0
+        if method.references:
+            if references is None:
+                background, total = _timed(_default_references(self.features), self.params, forward.inputs)
+            else:
+                shared = _timed(_part(self.features), self.params, references)[0]
+                background = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
+            extra = (background,)
+        parts = []
+        for start in range(0, len(pairs), self.maps_at_once):
+            some = np.asarray(pairs[start : start + self.maps_at_once], np.int32)
+            rows, targets = (jnp.asarray(x) for x in _pad(some, self.maps_at_once).T)
+            result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra)
+            parts.append(result)
+            total += seconds
+        coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
+        deviation = diagnostics.get("not_gap_linear", np.zeros(1)).max()
+        if not deviation <= 1e-4:
+            raise JaxcamError(
+                f"{method.title} is defined for a global average pool followed by one linear layer, which what follows "
+                f"{self.layer} in {self.network.name} is not (by {deviation:.2g} relative); use lift_cam or grad_cam"
+            )
+        gaps = diagnostics.get("completeness_gap")
+        if gaps is None:
+            rows, targets = np.asarray(pairs).T
+            difference = forward.logits[rows, targets].astype(np.float64) - self._logits_at_zero()[targets]
+            gaps = coefficients.sum(1, dtype=np.float64) - difference
+        return Maps(coefficients, maps, gaps, total / len(pairs))
+
+    def _logits_at_zero(self) -> np.ndarray:
+        if self._at_zero is None:
+            zero = jnp.zeros(self.network.layer_shape(self.layer))
+            self._at_zero = np.asarray(_timed(_part(self.head), self.params, zero)[0], np.float64)
+        return self._at_zero
+
+
+def _pad(rows: np.ndarray, count: int) -> np.ndarray:
+    """`rows`, the last one repeated, to `count`."""
+    return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
+
+
+def _timed(program: Any, *args: Any) -> tuple[Any, float]:
+    """The result of a program, and how long it took, neither compilation nor the slow first run counted."""
+    compiled = _compiled(program, *args)
+    if not compiled.warm:
+        jax.block_until_ready(compiled.call(*args))
+        compiled.warm = True
+    start = time.perf_counter()
+    result = jax.block_until_ready(compiled.call(*args))
+    return result, time.perf_counter() - start
+
+
+@dataclasses.dataclass
+class _Compiled:
+    call: Callable
+    warm: bool = False
+
+
+def _compiled(program: Any, *args: Any) -> _Compiled:
+    leaves, tree = jax.tree.flatten(args)
+    return _compile(program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves))
+
+
+@functools.lru_cache(maxsize=128)
+def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Compiled:
+    with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
+        return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
+
+
+@functools.lru_cache(maxsize=128)
+def _part(part: Part) -> Any:
+    return jax.jit(part)
+
+
+@functools.lru_cache(maxsize=128)
+def _forward(features: Part, head: Part) -> Any:
+    @jax.jit
+    def forward(params, inputs):
+        activations = features(params, inputs)
+        return activations, head(params, activations)
+
+    return forward
+
+
+@functools.lru_cache(maxsize=128)
+def _maps(function: Callable, head: Part, takes_references: bool) -> Any:
+    @jax.jit
+    def maps(params, activations, rows, targets, *references):
+        def one(row, target):
+            options = {"references": references[0][row]} if takes_references else {}
+            return tuple(function(params, activations[row], head=head, target=target, **options))
+
+        return jax.vmap(one)(rows, targets)
+
+    return maps
+
+
+@functools.lru_cache(maxsize=128)
+def _default_references(features: Part) -> Any:
+    """Activations `(b, 4, h, w, K)` of nothing, and of each picture blurred, its mean colour, and noise."""
+
+    @jax.jit
+    def references(params, inputs):
+        b, s = inputs.shape[:2]
+        coarse = jax.image.resize(inputs, (b, min(8, s), min(8, s), 3), "linear")
+        blurred = features(params, jax.image.resize(coarse, inputs.shape, "linear"))
+        plain = jnp.stack([jnp.zeros(inputs.shape[1:]), jax.random.normal(jax.random.key(0), inputs.shape[1:])])
+        shared = jnp.broadcast_to(features(params, plain), (b, 2, *blurred.shape[1:]))
+        return jnp.concatenate([jnp.zeros_like(blurred)[:, None], blurred[:, None], shared], axis=1)
+
+    return references

@@ -1,0 +1,299 @@
+"""`explain`: pictures in, class activation maps out, with the numbers that say how far to trust them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxcam.data.images import Picture, to_picture
+from jaxcam.engine import Engine, Forward, Maps
+from jaxcam.errors import JaxcamError
+from jaxcam.files import whole_file
+from jaxcam.maps import place_map, why_empty
+from jaxcam.methods.catalog import METHODS, method
+from jaxcam.models.network import Network
+
+#: The n most probable classes, or classes by name or index; for pictures one by one, a list of such lists.
+Targets = int | Sequence[str | int] | Sequence[Sequence[str | int]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attribution:
+    """What one method says about one class in one picture.
+
+    Attributes:
+      method: its name in `METHODS`.
+      target: the index of the class.
+      class_name: its name.
+      probability: softmax, or sigmoid for a multi-label network, of the logit.
+      logit: F(A).
+      coefficients: `(K,)`.
+      map: `(h, w)` at the layer's resolution, in the units of the logit, not scaled.
+      completeness_gap: `sum alpha - (F(A) - F(0))`, with the mean of F over the references in place of F(0)
+        for `deep_shap_cam`; close to 0 only for a method that promises completeness.
+      seconds: wall time of this map when run in its batch: the picture's share of the forward pass
+        plus the map's share of the method, without compilation.
+      empty: why the map shows nothing; None where it does.
+      region: `(x0, y0, x1, y1)`, the part of the picture that the network saw, in its pixels.
+      size: `(H, W)` of the picture.
+    """
+
+    method: str
+    target: int
+    class_name: str
+    probability: float
+    logit: float
+    coefficients: np.ndarray
+    map: np.ndarray
+    completeness_gap: float
+    seconds: float
+    empty: str | None
+    region: tuple[float, float, float, float]
+    size: tuple[int, int]
+
+    @property
+    def heatmap(self) -> np.ndarray:
+        """`(H, W)` float32: the map in [0, 1] at the picture's own size, 0 where the network saw nothing."""
+        return place_map(self.map, self.region, self.size)
+
+    def heatmap_at(self, size: tuple[int, int]) -> np.ndarray:
+        """`heatmap` for a copy of the picture resized to `size (H, W)`."""
+        (x0, y0, x1, y1), x, y = self.region, size[1] / self.size[1], size[0] / self.size[0]
+        return place_map(self.map, (x0 * x, y0 * y, x1 * x, y1 * y), size)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Explanation:
+    """What the methods say about one picture.
+
+    Attributes:
+      source: the picture's path, or `image 0`, `image 1` ... in the order given.
+      image: the picture as read, RGB.
+      model: the network's name.
+      layer: where the maps were made.
+      classes: names of the C classes.
+      logits, probabilities: `(C,)`.
+      results: one `Attribution` per target and method, targets outermost.
+    """
+
+    source: str
+    image: Image.Image
+    model: str
+    layer: str
+    classes: tuple[str, ...]
+    logits: np.ndarray
+    probabilities: np.ndarray
+    results: tuple[Attribution, ...]
+
+    def __getitem__(self, key: tuple[str, str | int]) -> Attribution:
+        """The result of `(method, class)`, the class by name or index."""
+        for result in self.results:
+            if result.method == key[0] and key[1] in (result.target, result.class_name):
+                return result
+        raise KeyError(key)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers without the maps, ready for `json`; values that are not finite become None."""
+        first = self.results[0]
+        keys = ("method", "target", "class_name", "probability", "logit", "completeness_gap", "seconds", "empty")
+        return {
+            "image": self.source, "width": self.image.width, "height": self.image.height, "region": list(first.region),
+            "model": self.model, "layer": self.layer, "map_size": list(first.map.shape),
+            "results": [
+                {**{k: _plain(getattr(r, k)) for k in keys}, "coefficients": list(map(_plain, r.coefficients.tolist()))}
+                for r in self.results
+            ],
+        }  # fmt: skip
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes everything but the picture to an `.npz`, which appears whole or not at all.
+
+        Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
+        result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`
+        and `empty` ("" where the map shows something); besides `all_logits (C,)`, `classes (C,)`, `region (4,)`,
+        `source`, `model` and `layer`.
+        """
+        r = self.results
+        with whole_file(path) as f:
+            np.savez_compressed(
+                f,
+                source=self.source, model=self.model, layer=self.layer,
+                classes=list(self.classes), all_logits=self.logits, region=r[0].region,
+                methods=[x.method for x in r], targets=[x.target for x in r], class_names=[x.class_name for x in r],
+                probabilities=[x.probability for x in r], logits=[x.logit for x in r],
+                completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
+                empty=[x.empty or "" for x in r], coefficients=np.stack([x.coefficients for x in r]),
+                maps=np.stack([x.map for x in r]), heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
+            )  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def explain(
+    network: Network,
+    images: Picture | Sequence[Picture],
+    *,
+    methods: str | Sequence[str] = ("lift_cam",),
+    targets: str | Targets = 1,
+    layer: str | None = None,
+    batch_size: int = 8,
+    references: Sequence[Picture] | None = None,
+) -> list[Explanation]:
+    """Explains why a network scores pictures as it does.
+
+    Args:
+      network: from `jaxcam.load`, or any `Network`.
+      images: paths, `PIL.Image`s or arrays (see `to_picture`), or one of them.
+      methods: names from `METHODS`, or "all": every one that is defined for this network and layer.
+      targets: `n` for the n most probable classes of each picture, or class names and indices for all
+        pictures, or one list of these per picture.
+      layer: where to make the maps; the last convolutional layer unless given.
+      batch_size: pictures, and maps, computed at a time. It changes speed and memory, not results.
+      references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
+        four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
+        colour (a zero input), and of normal noise.
+
+    Returns:
+      One `Explanation` per picture, in order.
+
+    Raises:
+      JaxcamError: a picture cannot be read; a name is unknown; `cam` was asked for by name on a head
+        that is not a global average pool and a linear layer; the network gives NaN.
+    """
+    single = isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "shape")
+    listed: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    named = [(os.fspath(p) if isinstance(p, str | os.PathLike) else f"image {i}", p) for i, p in enumerate(listed)]
+    return list(
+        explain_each(
+            network, named, methods=methods, targets=targets, layer=layer, references=references,
+            batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size,
+        )
+    )  # fmt: skip
+
+
+def explain_each(
+    network: Network,
+    images: Iterable[tuple[str, Picture]],
+    *,
+    methods: str | Sequence[str] = ("lift_cam",),
+    targets: str | Targets = 1,
+    layer: str | None = None,
+    batch_size: int = 8,
+    maps_at_once: int | None = None,
+    references: Sequence[Picture] | None = None,
+    skipped: Callable[[str, str], None] = lambda name, why: None,
+) -> Iterator[Explanation]:
+    """`explain`, lazily: takes `batch_size` pictures at a time from an iterable of any length.
+
+    Args:
+      images: pairs of what to call a picture and the picture.
+      maps_at_once: maps computed at a time, `batch_size` unless given.
+      skipped: called with a method and the reason when `methods="all"` leaves one out.
+    """
+    if batch_size < 1 or (maps_at_once is not None and maps_at_once < 1):
+        raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
+    names = list(METHODS) if methods == "all" else _unique(_method_name(m) for m in _listed(methods))
+    choose, most = _chooser(network, targets)
+    engine = Engine(network, layer, batch_size, min(maps_at_once or batch_size, batch_size * most))
+    backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
+    position, source = 0, iter(images)
+    while chunk := list(itertools.islice(source, batch_size)):
+        labels = [name for name, _ in chunk]
+        pictures = [to_picture(picture, name=name) for name, picture in chunk]
+        inputs = engine.forward(np.stack([network.preprocessing(p) for p in pictures]), labels)
+        wanted = [choose(logits, position + i) for i, logits in enumerate(inputs.logits)]
+        pairs = [(row, target) for row, chosen in enumerate(wanted) for target in chosen]
+        found: dict[str, Maps] = {}
+        for name in list(names):
+            try:
+                found[name] = engine.maps(METHODS[name], inputs, pairs, backgrounds)
+            except (JaxcamError, NotImplementedError) as e:
+                if methods != "all":
+                    raise
+                names.remove(name)
+                skipped(name, str(e))
+        if not found:
+            raise JaxcamError(f"{network.name}: no method can explain the layer {engine.layer}")
+        for row, named in enumerate(zip(labels, pictures, strict=True)):
+            yield _gather(network, engine, named, inputs, row, pairs, found)
+        position += len(chunk)
+
+
+def _gather(
+    network: Network,
+    engine: Engine,
+    named: tuple[str, Image.Image],
+    inputs: Forward,
+    row: int,
+    pairs: list,
+    found: dict,
+) -> Explanation:
+    """The explanation of one row of a batch, whose `found` maps are those of `pairs` of row and class."""
+    picture, logits = named[1], inputs.logits[row]
+    probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
+    results = [
+        Attribution(
+            method=name, target=target, class_name=network.classes[target], probability=float(probabilities[target]),
+            logit=float(logits[target]), coefficients=maps.coefficients[i], map=maps.maps[i],
+            completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
+            empty=why_empty(maps.coefficients[i], inputs.activations[row]),
+            region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
+        )
+        for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()
+    ]  # fmt: skip
+    return Explanation(
+        source=named[0], image=picture, model=network.name, layer=engine.layer, classes=network.classes, logits=logits,
+        probabilities=probabilities, results=tuple(results),
+    )  # fmt: skip
+
+
+def _method_name(asked: str) -> str:
+    info = method(asked)
+    return next(name for name, other in METHODS.items() if other is info)
+
+
+def _is_one(value: Any) -> bool:
+    """Whether this is one name or index, and not a list of them."""
+    return isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+
+
+def _listed(value: Any) -> list:
+    return [value] if _is_one(value) else list(value)
+
+
+def _unique(values: Iterable) -> list:
+    return list(dict.fromkeys(values))
+
+
+def _chooser(network: Network, targets: str | Targets) -> tuple[Callable[[np.ndarray, int], list[int]], int]:
+    """A function `(logits (C,), position of the picture) -> class indices`, and how many these are at most."""
+    if not isinstance(targets, str) and isinstance(targets, int | np.integer):
+        if targets < 1:
+            raise JaxcamError(f"the number of top classes must be at least 1, not {targets}")
+        first = min(int(targets), len(network.classes))
+        return (lambda logits, position: np.argsort(-logits, kind="stable")[:first].tolist()), first
+    listed = _listed(targets)
+    if not listed:
+        raise JaxcamError("no target: name a class, or give a number for that many of the most probable ones")
+    if all(map(_is_one, listed)):
+        shared = _unique(network.class_index(t) for t in listed)
+        return (lambda logits, position: shared), len(shared)
+    each = [_unique(network.class_index(t) for t in _listed(one)) for one in listed]
+    if not all(each):
+        raise JaxcamError(f"picture {each.index([])} has no target")
+
+    def own(logits: np.ndarray, position: int) -> list[int]:
+        if position >= len(each):
+            raise JaxcamError(f"{len(each)} lists of targets for more pictures than that")
+        return each[position]
+
+    return own, max(map(len, each))
