@@ -1,0 +1,154 @@
+"""A file of foreign weights -> a network, exactly: every parameter filled once, every tensor accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from jaxcam.converters.architecture import label, recognise, sized
+from jaxcam.converters.names import Dialect, canonical, ignorable
+from jaxcam.converters.reading import open_checkpoint
+from jaxcam.converters.rules import Rule, source_shape, spellings, to_target
+from jaxcam.converters.tensors import FLOATS, Tensor, floats, shown
+from jaxcam.errors import JaxcamError
+from jaxcam.models.network import Config, Network, graph
+from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.store import flatten, unflatten
+from jaxcam.models.vgg import VGGConfig
+
+_MOST_SHOWN = 8
+
+
+def convert(
+    path: str | os.PathLike,
+    *,
+    architecture: Config | None = None,
+    classes: Sequence[str] | None = None,
+    preprocessing: Preprocessing | None = None,
+    multi_label: bool | None = None,
+    name: str | None = None,
+) -> Network:
+    """Reads the weights of a VGG or ResNet that another library saved.
+
+    Nothing in the file is executed, and nothing is read before names, shapes and types have been found to fit.
+
+    Args:
+      path: a file of PyTorch (torchvision, timm, TorchRay) or Keras (`keras.applications`).
+      architecture: told from the file where None; its width and number of classes always are.
+      classes: names of the classes; numbered where None.
+      preprocessing: the one of the library's published weights where None.
+      multi_label: as the library's published weights where None.
+      name: of the network; the architecture's where None.
+
+    Raises:
+      JaxcamError: the file cannot be read, or does not fit; one line that names what is wrong.
+    """
+    path = pathlib.Path(path)
+    with open_checkpoint(path) as (kind, stored):
+        table, parted = canonical(list(stored))
+        tensors = {table[n]: t for n, t in stored.items()}
+        problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(table)]
+        dialect, config = recognise(tensors, parted=parted, wanted=architecture)
+        rules = dialect.rules(config)
+        config = sized(config, rules, tensors, dialect)
+        expected = {k: tuple(v.shape) for k, v in flatten(graph(config)[2]).items()}
+        if {r.target for r in rules} != set(expected):
+            raise JaxcamError(f"no table of names for {label(config)} as it is configured")
+        pool = config.pool_size if isinstance(config, VGGConfig) else 1
+        problems += _problems(rules, tensors, expected, pool)
+        ignored = sorted(n for n in tensors if ignorable(n))
+        _refuse(problems, dialect, config)
+        params = dict(_filled(rules, tensors, pool, problems))
+        _refuse(problems, dialect, config)
+    rules_of_input = preprocessing or dialect.preprocessing
+    if preprocessing is None and pool not in (1, 7):
+        rules_of_input = dataclasses.replace(rules_of_input, size=32 * pool, resize_to=36 * pool)
+    return Network(
+        name=name or label(config),
+        config=config,
+        params=unflatten(params),
+        classes=tuple(classes) if classes is not None else tuple(str(i) for i in range(config.num_classes)),
+        preprocessing=rules_of_input,
+        multi_label=dialect.multi_label if multi_label is None else multi_label,
+        provenance={
+            "source": path.name,
+            "sha256": _sha256(path),
+            "format": kind,
+            "names": dialect.name,
+            "tensors": len(tensors) - len(ignored),
+            "ignored": len(ignored),
+        },
+    )
+
+
+def _doubles(table: dict[str, str]) -> list[str]:
+    seen: set[str] = set()
+    doubles = []
+    for name, short in table.items():
+        if short in seen and not ignorable(short):
+            doubles.append(name)
+        seen.add(short)
+    return doubles
+
+
+def _problems(
+    rules: list[Rule], tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], pool: int
+) -> list[str]:
+    """Everything about names, shapes and types that keeps a file from fitting."""
+    problems, used = [], set()
+    for rule in rules:
+        target = expected[rule.target]
+        for i, source in enumerate(rule.sources):
+            used.add(source)
+            shape = source_shape(rule.kind, target)
+            if source not in tensors:
+                problems.append(f"{shown(source)} {shape} is missing")
+            elif tensors[source].shape not in spellings(rule.kind, target, pool)[: 2 if i == 0 else 1]:
+                problems.append(f"{shown(source)} has shape {tensors[source].shape}, not {shape}")
+            elif tensors[source].dtype not in FLOATS:
+                problems.append(f"{shown(source)} holds {tensors[source].dtype}, not floating-point numbers")
+    problems += [
+        f"{shown(n)} {t.shape} belongs to no layer" for n, t in tensors.items() if n not in used and not ignorable(n)
+    ]
+    return problems
+
+
+def _filled(
+    rules: list[Rule], tensors: dict[str, Tensor], pool: int, problems: list[str]
+) -> Iterator[tuple[str, jax.Array]]:
+    """Reads and converts one parameter after the other, so that no more than the largest is held twice."""
+    for rule in rules:
+        values = []
+        for source in rule.sources:
+            x = floats(tensors[source])
+            if not np.isfinite([x.min(initial=0), x.max(initial=0)]).all():
+                problems.append(f"{source} holds NaN or values that float32 cannot hold")
+            elif rule.target.endswith(".var") and x.min(initial=0) < 0:
+                problems.append(f"{source} holds negative variances")
+            values.append(x)
+            del x
+        if problems:
+            continue
+        made = to_target(rule.kind, values, pool)
+        del values
+        yield rule.target, jax.block_until_ready(jax.device_put(made))
+
+
+def _refuse(problems: list[str], dialect: Dialect, config: Config) -> None:
+    if problems:
+        more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
+        raise JaxcamError(
+            f"the weights do not fit {label(config)} in {dialect.name}'s names: "
+            + "; ".join(problems[:_MOST_SHOWN]) + more
+        )  # fmt: skip
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

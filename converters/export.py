@@ -1,0 +1,86 @@
+"""The other direction: a network's weights in torchvision's names, for people who use PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from jaxcam.converters.architecture import label
+from jaxcam.converters.names import DIALECTS
+from jaxcam.converters.rules import Rule, source_shape, to_source
+from jaxcam.converters.safetensors_files import write_safetensors
+from jaxcam.errors import JaxcamError
+from jaxcam.models.network import Network
+from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.store import flatten
+from jaxcam.models.vgg import VGGConfig
+
+_STEPS = "num_batches_tracked"
+
+
+def _rules(network: Network) -> list[Rule]:
+    config = network.config
+    if isinstance(config, ResNetConfig):
+        if config.stride_first or config.ceil_pool:
+            raise JaxcamError(
+                f"{network.name}: torchvision's {label(config)} strides and pools elsewhere, so that these weights "
+                "would give other logits there; keep them in jaxcam's format"
+            )
+        if not config.batch_norm:
+            raise JaxcamError(f"{network.name}: torchvision's ResNets have batch norm, and this one's was folded away")
+    dialect = next(d for d in DIALECTS if d.name == "torchvision" and isinstance(config, d.family))
+    return dialect.rules(config)
+
+
+def _made(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> np.ndarray:
+    pool = network.config.pool_size if isinstance(network.config, VGGConfig) else 1
+    return to_source(rule.kind, np.asarray(flat[rule.target], np.float32), pool)
+
+
+def _counters(rules: list[Rule]) -> Iterator[str]:
+    """Names of the step counters that PyTorch keeps beside every batch norm."""
+    for rule in rules:
+        if rule.sources[0].endswith("running_var"):
+            yield rule.sources[0].replace("running_var", _STEPS)
+
+
+def export_torchvision(network: Network) -> dict[str, np.ndarray]:
+    """The weights as `torchvision.models` names and lays them out: a state dict of float32 arrays.
+
+    Convolutions are (out, in, h, w), the first dense layer of a VGG takes (channel, row, column), and every
+    batch norm has its `num_batches_tracked`, which is zero.
+
+    Raises:
+      JaxcamError: torchvision has no such network.
+    """
+    rules, flat = _rules(network), flatten(network.params)
+    arrays = {r.sources[0]: _made(network, r, flat) for r in rules}
+    return arrays | {name: np.zeros((), np.int64) for name in _counters(rules)}
+
+
+def save_torchvision_safetensors(path: str | os.PathLike, network: Network) -> None:
+    """Writes what `export_torchvision` gives to a `.safetensors` file, whole or not at all.
+
+    The header keeps the architecture, the classes and the preprocessing, as texts in JSON.
+
+    Raises:
+      JaxcamError: torchvision has no such network, or the file cannot be written.
+    """
+    rules, flat = _rules(network), flatten(network.params)
+    sources = {r.sources[0]: r for r in rules}
+    plan = [(n, source_shape(r.kind, tuple(flat[r.target].shape)), "F32") for n, r in sources.items()]
+    plan += [(name, (), "I64") for name in _counters(rules)]
+
+    def read(name: str) -> np.ndarray:
+        return _made(network, sources[name], flat) if name in sources else np.zeros((), np.int64)
+
+    metadata = {
+        "format": "pt",
+        "architecture": label(network.config),
+        "classes": json.dumps(list(network.classes)),
+        "preprocessing": json.dumps(vars(network.preprocessing)),
+    }
+    write_safetensors(path, plan, read, metadata=metadata)

@@ -1,0 +1,79 @@
+"""The safetensors layout: the header's length, the header in JSON, then the bytes of every tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from jaxcam.converters.tensors import Span, Tensor, dense_strides, shown, strided
+from jaxcam.errors import JaxcamError
+from jaxcam.files import whole_file
+
+_LARGEST_HEADER = 64 << 20
+_TYPES = {
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16",
+    "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({k for k, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice in the header")
+    return dict(pairs)
+
+
+def open_safetensors(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
+    """The tensors of a safetensors file."""
+    size = os.path.getsize(path)
+    file.seek(0)
+    length = struct.unpack("<Q", file.read(8))[0]
+    if length > min(size - 8, _LARGEST_HEADER):
+        raise JaxcamError("its header reaches beyond the end of the file: it is cut off or damaged")
+    header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
+    header.pop("__metadata__", None)
+    tensors, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda e: e[1]["data_offsets"]):
+        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+        if dtype not in _TYPES:
+            raise JaxcamError(f"{shown(name)}: has the type {shown(dtype)}, which is not supported; store it as F32")
+        if type(start) is not int or type(stop) is not int or start != end or not start <= stop <= size - 8 - length:
+            raise JaxcamError(f"{shown(name)}: its bytes overlap others or lie beyond the end of the file")
+        span = Span(file, 8 + length + start, stop - start)
+        tensor = strided(name, span, _TYPES[dtype], 0, shape, dense_strides(shape))
+        if tensor.nbytes != stop - start:
+            raise JaxcamError(f"{shown(name)}: its shape {shape} is not that of its {stop - start} bytes")
+        tensors[name], end = tensor, stop
+    if 8 + length + end != size:
+        raise JaxcamError("is longer or shorter than its header says: it is damaged")
+    return tensors
+
+
+def write_safetensors(
+    path: str | os.PathLike, tensors: Iterable[tuple[str, tuple[int, ...], str]], read, *, metadata: dict[str, str]
+) -> None:
+    """Writes a safetensors file one tensor at a time, so that the weights are never held twice.
+
+    Args:
+      tensors: name, shape and type ("F32", "I64") of each.
+      read: gives the values of the tensor of a name.
+      metadata: texts to keep in the header.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, shape, dtype in tensors:
+        stop = end + int(np.prod(shape, dtype=np.int64)) * {"F32": 4, "I64": 8}[dtype]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, stop]}
+        end = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data begin at a multiple of eight, as readers that map the file like it
+    with whole_file(path) as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for name in header:
+            if name != "__metadata__":
+                f.write(np.ascontiguousarray(read(name)).data)

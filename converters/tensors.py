@@ -1,0 +1,158 @@
+"""Tensors that still lie in a file: shape and type are known and checked, the values are read on demand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import pathlib
+import zlib
+from collections.abc import Callable
+from typing import BinaryIO
+
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+
+#: Every element type that can be read, with its NumPy type on disk (little endian).
+DTYPES: dict[str, str] = {
+    "float16": "<f2",
+    "bfloat16": "<u2",
+    "float32": "<f4",
+    "float64": "<f8",
+    "int8": "<i1",
+    "int16": "<i2",
+    "int32": "<i4",
+    "int64": "<i8",
+    "uint8": "<u1",
+    "bool": "?",
+}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+_BLOCK = 1 << 20
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes of one element in a file."""
+    return np.dtype(DTYPES[dtype]).itemsize
+
+
+def shown(name: object) -> str:
+    """A name out of an untrusted file as it may appear in a message: on one line, and not long."""
+    text = str(name)
+    if not text.isprintable():
+        text = ascii(text)
+    return text if len(text) <= 80 else text[:60] + "..." + text[-10:]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file.
+
+    Attributes:
+      shape: its dimensions, already checked against the size of the file.
+      dtype: a key of `DTYPES`.
+      read: returns the values, in a fresh array of that type (bfloat16 as float32).
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the values take in the file."""
+        return math.prod(self.shape) * itemsize(self.dtype)
+
+
+@dataclasses.dataclass
+class Span:
+    """A stretch of a file that holds the elements of one storage.
+
+    Attributes:
+      file: the open file.
+      start, size: where it lies, in bytes.
+      crc: the checksum the file gives for it; None where the format has none.
+    """
+
+    file: BinaryIO
+    start: int
+    size: int
+    crc: int | None = None
+
+    def verify(self, what: str) -> None:
+        """Compares the checksum, once; a bit that flipped on a disk would otherwise go unseen."""
+        if self.crc is None:
+            return
+        crc, left = 0, self.size
+        self.file.seek(self.start)
+        while left:
+            block = self.file.read(min(left, _BLOCK))
+            if not block:
+                raise JaxcamError(f"{what}: is cut off")
+            crc, left = zlib.crc32(block, crc), left - len(block)
+        if crc != self.crc:
+            raise JaxcamError(f"{what}: its checksum is wrong: the file is damaged, or was saved without checksums")
+        self.crc = None
+
+    def elements(self, dtype: str, first: int, count: int, what: str) -> np.ndarray:
+        """`count` elements from number `first` on, `(count,)`."""
+        self.verify(what)
+        values = np.empty(count, DTYPES[dtype])
+        self.file.seek(self.start + first * values.itemsize)
+        view = values.data.cast("B") if count else memoryview(b"")
+        done = 0
+        while done < len(view):
+            got = self.file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise JaxcamError(f"{what}: is cut off")
+            done += got
+        return widen(values) if dtype == "bfloat16" else values
+
+
+def widen(values: np.ndarray) -> np.ndarray:
+    """bfloat16 given as its 16 bits -> float32, exactly."""
+    wide = values.astype("<u4")
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def strided(name: str, span: Span, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """A tensor that looks at a storage from `offset` on, with `strides` in elements.
+
+    Raises:
+      JaxcamError: it reaches beyond the storage, or repeats elements (a tiny file must not grow large).
+    """
+    numbers = (offset, *shape, *strides)
+    if len(shape) != len(strides) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+        raise JaxcamError(f"{shown(name)}: its shape is not one of a tensor")
+    count = math.prod(shape)
+    extent = 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True)) if count else 0
+    room = span.size // itemsize(dtype) - offset
+    if extent > room or count > extent:
+        raise JaxcamError(f"{shown(name)}: its shape {shape} does not fit the {max(room, 0)} elements stored for it")
+
+    def read() -> np.ndarray:
+        flat = span.elements(dtype, offset, extent, shown(name))
+        steps = tuple(s * flat.itemsize if d > 1 else 0 for d, s in zip(shape, strides, strict=True))
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps)) if count else flat[:0]
+
+    return Tensor(shape, dtype, read)
+
+
+def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides, in elements, of an array that lies in one piece in C order."""
+    return tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def check_total(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
+    """Refuses a file whose tensors, taken together, are larger than the file itself."""
+    total, size = sum(t.nbytes for t in tensors.values()), os.path.getsize(path)
+    if total > size:
+        raise JaxcamError(f"{path}: is {size} bytes long but describes {total} bytes of tensors; refused")
+
+
+def floats(tensor: Tensor) -> np.ndarray:
+    """The values as float32; what float32 cannot hold becomes infinite."""
+    values = tensor.read()
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float32)

@@ -1,0 +1,197 @@
+"""Weights that others published: where they lie, how to know them, and what belongs to them.
+
+The digests are the publishers' own: torchvision and TorchRay write the first eight digits of the SHA-256 into the
+name of the file, the Hugging Face hub shows it in full, and Keras has MD5 sums in its source.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+
+from jaxcam.errors import JaxcamError
+from jaxcam.models.network import Config
+from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.vgg import VGGConfig
+
+#: Mean of ImageNet's pixels, red first, that networks trained with Caffe have taken off.
+_CAFFE = (123.68, 116.779, 103.939)
+_ONES = (1.0, 1.0, 1.0)
+TORCHVISION = Preprocessing()
+#: The recipe of 2021 was evaluated with a looser crop.
+TORCHVISION_V2 = Preprocessing(resize_to=232)
+KERAS = Preprocessing(mean=_CAFFE[::-1], std=_ONES, scale=1.0, channels="BGR")
+#: TorchRay shows the whole picture with its shorter side at 224; a square input squashes it instead of cropping.
+TORCHRAY = Preprocessing(resize="squash", mean=_CAFFE, std=_ONES, scale=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """One published set of weights.
+
+    Attributes:
+      name: what `jaxcam.load` calls it.
+      config: the architecture.
+      parameters: how many numbers are learnt, which tells the size of the file.
+      url: where it is to be had.
+      digest: `sha256:` or `md5:` and the digest or its beginning.
+      licence: of the weights.
+      source: who published them.
+      preprocessing: the one they were evaluated with.
+      classes: a list of names in `classes/`.
+      multi_label: whether they were trained with sigmoids.
+      top1: accuracy on ImageNet's 50 000 validation pictures, as published; None where nothing was.
+      file: its name in the cache; the address's last part unless given.
+    """
+
+    name: str
+    config: Config
+    parameters: int
+    url: str
+    digest: str
+    licence: str
+    source: str
+    preprocessing: Preprocessing
+    classes: str = "imagenet"
+    multi_label: bool = False
+    top1: float | None = None
+    file: str = ""
+
+    @property
+    def cached_as(self) -> str:
+        """The file's name in the cache."""
+        return self.file or self.url.rsplit("/", 1)[1]
+
+    @property
+    def largest(self) -> int:
+        """More bytes than the file can have."""
+        return 5 * self.parameters + (1 << 24)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the logits."""
+        return class_names(self.classes)
+
+    @property
+    def provenance(self) -> dict:
+        """What a network's provenance says of these weights."""
+        told: dict = {"source": self.source, "url": self.url, "digest": self.digest, "licence": self.licence}
+        if self.top1 is not None:
+            told |= {"accuracy": self.top1, "metric": "top-1 accuracy, as published,", "validation_pictures": 50_000}
+        return told
+
+
+@functools.cache
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of a data set's classes in the order of its labels: "imagenet" (1000), "voc" (20) or "coco" (80).
+
+    Where ImageNet gives two classes one name (two cranes, two maillots, a Cardigan and a cardigan), one or both
+    say which is meant.
+    """
+    file = pathlib.Path(__file__).parent / "classes" / f"{name}.txt"
+    try:
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+    except OSError:
+        raise JaxcamError(f"this installation of jaxcam lacks {file}; install it again") from None
+
+
+_TORCHVISION = """
+vgg11      132863336 8a719046 69.020
+vgg11_bn   132868840 6002323d 70.370
+vgg13      133047848 19584684 69.928
+vgg13_bn   133053736 abd245e5 71.586
+vgg16      138357544 397923af 71.592
+vgg16_bn   138365992 6c64b313 73.360
+vgg19      143667240 dcbb9e9d 72.376
+vgg19_bn   143678248 c79401a0 74.218
+resnet18    11689512 f37072fd 69.758
+resnet34    21797672 b627a593 73.314
+resnet50    25557032 0676ba61 76.130
+resnet101   44549160 63fe2227 77.374
+resnet152   60192808 394f9c45 78.312
+resnet50.v2   25557032 11ad3fa6 80.858
+resnet101.v2  44549160 cd907fc2 81.886
+resnet152.v2  60192808 f82ba261 82.284
+"""
+_TIMM = """
+vgg16.tv_in1k    138357544 57b026918159a6bf9faf8405c3a551903768e7138989d9c6224a14227203fad8
+vgg16_bn.tv_in1k 138365992 88bbedbc8e780413736db38ac4efd41b06fc0e93fd5b8879b584bba63a950129
+resnet50.tv_in1k  25557032 5d061a3c593d795bfe682d9b152bafbcf550579873492def3515b46db1189888
+"""
+_KERAS = """
+vgg16.keras     138357544 64373286793e3c8b2b4e3219cbf3544b
+vgg19.keras     143667240 cbe5617147190e668d6c5d5026f83318
+resnet50.keras   25636712 2cb95161c43110f7111970584f804107
+resnet101.keras  44707176 f1aeb4b969a6efcfb50fad2f0c20cfc5
+resnet152.keras  60419944 100835be76be38e30d865e96f2aaae62
+"""
+_TORCHRAY = """
+vgg16.voc     134342484 b050e8c3
+vgg16.coco    134588304 d82c8150
+resnet50.voc   23549012 9ca920d6
+resnet50.coco  23671952 e99468c5
+"""
+
+
+def _config(architecture: str, **options) -> Config:
+    family, _, norm = architecture.partition("_")
+    if family.startswith("vgg"):
+        return VGGConfig(depth=int(family[3:]), batch_norm=norm == "bn", num_classes=options.get("num_classes", 1000))
+    return ResNetConfig(depth=int(family[6:]), **options)
+
+
+def _rows(table: str):
+    for line in table.strip().splitlines():
+        name, parameters, *rest = line.split()
+        yield name, *name.split("."), int(parameters), *rest
+
+
+def _torchvision():
+    for name, architecture, *version, parameters, digest, top1 in _rows(_TORCHVISION):
+        yield Published(
+            name, _config(architecture), parameters, f"https://download.pytorch.org/models/{architecture}-{digest}.pth",
+            f"sha256:{digest}", "BSD-3-Clause", "torchvision, IMAGENET1K_" + ("V2" if version else "V1"),
+            TORCHVISION_V2 if version else TORCHVISION, top1=round(float(top1) / 100, 5),
+        )  # fmt: skip
+
+
+def _timm():
+    for name, architecture, _, parameters, digest in _rows(_TIMM):
+        yield Published(
+            name, _config(architecture), parameters, f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
+            f"sha256:{digest}", "BSD-3-Clause", f"torchvision's weights, in timm/{name} on the Hugging Face hub",
+            TORCHVISION, file=f"{name}.safetensors",
+        )  # fmt: skip
+
+
+def _keras():
+    for name, architecture, _, parameters, digest in _rows(_KERAS):
+        vgg = architecture.startswith("vgg")
+        folder = architecture if vgg else "resnet"
+        address = "https://storage.googleapis.com/tensorflow/keras-applications"
+        yield Published(
+            name, _config(architecture, **({} if vgg else {"stride_first": True})), parameters,
+            f"{address}/{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels.h5", f"md5:{digest}",
+            "CC-BY-4.0" if vgg else "MIT",
+            "keras.applications, from the VGG group's Caffe model" if vgg
+            else "keras.applications, from Kaiming He's Caffe model", KERAS,
+        )  # fmt: skip
+
+
+def _torchray():
+    for name, architecture, data, parameters, digest in _rows(_TORCHRAY):
+        options = {} if architecture.startswith("vgg") else {"stride_first": True, "ceil_pool": True}
+        yield Published(
+            name, _config(architecture, num_classes=len(class_names(data)), **options), parameters,
+            f"https://dl.fbaipublicfiles.com/torchray/{architecture}_{data}-{digest}.pth.tar", f"sha256:{digest}",
+            "CC-BY-NC-4.0", f"TorchRay, trained on {data.upper()} by Zhang et al. (Excitation Backprop)", TORCHRAY,
+            classes=data, multi_label=True,
+        )  # fmt: skip
+
+
+#: Every published set of weights that `jaxcam.load` knows, by name.
+CATALOGUE: dict[str, Published] = {
+    p.name: p for group in (_torchvision, _timm, _keras, _torchray) for p in group()
+}  # fmt: skip
