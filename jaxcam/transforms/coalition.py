@@ -1,0 +1,172 @@
+"""The coalition game of a head, `v(masks)` for many masks at once, with its structure used.
+
+The naive way multiplies the activations by every mask and runs the head on each product. Here the
+head runs once on lazy values. As long as each element belongs to one channel (`Diagonal`: pooling,
+reshapes, elementwise functions) or the channels add up (`Additive`: up to the first dense layer or
+convolution, included), no work depends on the mask; only what follows runs per coalition, on
+`base + masks @ delta`. The numbers are those of the masked evaluation up to rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcam.transforms import folding
+from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, Task
+from jaxcam.transforms.walker import bind, location, trace, walk
+
+_CHUNK_ELEMENTS = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Game:
+    """`v: masks (n, K) -> (n,)` of one example; call it with masks of 0 and 1, or of bool.
+
+    Attributes:
+      num_players: K.
+      output: the explained score as a lazy value.
+      megaflops: arithmetic per coalition that is left after folding.
+      elements: the largest number of values that one coalition needs at a time.
+      structure: what was found, in words.
+    """
+
+    num_players: int
+    output: Any
+    megaflops: float
+    elements: int
+    structure: str
+
+    def __call__(self, masks: jax.Array) -> jax.Array:
+        """The scores `(n,)` of the coalitions `masks (n, K)`."""
+        if not isinstance(self.output, Lazy):  # the head ignores its input
+            return jnp.broadcast_to(self.output, masks.shape[:1])
+        return evaluate(self.output, masks)
+
+    def chunked(self, masks: jax.Array, *, chunk_size: int | None = None) -> jax.Array:
+        """The scores of many coalitions, `chunk_size` at a time; by default as many as fit in about 256 MB."""
+        chunk_size = self.default_chunk(masks.shape[0]) if chunk_size is None else chunk_size
+        chunks = -(-masks.shape[0] // chunk_size)
+        if chunks <= 1:
+            return self(masks)
+        padded = jnp.pad(masks, ((0, chunks * chunk_size - masks.shape[0]), (0, 0)))
+        values = jax.lax.map(self, padded.reshape(chunks, chunk_size, -1))
+        return values.reshape(-1)[: masks.shape[0]]
+
+    def default_chunk(self, wanted: int) -> int:
+        """How many of `wanted` coalitions to evaluate at once: within memory, in chunks of equal size."""
+        fits = max(1, min(wanted, _CHUNK_ELEMENTS // max(1, self.elements)))
+        chunks = -(-wanted // fits)
+        return -(-wanted // chunks)
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether `v(m) = v(0) + sum_k m_k w_k`, so that the Shapley values are `marginals` exactly."""
+        return isinstance(self.output, Additive | Diagonal)
+
+    def marginals(self) -> tuple[jax.Array, jax.Array]:
+        """`(v(0) (), w (K,))` of an additive game; no evaluation at all."""
+        if not self.is_additive:
+            raise ValueError("the game is not additive; its Shapley values must be estimated")
+        table = self.output.additive(self.num_players) if isinstance(self.output, Diagonal) else self.output
+        return table.base, table.delta
+
+
+def coalition_game(score: Callable, activations: jax.Array, *, precision: str | None = "highest") -> Game:
+    """The game `v(m) = score(activations * m)` over the channels of `activations (h, w, K)`.
+
+    Args:
+      score: a pure function of the activations with a scalar result; any head of any library.
+      activations: one example; a batch is `jax.vmap`.
+      precision: matmul precision of operations that name none; marginals are small differences.
+
+    Returns:
+      A `Game`. Under `jax.jit`, build it outside the loop over chunks of masks: its tables are
+      computed where it is built.
+    """
+    closed, _ = trace(score, activations, precision=precision)
+    players = activations.shape[-1]
+    owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
+    start = Diagonal(activations, jnp.zeros_like(activations), owner)
+    (output,) = walk(closed, [start], active=Lazy, rule=lambda eqn, ins: _rule(eqn, ins, players))
+    megaflops, elements, first = _remaining(output, players)
+    if not isinstance(output, Deferred):
+        structure = "linear head: exact"
+    elif first is None:
+        structure = f"no structure: {megaflops:.3g} MFLOP per coalition"
+    else:
+        structure = f"additive up to {first}: {megaflops:.3g} MFLOP per coalition"
+    return Game(players, output, megaflops, elements, structure)
+
+
+def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The same game by plain masked evaluation: the oracle, and the fallback where tables are too large."""
+    return jax.vmap(lambda m: score(activations * m.astype(activations.dtype)))
+
+
+def evaluate(value: Any, masks: jax.Array) -> jax.Array:
+    """`(n, *shape)`: a lazy value for every mask, each pending equation run once."""
+    done: dict[int, list] = {}
+
+    def at(v):
+        if isinstance(v, Deferred):
+            return run(v.task)[v.index]
+        return v.at(masks) if isinstance(v, Additive | Diagonal) else v
+
+    def run(task):
+        if id(task) not in done:
+            operands = [at(v) for v in task.operands]
+            axes = [0 if isinstance(v, Lazy) else None for v in task.operands]
+            done[id(task)] = jax.vmap(lambda *values: bind(task.eqn, values), in_axes=axes)(*operands)
+        return done[id(task)]
+
+    return at(value)
+
+
+def _rule(eqn: Any, ins: list, players: int) -> list:
+    if not any(isinstance(v, Deferred) for v in ins):
+        folded = folding.fold(eqn, ins, players)
+        if folded is not None:
+            return folded
+    task = Task(eqn, tuple(ins))
+    return [Deferred(task, i, v.aval) for i, v in enumerate(eqn.outvars)]
+
+
+def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
+    """MFLOP and elements per coalition of the pending equations, and the place of the first table they read."""
+    seen: set[int] = set()
+    flops, elements = 0.0, players
+    tables: list[Additive | Task] = []
+    pending = [output]
+    while pending:
+        value = pending.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Additive):
+            flops += 2.0 * players * value.base.size
+            elements = max(elements, value.base.size)
+            tables.append(value)
+        elif isinstance(value, Diagonal):
+            flops += 2.0 * value.on.size
+            elements = max(elements, value.on.size)
+        elif isinstance(value, Deferred) and id(value.task) not in seen:
+            seen.add(id(value.task))
+            flops += folding.work(value.task.eqn)
+            elements = max([elements, *(math.prod(v.aval.shape) for v in value.task.eqn.outvars)])
+            pending += list(value.task.operands)
+            if any(isinstance(v, Additive) for v in value.task.operands):
+                tables.append(value.task)
+    tasks = [t for t in tables if isinstance(t, Task)]
+    place = None
+    if tasks:
+        where = location(tasks[-1].eqn)
+        size = max(t.base.size for t in tables if isinstance(t, Additive))
+        place = f"the {tasks[-1].eqn.primitive.name!r}{' at ' + where if where else ''} (table {players} x {size})"
+    return flops / 1e6, elements, place
