@@ -18,6 +18,7 @@ _HOME = {
     "METHODS": "jaxcam.methods.catalog",
     "Network": "jaxcam.models.network",
     "Explanation": "jaxcam.explanation",
+    "ablation_cam": "jaxcam.methods.coalition",
     "cam": "jaxcam.methods.gradient",
     "deep_shap_cam": "jaxcam.methods.propagation",
     "deeplift": "jaxcam.transforms.deeplift",

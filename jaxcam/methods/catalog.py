@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 
 from jaxcam.errors import unknown
-from jaxcam.methods import gradient, propagation
+from jaxcam.methods import coalition, gradient, propagation
 from jaxcam.methods.result import CAM
 
 
@@ -49,8 +49,11 @@ METHODS: dict[str, MethodInfo] = {
         gradient.grad_cam_pp, "Grad-CAM++", "1 forward + 1 backward", "none", "Chattopadhay et al., WACV 2018",
     ),
     "xgrad_cam": MethodInfo(
-        gradient.xgrad_cam, "XGrad-CAM", "1 forward + 1 backward", "complete where biases are zero",
-        "Fu et al., BMVC 2020",
+        gradient.xgrad_cam, "XGrad-CAM", "1 forward + 1 backward", "none", "Fu et al., BMVC 2020",
+    ),
+    "ablation_cam": MethodInfo(
+        coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
+        "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020",
     ),
     "cam": MethodInfo(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",

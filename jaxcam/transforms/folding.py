@@ -105,7 +105,16 @@ def _window_extremes(eqn: Any, owner: np.ndarray) -> np.ndarray | None:
     return low if np.array_equal(low, high) else None
 
 
-def _dense(eqn: Any, ins: list, players: int) -> Additive | None:
+def _within_channels(eqn: Any, ins: list, side: int, owner: np.ndarray) -> Diagonal:
+    """A contraction over elements of one channel each; `owner` is that of the free axes."""
+    (on,) = bind(eqn, [v.on if isinstance(v, Diagonal) else v for v in ins])
+    (off,) = bind(eqn, [v.off if isinstance(v, Diagonal) else v for v in ins])
+    extra = [1] * (on.ndim - owner.ndim)
+    shape = [*owner.shape, *extra] if side == 0 else [*extra, *owner.shape]
+    return Diagonal(on, off, np.broadcast_to(owner.reshape(shape), on.shape))
+
+
+def _dense(eqn: Any, ins: list, players: int) -> Additive | Diagonal | None:
     """A dense layer on a diagonal value: the contributions of each channel to each neuron."""
     (contract, batch) = eqn.params["dimension_numbers"]
     if any(batch):
@@ -116,7 +125,12 @@ def _dense(eqn: Any, ins: list, players: int) -> Additive | None:
     free = [i for i in range(value.on.ndim) if i not in axes]
     # Axes in the order (free..., contracted...), flattened to (free, contracted).
     owner = np.transpose(value.owner, (*free, *axes)).reshape(-1, math.prod(value.on.shape[i] for i in axes))
-    if not (owner == owner[:1]).all() or not owner.size:
+    if not owner.size:
+        return None
+    free_shape = [value.on.shape[i] for i in free]
+    if (owner == owner[:, :1]).all():  # sums within a channel (an average over positions): still its own
+        return _within_channels(eqn, ins, side, owner[:, 0].reshape(free_shape))
+    if not (owner == owner[:1]).all():
         return None
     layout = regular(owner[0], players)
     out_size = math.prod(eqn.outvars[0].aval.shape)
@@ -132,7 +146,7 @@ def _dense(eqn: Any, ins: list, players: int) -> Additive | None:
     else:
         delta, matrix = delta.reshape(-1, players, repeats), matrix.reshape(players, repeats, -1)
         table = jnp.einsum("fkp,kpo->kfo", delta, matrix, precision="highest")
-    free_shape, rest_shape = [value.on.shape[i] for i in free], [weights.shape[i] for i in rest]
+    rest_shape = [weights.shape[i] for i in rest]
     table = table.reshape(players, *free_shape, *rest_shape)
     if side == 1:  # the output's axes are those of the left operand first
         n = len(free_shape)
@@ -185,8 +199,14 @@ def _additive(eqn: Any, ins: list, players: int) -> list | None:
     bases = [v.base if isinstance(v, Additive) else v for v in tables]
     if name in ("add", "sub", "add_any"):
         base = bind(eqn, bases)[0]
-        left = tables[0].delta if active[0] else 0.0
-        right = tables[1].delta if active[1] else 0.0
+
+        def column(i):  # scalars may stand beside arrays in a program
+            if not active[i]:
+                return jnp.zeros((1,) * (1 + base.ndim), base.dtype)
+            table = tables[i].delta
+            return table.reshape(players, *[1] * (1 + base.ndim - table.ndim), *table.shape[1:])
+
+        left, right = column(0), column(1)
         delta = left - right if name == "sub" else left + right
         return [Additive(base, jnp.broadcast_to(delta, (players, *base.shape)))]
     linear = name in _HOMOGENEOUS and active == [True] + [False] * (len(ins) - 1)

@@ -1,0 +1,44 @@
+"""Weights and activations from a seed, in NumPy alone: the same for the PyTorch script and for the tests.
+
+`RandomState` on purpose: NumPy promises that its stream never changes, which it does not promise of `default_rng`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def activations(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A map as a ReLU leaves it: non-negative, about four in ten elements exactly zero, float64 `shape`."""
+    return np.maximum(np.random.RandomState(seed).standard_normal(shape) + 0.25, 0.0)
+
+
+def vgg_head(seed: int, shape: tuple[int, int, int], hidden: int, classes: int) -> dict[str, np.ndarray]:
+    """Parameters of the head 2x2 max pool -> flatten (h, w, K order) -> dense+ReLU -> dense+ReLU -> dense.
+
+    The biases are large on purpose: without them DeepLIFT, LRP and gradient x activation coincide.
+    """
+    rng = np.random.RandomState(seed)
+    h, w, channels = shape
+    sizes = [(h // 2) * (w // 2) * channels, hidden, hidden, classes]
+    params = {}
+    for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
+        params[f"w{layer}"] = rng.standard_normal((fan_in, fan_out)) * np.sqrt(2.0 / fan_in)
+        params[f"b{layer}"] = 0.5 * rng.standard_normal(fan_out)
+    return params
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """A short hash of the arrays, so that a changed random stream is told from a changed result."""
+    sha = hashlib.sha256()
+    for name in sorted(arrays):
+        sha.update(np.ascontiguousarray(arrays[name], np.float32).tobytes())
+    return sha.hexdigest()[:16]
+
+
+def dense_chain(seed: int, width: int, depth: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """`depth` square layers (weight (in, out), bias (out,)) with biases far from zero."""
+    rng = np.random.RandomState(seed)
+    return [(rng.standard_normal((width, width)) / np.sqrt(width), rng.standard_normal(width)) for _ in range(depth)]

@@ -1,0 +1,187 @@
+"""Every gradient and propagation method against the textbook versions of oracles.py."""
+
+from __future__ import annotations
+
+import functools
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from reference import seeded
+
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, xgrad_cam
+from jaxcam.methods.propagation import deep_shap_cam, lift_cam
+
+SHAPE, HIDDEN, CLASSES, TARGET = (6, 4, 7), 12, 5, 2
+# A VGG16 head of a quarter of the width: 14 x 14 x 128 -> pool -> 6272 -> 256 -> 256 -> 10.
+QUARTER = (14, 14, 128), 256, 10, 7
+
+GRADIENT_METHODS = {
+    "grad_cam": (grad_cam, oracles.grad_cam),
+    "grad_cam_pp": (grad_cam_pp, oracles.grad_cam_pp),
+    "xgrad_cam": (xgrad_cam, oracles.xgrad_cam),
+}
+
+
+def assert_close(got, want, tolerance=1e-5):
+    """Equal to `tolerance` of the largest coefficient: rounding is relative to the vector, not to its zeros."""
+    got, want = np.asarray(got, np.float64), np.asarray(want)
+    assert got.shape == want.shape
+    assert np.abs(want).max() > 0
+    error = np.abs(got - want).max() / np.abs(want).max()
+    assert error < tolerance, error
+
+
+@functools.cache
+def problem(seed: int, shape=SHAPE, hidden=HIDDEN, classes=CLASSES):
+    """The float64 NumPy problem, and its float32 parameters and activations; both of the float32 numbers."""
+    p = {k: v.astype(np.float32) for k, v in seeded.vgg_head(seed, shape, hidden, classes).items()}
+    a = seeded.activations(seed + 1, shape).astype(np.float32)
+    p64, a64 = {k: v.astype(np.float64) for k, v in p.items()}, a.astype(np.float64)
+    return p64, a64, jax.tree.map(jnp.asarray, p), jnp.asarray(a)
+
+
+@functools.cache
+def compiled(method, head=heads.HEADS["vgg"].fn):
+    return jax.jit(lambda p, a, target: method(p, a, head=head, target=target))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
+def test_gradient_methods(name, seed):
+    method, oracle = GRADIENT_METHODS[name]
+    p64, a64, p, a = problem(seed)
+    got = compiled(method)(p, a, TARGET)
+    want = oracle(a64, oracles.vgg_gradient(p64, a64, TARGET))
+    assert_close(got.coefficients, want)
+    assert_close(got.map, np.maximum((want * a64).sum(-1), 0))
+    assert_close(got.diagnostics["logit"], oracles.vgg_logits(p64, a64)[TARGET])
+
+
+@pytest.mark.parametrize("name", GRADIENT_METHODS)
+def test_gradient_methods_on_a_smooth_head_given_the_gradient(name):
+    method, oracle = GRADIENT_METHODS[name]
+    smooth = heads.HEADS["gelu_tanh"]
+    a = jnp.asarray(seeded.activations(8, heads.SHAPE), jnp.float32)
+    params = heads.to_jax(smooth.params)
+    g = jax.grad(lambda a: smooth.fn(params, a)[TARGET])(a)
+    got = compiled(method, smooth.fn)(params, a, TARGET).coefficients
+    assert_close(got, oracle(np.asarray(a, np.float64), np.asarray(g, np.float64)))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_lift_cam(seed):
+    p64, a64, p, a = problem(seed)
+    got = compiled(lift_cam)(p, a, TARGET)
+    want = oracles.vgg_deeplift(p64, a64, TARGET).sum((0, 1))
+    assert_close(got.coefficients, want)
+    assert_close(got.map, np.maximum((want * a64).sum(-1), 0))
+    assert_close(got.diagnostics["logit"], oracles.vgg_logits(p64, a64)[TARGET])
+    assert_close(got.diagnostics["logit_zero"], oracles.vgg_logits(p64, 0 * a64)[TARGET])
+
+
+def test_lift_cam_on_a_quarter_width_vgg16_head():
+    shape, hidden, classes, target = QUARTER
+    p64, a64, p, a = problem(4, shape, hidden, classes)
+    got = compiled(lift_cam)(p, a, target)
+    assert_close(got.coefficients, oracles.vgg_deeplift(p64, a64, target).sum((0, 1)))
+    change = oracles.vgg_logits(p64, a64)[target] - oracles.vgg_logits(p64, 0 * a64)[target]
+    assert abs(float(got.coefficients.sum()) - change) < 1e-4 * max(1.0, abs(change))
+
+
+def test_lift_cam_in_float64_agrees_to_rounding():
+    p64, a64, _, _ = problem(1)
+    with jax.enable_x64(True):
+        got = compiled(lift_cam)(p64, a64, TARGET).coefficients
+        assert got.dtype == jnp.float64
+    assert_close(got, oracles.vgg_deeplift(p64, a64, TARGET).sum((0, 1)), 1e-12)
+
+
+def test_deep_shap_cam():
+    p64, a64, p, a = problem(1)
+    references = np.stack([seeded.activations(s, SHAPE) for s in (31, 32, 33)]).astype(np.float32)
+    got = jax.jit(functools.partial(deep_shap_cam, head=heads.HEADS["vgg"].fn, target=TARGET))(
+        p, a, references=jnp.asarray(references)
+    )
+    each = [oracles.vgg_deeplift(p64, a64, TARGET, r.astype(np.float64)).sum((0, 1)) for r in references]
+    assert_close(got.coefficients, np.mean(each, 0))
+
+
+def test_cam_is_the_linear_layer():
+    linear = heads.HEADS["linear_gap"]
+    a = jnp.asarray(seeded.activations(8, heads.SHAPE), jnp.float32)
+    params = heads.to_jax(linear.params)
+    for target in range(heads.CLASSES):
+        got = compiled(cam, linear.fn)(params, a, jnp.asarray(target))
+        assert_close(got.coefficients, oracles.cam(linear.params["w"], target))
+
+
+@pytest.mark.parametrize("name", ["vgg", "conv_relu_conv", "average_pool", "gelu_tanh", "tanh", "squeeze_excite"])
+def test_cam_refuses_other_heads(name):
+    other = heads.HEADS[name]
+    with pytest.raises(JaxcamError, match="(?i)linear"):
+        cam(heads.to_jax(other.params), jnp.ones(heads.SHAPE), head=other.fn, target=0)
+
+
+def test_cam_refuses_a_linear_head_that_tells_positions_apart():
+    weights = jnp.asarray(heads.draw("flat", {"w": (heads.FLAT, heads.CLASSES)})["w"], jnp.float32)
+    with pytest.raises(JaxcamError):
+        cam(weights, jnp.ones(heads.SHAPE), head=lambda w, a: a.reshape(-1) @ w, target=0)
+
+
+# --- where a denominator is zero ----------------------------------------------------------------------------------
+
+ALL = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp, "xgrad_cam": xgrad_cam, "lift_cam": lift_cam}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_dead_channels_and_dead_layers_give_zeros_not_nan(name):
+    p64, a64, p, a = problem(1)
+    one_dead = a.at[..., 3].set(0.0)
+    got = compiled(ALL[name])(p, one_dead, TARGET)
+    assert np.isfinite(got.coefficients).all() and np.isfinite(got.map).all()
+    if name in ("xgrad_cam", "lift_cam"):
+        assert got.coefficients[3] == 0
+    dead = compiled(ALL[name])(p, 0 * a, TARGET)
+    assert np.isfinite(dead.coefficients).all()
+    np.testing.assert_array_equal(dead.map, np.zeros(SHAPE[:2]))
+    if name in ("xgrad_cam", "lift_cam"):
+        np.testing.assert_array_equal(dead.coefficients, np.zeros(SHAPE[2]))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_channel_the_head_ignores_gets_zero(name):
+    _, _, p, a = problem(1)
+    ignored = {**p, "w1": p["w1"].reshape(-1, SHAPE[2], HIDDEN).at[:, 3].set(0.0).reshape(p["w1"].shape)}
+    got = compiled(ALL[name])(ignored, a, TARGET).coefficients
+    assert np.isfinite(got).all() and got[3] == 0 and (got != 0).sum() >= SHAPE[2] // 2
+
+
+def test_grad_cam_pp_of_positions_without_gradient():
+    # Max pooling leaves three of four positions without gradient: g = 0, denominator 0, weight 0.
+    p64, a64, p, a = problem(2)
+    g = oracles.vgg_gradient(p64, a64, TARGET)
+    assert (g == 0).mean() >= 0.75
+    assert_close(compiled(grad_cam_pp)(p, a, TARGET).coefficients, oracles.grad_cam_pp(a64, g))
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-20, 1e12])
+def test_grad_cam_pp_at_any_size_of_gradient(scale):
+    # g^2 and g^3 leave float32's range long before g does.
+    p64, a64, p, a = problem(2)
+    sized = {**p, "w3": p["w3"] * scale, "b3": p["b3"] * scale}
+    got = compiled(grad_cam_pp)(sized, a, TARGET).coefficients
+    g = oracles.vgg_gradient({**p64, "w3": p64["w3"] * scale}, a64, TARGET)
+    assert_close(got, oracles.grad_cam_pp(a64, g))
+
+
+def test_xgrad_cam_of_a_channel_that_sums_to_zero_without_being_dead():
+    a = jnp.asarray(seeded.activations(8, heads.SHAPE), jnp.float32).at[..., 0].set(0.0)
+    a = a.at[0, 0, 0].set(1.5).at[1, 1, 0].set(-1.5)
+    smooth = heads.HEADS["tanh"]
+    got = compiled(xgrad_cam, smooth.fn)(heads.to_jax(smooth.params), a, TARGET)
+    assert np.isfinite(got.coefficients).all() and got.coefficients[0] == 0

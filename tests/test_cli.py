@@ -1,0 +1,250 @@
+"""The command line: what it writes, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from networks import CLASSES, VGG, network, picture
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from test_images import huge_png
+
+import jaxcam
+from jaxcam.cli import main
+from jaxcam.methods.catalog import METHODS
+from jaxcam.models.store import save_network
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a network and two photos; two of one stem."""
+    folder = tmp_path_factory.mktemp("place")
+    save_network(folder / "net", network(VGG, provenance={"accuracy": 0.875, "validation_pictures": 40}))
+    (folder / "other").mkdir()
+    for seed, (name, size) in enumerate({"a.png": (40, 70), "b.png": (90, 50), "other/a.png": (64, 64)}.items()):
+        Image.fromarray(picture(*size, seed)).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def explain(place, monkeypatch):
+    monkeypatch.chdir(place)
+    return lambda *arguments: main(["explain", *map(str, arguments), "--model", "net", "--method", "grad_cam"])
+
+
+@pytest.fixture
+def fails(capsys):
+    """Checks that a command fails with one line, and returns it."""
+
+    def check(*arguments, status=2):
+        assert main([str(a) for a in arguments]) == status
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("jaxcam: error: "), lines
+        return lines[0]
+
+    return check
+
+
+def test_explain_writes_what_the_python_api_gives(explain, place, tmp_path, capsys):
+    assert explain("a.png", "b.png", "--top", 2, "--out", tmp_path / "out", "--json", tmp_path / "numbers.json") == 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "a.png", "b.npz", "b.png"]
+    expected = jaxcam.explain(jaxcam.load("net"), ["a.png", "b.png"], methods=["grad_cam"], targets=2)
+    document = json.loads((tmp_path / "numbers.json").read_text())
+    assert document["jaxcam"] == jaxcam.__version__ and document["model"] == "tiny" and document["failed"] == []
+    table = capsys.readouterr().out
+    for name, explanation, stored in zip("ab", expected, document["images"], strict=True):
+        with np.load(tmp_path / "out" / f"{name}.npz") as arrays:
+            np.testing.assert_allclose(arrays["coefficients"], [r.coefficients for r in explanation.results], rtol=1e-5)
+            np.testing.assert_allclose(arrays["maps"], [r.map for r in explanation.results], rtol=1e-4, atol=1e-6)
+            assert arrays["heatmaps"].shape == (2, explanation.image.height, explanation.image.width)
+            assert arrays["source"] == f"{name}.png" and arrays["layer"] == "conv5_2"
+        assert stored["image"] == f"{name}.png"
+        assert stored["files"] == [str(tmp_path / "out" / f"{name}.{kind}") for kind in ("npz", "png")]
+        assert [r["target"] for r in stored["results"]] == [r.target for r in explanation.results]
+        for r in explanation.results:
+            (line,) = [x for x in table.splitlines() if f" {name}.png " in x and f" {r.class_name} " in x]
+            assert f" {100 * r.probability:.1f} % " in line and f" {r.logit:.3f} " in line and " grad_cam " in line
+        with Image.open(tmp_path / "out" / f"{name}.png") as figure:
+            figure.load()
+            assert min(figure.size) > 300
+
+
+def test_json_on_standard_output_is_nothing_but_json(explain, tmp_path, capsys):
+    assert explain("a.png", "--target", "Tench", "--out", tmp_path, "--json", "-", "--no-figure") == 0
+    captured = capsys.readouterr()
+    (image,) = json.loads(captured.out)["images"]
+    assert [r["class_name"] for r in image["results"]] == ["tench"]
+    assert "grad_cam" in captured.err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_stems_that_collide_and_photos_in_the_output_folder(explain, place, tmp_path):
+    own = tmp_path / "a.png"
+    own.write_bytes((place / "b.png").read_bytes())
+    before = own.read_bytes()
+    assert explain("a.png", "other/a.png", own, "a.png", "--out", tmp_path) == 0
+    assert own.read_bytes() == before
+    names = ("a-2", "a-3", "a-4")
+    assert {p.name for p in tmp_path.iterdir()} == {"a.png"} | {f"{n}.{e}" for n in names for e in ("npz", "png")}
+    sources = {str(np.load(tmp_path / f"{n}.npz")["source"]) for n in names}
+    assert sources == {"a.png", "other/a.png", str(own)}
+
+
+def test_one_broken_photo_does_not_stop_the_others(explain, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_text("words")
+    out, numbers = tmp_path / "out", tmp_path / "n.json"
+    assert explain(tmp_path / "broken.jpg", "a.png", "b.png", "--out", out, "--json", numbers) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxcam: error: ") and "broken.jpg" in line
+    assert {p.name for p in out.iterdir()} == {"a.npz", "a.png", "b.npz", "b.png"}
+    (failed,) = json.loads(numbers.read_text())["failed"]
+    assert failed["image"].endswith("broken.jpg")
+
+
+def test_a_photo_of_one_pixel(explain, tmp_path):
+    Image.new("RGB", (1, 1), (9, 99, 199)).save(tmp_path / "dot.png")
+    assert explain(tmp_path / "dot.png", "--out", tmp_path / "out") == 0
+    assert np.load(tmp_path / "out" / "dot.npz")["heatmaps"].shape == (1, 1, 1)
+
+
+def _text(path):
+    path.write_text("words")
+
+
+def _truncated(path):
+    Image.fromarray(picture(300, 300)).save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:4000])
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda path: None, "there is no such file"),
+        (_text, "is not a picture"),
+        (_truncated, "broken or cut off"),
+        (lambda path: path.touch(), "is empty"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: huge_png(path, 20_000), "shrink the picture first"),
+    ],
+    ids=["missing", "text", "truncated", "empty", "folder", "huge"],
+)
+def test_bad_photos(place, tmp_path, fails, make, why):
+    make(tmp_path / "p.jpg")
+    line = fails("explain", tmp_path / "p.jpg", "--model", place / "net", "--out", tmp_path / "out")
+    assert why in line and "p.jpg" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--model", "vgg16_slimm"], "no model called 'vgg16_slimm'"),
+        (["--method", "grad_cat"], "no method called 'grad_cat'; did you mean grad_cam"),
+        (["--method", "grad_cam", "{place}/b.png"], "name the pictures before the options"),
+        (["--target", "{place}/b.png"], "name the pictures before the options"),
+        (["--target", "golf bal"], "no class called 'golf bal'; did you mean golf ball?"),
+        (["--target", "4"], "there is no class 4"),
+        (["--layer", "conv5_7"], "no layer called 'conv5_7'; did you mean conv5_"),
+        (["--out", "{place}/a.png/out"], "cannot be written to"),
+        (["--json", "{place}/a.png/x.json"], "cannot be written to"),
+        (["--json", "{place}"], "is a folder"),
+        (["--method", "cam"], "CAM is defined for a global average pool"),
+        (["--top", "0"], "at least 1"),
+        (["--top", "two"], "invalid int value"),
+        (["--batch-size", "0"], "batch size"),
+        (["--top", "2", "--target", "tench"], "not allowed with"),
+        (["--modl", "net"], "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments(place, tmp_path, fails, arguments, why):
+    arguments = [a.format(place=place) for a in arguments]
+    for option, value in (("--model", place / "net"), ("--out", tmp_path)):
+        if option not in arguments:
+            arguments += [option, value]
+    assert why in fails("explain", place / "a.png", *arguments)
+
+
+def test_no_photo_and_no_command(fails):
+    assert "no picture named" in fails("explain")
+    assert "COMMAND" in fails()
+    assert "invalid choice" in fails("explian")
+
+
+def test_nan_in_the_weights(place, tmp_path, fails):
+    save_network(tmp_path / "net", network(VGG))
+    tensors = load_file(tmp_path / "net" / "weights.safetensors")
+    tensors["fc6.kernel"][0, 0] = np.nan
+    save_file(tensors, tmp_path / "net" / "weights.safetensors")
+    line = fails("explain", place / "a.png", "--model", tmp_path / "net", "--out", tmp_path / "out")
+    assert "fc6.kernel holds NaN" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupt_is_one_line(explain, monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxcam.explanation.explain_each", interrupted)
+    assert explain("a.png", "--out", tmp_path) == 130
+    assert capsys.readouterr().err == "jaxcam: interrupted\n"
+
+
+def test_models_shows_one_in_detail(place, capsys):
+    assert main(["models", str(place / "net")]) == 0
+    shown = capsys.readouterr().out
+    assert "87.5 % top-1 accuracy on 40 pictures" in shown and ", ".join(CLASSES) in shown
+    assert "4 x 4 x 15" in shown and shown.count("default") == 1
+
+
+def test_models_lists_what_is_bundled(capsys):
+    from jaxcam.models.zoo import bundled
+
+    assert main(["models"]) == 0
+    listed = capsys.readouterr().out
+    assert "validation" in listed
+    assert all(name in listed for name in bundled())
+
+
+def test_methods_lists_all(capsys):
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    for name, info in METHODS.items():
+        assert f" {name} " in listed and info.title in listed and info.paper in listed
+
+
+def test_example_is_one_of_the_photos(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("jaxcam.cli.explain.EXAMPLE", place / "b.png")
+    command = ["explain", "--example", "--model", str(place / "net"), "--method", "grad_cam", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert (tmp_path / "b.npz").is_file()
+    monkeypatch.setattr("jaxcam.cli.explain.EXAMPLE", place / "gone.jpg")
+    assert main(command) == 2
+    assert "install it again" in capsys.readouterr().err
+
+
+def test_version_and_help_import_nothing_heavy():
+    script = (
+        "import sys\nfrom jaxcam.cli import main\n"
+        "for option in ('--version', '--help'):\n"
+        "    try: main([option])\n"
+        "    except SystemExit as e: assert e.code == 0\n"
+        "assert not {'jax', 'numpy', 'PIL', 'rich', 'matplotlib'} & set(sys.modules), sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert f"jaxcam {jaxcam.__version__}" in done.stdout and "explain" in done.stdout
+
+
+def test_as_a_module_without_traceback(tmp_path):
+    root = str(pathlib.Path(jaxcam.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "jaxcam", "explain", "x.jpg", "--model", "nowhere"], capture_output=True, text=True,
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("jaxcam: error: no model called 'nowhere'")

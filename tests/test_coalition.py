@@ -1,0 +1,89 @@
+"""The coalition game: folded values are those of the masked evaluation, and Ablation-CAM is the plain drop."""
+
+from __future__ import annotations
+
+import heads
+import heads_programs
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from reference import seeded
+
+from jaxcam.methods.coalition import ablation_cam
+from jaxcam.methods.result import scalar_score
+from jaxcam.models.network import Network
+from jaxcam.models.vgg import VGGConfig
+from jaxcam.transforms.coalition import coalition_game, masked_game
+
+HEADS = {**heads.HEADS, **heads_programs.PROGRAMS}
+NAMES = [
+    n for n in ("linear_gap", "vgg", "attention", "layer_norm", "conv_relu_conv", "residual", "scan") if n in HEADS
+]
+NAMES += [n for n in list(HEADS)[:3] if n not in NAMES]
+A = jnp.asarray(seeded.activations(5, heads.SHAPE), jnp.float32)
+MASKS = jnp.asarray(np.random.default_rng(0).integers(0, 2, (12, heads.SHAPE[-1])), jnp.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_folded_values_are_the_masked_ones(name):
+    params, head = heads.to_jax(HEADS[name].params), HEADS[name].fn
+    structures = []
+
+    @jax.jit
+    def both(a):
+        game = coalition_game(scalar_score(head, params, 1), a)
+        structures.append((game.structure, game.is_additive))
+        return game(MASKS), game.chunked(MASKS, chunk_size=5), masked_game(scalar_score(head, params, 1), a)(MASKS)
+
+    folded, chunked, masked = both(A)
+    scale = float(jnp.abs(masked).max())
+    np.testing.assert_allclose(folded, masked, rtol=0, atol=1e-5 * max(scale, 0.1))
+    np.testing.assert_allclose(chunked, masked, rtol=0, atol=1e-5 * max(scale, 0.1))
+    assert structures[0][0]
+
+
+def test_a_linear_head_is_recognised_and_solved_without_evaluations():
+    weights = jnp.asarray(np.random.default_rng(1).normal(size=(heads.SHAPE[-1], 4)), jnp.float32)
+    bias = jnp.arange(4.0)
+
+    def score(a):
+        return (a.mean((0, 1)) @ weights + bias)[2]
+
+    game = coalition_game(score, A)
+    base, values = game.marginals()
+    assert game.structure == "linear head: exact"
+    np.testing.assert_allclose(base, 2.0, rtol=1e-6)
+    np.testing.assert_allclose(values, np.asarray(A).mean((0, 1)) * np.asarray(weights)[:, 2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_ablation_is_the_drop_of_each_channel(name):
+    params, head = heads.to_jax(HEADS[name].params), HEADS[name].fn
+    result = jax.jit(lambda a: ablation_cam(params, a, head=head, target=1))(A)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda p: jnp.asarray(np.asarray(p), jnp.float64), HEADS[name].params)
+        run = jax.jit(lambda a: head(exact, a)[1])
+        drops = oracles.channel_drops(lambda a: float(run(jnp.asarray(a, jnp.float64))), np.asarray(A, np.float64))
+    np.testing.assert_allclose(result.coefficients, drops, rtol=0, atol=1e-5 * max(1.0, np.abs(drops).max()))
+
+
+@pytest.mark.parametrize("layer", ["conv5_3", "conv5_1"])
+def test_the_first_layer_of_a_vgg_head_is_shared(layer):
+    network = Network.create(VGGConfig(11, width=0.08, num_classes=5, hidden=12, pool_size=1))
+    layer = {"conv5_3": "conv5_2"}.get(layer, layer)
+    _, head = network.split(at=layer)
+    a = jnp.asarray(np.abs(np.random.default_rng(2).normal(size=(4, 4, 41))), jnp.float32)
+    masks = jnp.asarray(np.random.default_rng(3).integers(0, 2, (6, 41)), jnp.float32)
+    score = scalar_score(head, network.params, 3)
+    found = []
+
+    @jax.jit
+    def both(a):
+        found.append(coalition_game(score, a))
+        return found[0](masks), masked_game(score, a)(masks)
+
+    folded, masked = both(a)
+    np.testing.assert_allclose(folded, masked, rtol=0, atol=1e-5 * float(jnp.abs(masked).max()))
+    assert found[0].structure.startswith("additive up to")

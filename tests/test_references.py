@@ -1,0 +1,88 @@
+"""The library and the oracles against PyTorch and captum (reference/captum_vgg.npz, made by make_captum.py)."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from reference import seeded
+
+from jaxcam.methods.gradient import grad_cam
+from jaxcam.methods.propagation import lift_cam
+from jaxcam.transforms.deeplift import deeplift
+
+STORED = pathlib.Path(__file__).parent / "reference" / "captum_vgg.npz"
+CASES = [0, 1, 2]
+
+
+@functools.cache
+def stored() -> dict[str, np.ndarray]:
+    with np.load(STORED) as data:
+        return dict(data)
+
+
+@functools.cache
+def case(i: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    """(params, activations (h, w, K), target) of a stored case, drawn again from its seed."""
+    seed, h, w, k, hidden, classes, target = (int(v) for v in stored()[f"case_{i}"])
+    p = seeded.vgg_head(seed, (h, w, k), hidden, classes)
+    a = seeded.activations(seed + 1000, (h, w, k))
+    assert seeded.digest({**p, "activations": a}) == str(stored()[f"digest_{i}"]), "NumPy's random stream has changed"
+    return p, a, target
+
+
+def assert_close(got, want, tolerance):
+    assert np.abs(np.asarray(got, np.float64) - want).max() < tolerance * np.abs(want).max()
+
+
+@pytest.mark.parametrize("i", CASES)
+def test_the_oracle_is_captum(i):
+    p, a, target = case(i)
+    assert_close(oracles.vgg_deeplift(p, a, target).sum((0, 1)), stored()[f"deeplift_{i}"], 1e-9)
+    g = oracles.vgg_gradient(p, a, target)
+    assert_close(oracles.grad_cam(a, g), stored()[f"grad_cam_{i}"], 1e-9)
+    # Epsilon towards 0 on a ReLU net is gradient x activation (captum's 1e-9 and its float64 leave 1e-6).
+    assert_close((a * g).sum((0, 1)), stored()[f"lrp_epsilon_{i}"], 1e-5)
+
+
+@pytest.mark.parametrize("i", CASES)
+def test_lift_cam_is_captums_deeplift(i):
+    p, a, target = case(i)
+    method = functools.partial(lift_cam, head=heads.HEADS["vgg"].fn, target=target)
+    got = jax.jit(method)(heads.to_jax(p), jnp.asarray(a, jnp.float32))
+    assert_close(got.coefficients, stored()[f"deeplift_{i}"], 1e-5)
+
+
+@pytest.mark.parametrize("i", CASES)
+def test_grad_cam_is_torchs(i):
+    p, a, target = case(i)
+    method = functools.partial(grad_cam, head=heads.HEADS["vgg"].fn, target=target)
+    got = jax.jit(method)(heads.to_jax(p), jnp.asarray(a, jnp.float32))
+    assert_close(got.coefficients, stored()[f"grad_cam_{i}"], 1e-5)
+
+
+def test_deeplift_of_a_chain_of_activation_functions_is_captums():
+    seed, width = (int(v) for v in stored()["elementwise_seed"])
+    functions = [jnp.tanh, jax.nn.sigmoid, jax.nn.softplus, jax.nn.elu, jax.nn.leaky_relu, jax.nn.relu]
+
+    def chain(layers, x):
+        for (w, b), f in zip(layers, functions, strict=True):
+            x = f(x @ w + b)
+        return x.sum()
+
+    @jax.jit
+    def contributions(layers, x):
+        lifted = deeplift(functools.partial(chain, layers))
+        return x * jax.vjp(lambda x: lifted(x, jnp.zeros_like(x)), x)[1](jnp.ones(()))[0]
+
+    # In float64: six squashing layers leave changes of 1e-3 in values of 1, which float32 would round to 1e-4.
+    with jax.enable_x64(True):
+        layers = heads.to_jax(seeded.dense_chain(seed, width, 6), jnp.float64)
+        got = contributions(layers, jnp.asarray(seeded.activations(seed + 1000, (width,))))
+    assert_close(got, stored()["elementwise"], 1e-9)

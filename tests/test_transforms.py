@@ -1,0 +1,217 @@
+"""Every method under jit, vmap and grad. A new method gets the whole battery by one line in METHODS."""
+
+from __future__ import annotations
+
+import functools
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import seeded
+
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, xgrad_cam
+from jaxcam.methods.propagation import deep_shap_cam, lift_cam
+
+
+def deep_shap(params, activations, *, head, target):
+    references = 0.5 * seeded.activations(41, (2, *heads.SHAPE)) + 0.1
+    return deep_shap_cam(
+        params, activations, head=head, target=target, references=jnp.asarray(references, activations.dtype)
+    )
+
+
+#: `f(params, activations, *, head, target) -> CAM`.
+METHODS = {
+    "cam": cam,
+    "grad_cam": grad_cam,
+    "grad_cam_pp": grad_cam_pp,
+    "xgrad_cam": xgrad_cam,
+    "lift_cam": lift_cam,
+    "deep_shap_cam": deep_shap,
+}
+HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
+CASES = [(m, h) for m in METHODS for h in HEADS if m != "cam" or h == "linear_gap"]
+
+every_case = pytest.mark.parametrize(("method", "head"), CASES)
+BATCH = jnp.asarray(seeded.activations(7, (3, *heads.SHAPE)), jnp.float32)
+TARGETS = jnp.array([0, 2, 1])
+
+
+@functools.cache
+def float32_params(head: str):
+    return heads.to_jax(heads.HEADS[head].params)
+
+
+class Compiled:
+    """One method on one head: compiled for one example and for a batch, counting how often the head is traced."""
+
+    def __init__(self, method: str, head: str):
+        self.traces = 0
+
+        def counting(params, activations):
+            self.traces += 1
+            return heads.HEADS[head].fn(params, activations)
+
+        def one(params, activations, target):
+            return METHODS[method](params, activations, head=counting, target=target)
+
+        self.one = jax.jit(one)
+        self.batch = jax.jit(jax.vmap(one, (None, 0, 0)))
+
+
+compiled = functools.cache(Compiled)
+
+
+def assert_same_cam(got, want, tolerance=2e-6):
+    assert got.diagnostics.keys() == want.diagnostics.keys()
+    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert g.shape == w.shape and g.dtype == w.dtype
+        np.testing.assert_allclose(g, w, rtol=0, atol=tolerance * max(1.0, float(jnp.abs(w).max())))
+
+
+@every_case
+def test_shapes_and_dtypes(method, head):
+    got = compiled(method, head).one(float32_params(head), BATCH[0], TARGETS[0])
+    assert got.coefficients.shape == (heads.CHANNELS,) and got.map.shape == heads.SHAPE[:2]
+    assert "logit" in got.diagnostics
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(got))
+    assert float(got.map.min()) >= 0
+    map_ = np.maximum(np.asarray(BATCH[0], np.float64) @ np.asarray(got.coefficients, np.float64), 0)
+    np.testing.assert_allclose(got.map, map_, rtol=1e-5, atol=1e-6)
+
+
+@every_case
+def test_vmap_is_a_loop(method, head):
+    params, c = float32_params(head), compiled(method, head)
+    batched = c.batch(params, BATCH, TARGETS)
+    for i in range(len(BATCH)):
+        assert_same_cam(jax.tree.map(lambda x, i=i: x[i], batched), c.one(params, BATCH[i], TARGETS[i]), 1e-5)
+
+
+@every_case
+def test_a_new_target_does_not_trace_again(method, head):
+    params, c = float32_params(head), compiled(method, head)
+    first = c.one(params, BATCH[0], TARGETS[0])
+    traces = c.traces
+    assert traces > 0
+    second = c.one(params, BATCH[0], TARGETS[1])
+    assert c.traces == traces
+    assert np.abs(first.coefficients - second.coefficients).max() > 1e-4
+
+
+@pytest.mark.parametrize(("method", "head"), [(m, h) for m, h in CASES if h in ("linear_gap", "vgg")])
+def test_jit_is_eager(method, head):
+    params = float32_params(head)
+    eager = METHODS[method](params, BATCH[0], head=heads.HEADS[head].fn, target=0)
+    assert_same_cam(compiled(method, head).one(params, BATCH[0], TARGETS[0]), eager)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_size_changes_nothing(method):
+    head = "linear_gap" if method == "cam" else "vgg"
+    params, c = float32_params(head), compiled(method, head)
+    alone = c.batch(params, BATCH[:1], TARGETS[:1])
+    together = c.batch(params, BATCH, TARGETS)
+    assert_same_cam(alone, jax.tree.map(lambda x: x[:1], together), 1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_target_may_be_a_function_of_the_logits(method):
+    head = heads.HEADS["linear_gap" if method == "cam" else "gelu_tanh"].fn
+    params = float32_params("linear_gap" if method == "cam" else "gelu_tanh")
+
+    @jax.jit
+    def both(params, a):
+        by_index = METHODS[method](params, a, head=head, target=2)
+        picked = METHODS[method](params, a, head=head, target=lambda logits: logits[2])
+        difference = METHODS[method](params, a, head=head, target=lambda logits: logits[2] - 0.5 * logits[0])
+        return by_index, picked, difference
+
+    by_index, picked, difference = both(params, BATCH[0])
+    assert_same_cam(picked, by_index)
+    logits = head(params, BATCH[0])
+    np.testing.assert_allclose(difference.diagnostics["logit"], logits[2] - 0.5 * logits[0], rtol=1e-5, atol=1e-6)
+    assert np.abs(difference.coefficients - by_index.coefficients).max() > 1e-4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bad_targets_are_refused_in_one_line(method):
+    run = functools.partial(METHODS[method], float32_params("linear_gap"), BATCH[0], head=heads.HEADS["linear_gap"].fn)
+    for target in (heads.CLASSES, -1, lambda logits: logits[:2], jnp.array([0, 1])):
+        with pytest.raises(JaxcamError) as caught:
+            run(target=target)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_without_vmap_is_refused(method):
+    with pytest.raises(JaxcamError, match="vmap"):
+        METHODS[method](float32_params("linear_gap"), BATCH, head=heads.HEADS["linear_gap"].fn, target=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_strict_promotion_and_float32_under_x64(method):
+    # A caller's strict flag or x64 mode must neither break a method nor widen its result.
+    head = "linear_gap" if method == "cam" else "vgg"
+    params, c = float32_params(head), compiled(method, head)
+    want = c.one(params, BATCH[0], TARGETS[0])
+    with jax.numpy_dtype_promotion("strict"), jax.enable_x64(True):
+        assert_same_cam(c.one(params, BATCH[0], TARGETS[0]), want)
+
+
+# --- gradients through the coefficients ---------------------------------------------------------------------------
+
+
+@functools.cache
+def derivatives(method: str, head: str):
+    """(exact, by central differences, gradient with respect to the activations), all in float64.
+
+    The derivative of a fixed combination of the coefficients along a fixed direction in parameters and activations.
+    """
+    with jax.enable_x64(True):
+        params = heads.to_jax(heads.HEADS[head].params, jnp.float64)
+        a = jnp.asarray(np.abs(seeded.activations(8, heads.SHAPE)) + 0.05 + 0.1 * seeded.activations(9, heads.SHAPE))
+        rng = np.random.RandomState(0)
+        point = (params, a)
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), point)
+        weights = jnp.asarray(rng.standard_normal(heads.CHANNELS))
+
+        def along(point):
+            cam_ = METHODS[method](*point, head=heads.HEADS[head].fn, target=1)
+            return cam_.coefficients @ weights
+
+        @jax.jit
+        def everything(point, direction):
+            gradient = jax.grad(along)(point)
+            exact = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction)))
+            step = 1e-6
+            both = jax.tree.map(lambda x, d: jnp.stack([x + step * d, x - step * d]), point, direction)
+            up, down = jax.lax.map(along, both)
+            return exact, (up - down) / (2 * step), gradient
+
+        return jax.tree.map(np.asarray, everything(point, direction))
+
+
+@every_case
+def test_gradient_through_the_coefficients(method, head):
+    exact, numeric, gradient = derivatives(method, head)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert abs(numeric) > 1e-6
+    np.testing.assert_allclose(exact, numeric, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_gradient_is_finite_where_activations_are_zero(method):
+    head = "linear_gap" if method == "cam" else "vgg"
+
+    @jax.jit
+    def gradient(params, a):
+        return jax.grad(
+            lambda p, a: METHODS[method](p, a, head=heads.HEADS[head].fn, target=1).coefficients.sum(), (0, 1)
+        )(params, a)
+
+    for a in (BATCH[0], BATCH[0].at[..., 2].set(0.0), 0 * BATCH[0]):
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient(float32_params(head), a)))
