@@ -1,4 +1,4 @@
-"""Cost of every method in forward passes: `python -m benchmarks.speed [--quick]`.
+"""Cost of every method in forward passes: `python -m benchmarks.speed`.
 
 Full-width VGG16 and ResNet50 at 224 pixels with drawn weights (non-zero biases, non-trivial batch
 norm), batch 1 and 8. A method's time runs from the normalised image to the map at image size; the
@@ -107,9 +107,12 @@ def import_time(statement: str) -> float:
 def main(argv=None) -> int:
     """Prints a Markdown table and writes `benchmarks/results/speed-<platform>.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="ResNet50 at batch 1 only, 3 rounds")
+    parser.add_argument("--networks", nargs="*", choices=CONFIGS, default=list(CONFIGS))
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--methods", nargs="*", default=[m for m in METHODS if m != "deep_shap_cam"])
+    parser.add_argument(
+        "--methods", nargs="*", default=[m for m in METHODS if m not in ("deep_shap_cam", "ablation_cam")]
+    )
     args = parser.parse_args(argv)
     print({k: v for k, v in machine().items()})
     base = import_time("import jax, flax.nnx")
@@ -120,10 +123,10 @@ def main(argv=None) -> int:
     rows = []
     print("\n| network | batch | method | compile, s | run, ms | run, forwards | gate |\n|---|---|---|---|---|---|---|")
     for name, config in CONFIGS.items():
-        if args.quick and name != "resnet50":
+        if name not in args.networks:
             continue
         network = drawn(config)
-        for batch in (1,) if args.quick else (1, 8):
+        for batch in args.batches:
             rng = np.random.default_rng(1)
             images = jnp.asarray(rng.normal(size=(batch, 224, 224, 3)), jnp.float32)
             targets = jnp.asarray(rng.integers(0, 1000, batch), jnp.int32)
@@ -140,7 +143,7 @@ def main(argv=None) -> int:
                     return 1
                 calls[method] = functools.partial(run, network.params, images, targets)
                 facts[method] = (seconds, error)
-            timed = interleaved(calls, 3 if args.quick else args.rounds)
+            timed = interleaved(calls, args.rounds)
             for method, seconds in timed.items():
                 row = {
                     "network": name, "batch": batch, "method": method, "compile_s": facts[method][0],

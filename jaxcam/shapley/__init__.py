@@ -1,0 +1,29 @@
+"""Shapley values of any game `v: masks (n, K) -> values (n,)` in JAX; nothing here knows about networks.
+
+`exact_shapley` for few players, `permutation_shapley` for any number, `two_level_shapley` where the
+game has a gradient, `kernel_shapley` for the regression view, `lime_lasso` for a sparse linear one.
+"""
+
+from jaxcam.shapley.exact import additive_shapley, exact_shapley, leave_one_out
+from jaxcam.shapley.kernel import constrained_least_squares, kernel_shapley, sample_coalitions
+from jaxcam.shapley.lasso import LassoFit, lime_lasso, weighted_lasso
+from jaxcam.shapley.permutations import PermutationState, permutation_shapley, permutation_shapley_steps
+from jaxcam.shapley.result import Estimate
+from jaxcam.shapley.two_level import two_level_shapley
+
+__all__ = [
+    "Estimate",
+    "LassoFit",
+    "PermutationState",
+    "additive_shapley",
+    "constrained_least_squares",
+    "exact_shapley",
+    "kernel_shapley",
+    "leave_one_out",
+    "lime_lasso",
+    "permutation_shapley",
+    "permutation_shapley_steps",
+    "sample_coalitions",
+    "two_level_shapley",
+    "weighted_lasso",
+]

@@ -1,0 +1,80 @@
+"""What every estimator returns, and what the estimators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.errors import JaxcamError
+
+#: `masks (n, K)` of 0 and 1 to values `(n,)`; a `jax.tree_util.Partial` over arrays keeps the compiled
+#: program of the estimators from one game to the next.
+Game = Callable[[jax.Array], jax.Array]
+#: `masks (n, K)` to `(n, K)`: the derivative of the game with respect to each entry of the mask.
+Gradient = Callable[[jax.Array], jax.Array]
+
+
+class Estimate(NamedTuple):
+    """Estimated values of a game's players.
+
+    Attributes:
+      values: `(K,)` one number per player; for the Shapley estimators in the units of the game.
+      standard_error: `(K,)` of `values`; 0 where they are exact, infinite after a single sample, NaN
+        where the estimator has none.
+      evaluations: `()` coalitions evaluated; a gradient counts three.
+      v_full: `()` value of all players together.
+      v_empty: `()` value of no player.
+    """
+
+    values: jax.Array
+    standard_error: jax.Array
+    evaluations: jax.Array
+    v_full: jax.Array
+    v_empty: jax.Array
+
+
+def check_count(name: str, value: int, least: int = 1) -> int:
+    """`value`, or a JaxcamError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
+        raise JaxcamError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value.__index__()
+
+
+def evaluate(v: Game, masks: jax.Array) -> jax.Array:
+    """`v(masks)`, its shape checked."""
+    values = v(masks.astype(float_dtype()))
+    if jnp.shape(values) != masks.shape[:1]:
+        raise JaxcamError(
+            f"the game must map masks (n, K) to values (n,): for masks {masks.shape} it gave {jnp.shape(values)}"
+        )
+    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+
+
+def ends(v: Game, num_players: int) -> tuple[jax.Array, jax.Array]:
+    """`v_full, v_empty`; a JaxcamError where they are concrete and not finite."""
+    values = evaluate(v, jnp.stack([jnp.ones(num_players), jnp.zeros(num_players)]))
+    if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
+        raise JaxcamError(
+            f"the game is not finite: v(all players) = {values[0]}, v(no player) = {values[1]}; NaN in its input?"
+        )
+    return values[0], values[1]
+
+
+def in_chunks(function: Callable, rows: int, chunk_size: int) -> jax.Array:
+    """`function(indices (n,)) -> (n, ...)` over `0 .. rows - 1`, at most `chunk_size` at a time."""
+    if rows <= chunk_size:
+        return function(jnp.arange(rows))
+    chunks = -(-rows // chunk_size)
+    size = -(-rows // chunks)
+    # The last chunk repeats the last row: a row outside would be a coalition nobody asked for.
+    indices = jnp.minimum(jnp.arange(chunks * size), rows - 1).reshape(chunks, size)
+    out = jax.lax.map(function, indices)
+    return out.reshape(chunks * size, *out.shape[2:])[:rows]
+
+
+def float_dtype() -> jnp.dtype:
+    """float32, or float64 where JAX has it enabled."""
+    return jnp.result_type(float)
