@@ -33,6 +33,13 @@ _HOME = {
     "save_network": "jaxcam.models.store",
     "scale_map": "jaxcam.maps",
     "why_empty": "jaxcam.maps",
+    "METRICS": "jaxcam.metrics",
+    "kernel_shap_cam": "jaxcam.methods.sampling",
+    "lime_cam": "jaxcam.methods.sampling",
+    "shap_cam": "jaxcam.methods.sampling",
+    "lrp": "jaxcam.transforms.lrp",
+    "lrp_cam": "jaxcam.methods.relevance",
+    "coalition_game": "jaxcam.transforms.coalition",
     "xgrad_cam": "jaxcam.methods.gradient",
 }
 

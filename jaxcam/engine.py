@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.catalog import MethodInfo
+from jaxcam.methods.catalog import Request
 from jaxcam.models.network import Network, Part
 from jaxcam.models.store import flatten
 
@@ -26,6 +28,7 @@ class Forward(NamedTuple):
       padded: `(batch, h, w, K)`, their activations, on the device.
       activations: `(n, h, w, K)`.
       logits: `(n, C)`.
+      keys: `(batch,)` random keys, which depend on the seed and on the file name of the picture alone.
       seconds: per picture.
     """
 
@@ -33,6 +36,7 @@ class Forward(NamedTuple):
     padded: jax.Array
     activations: np.ndarray
     logits: np.ndarray
+    keys: jax.Array
     seconds: float
 
 
@@ -43,12 +47,14 @@ class Maps(NamedTuple):
       coefficients: `(p, K)`.
       maps: `(p, h, w)`.
       gaps: `(p,)` completeness gaps.
+      evaluations: `(p,)` head evaluations spent, NaN for a method that does not count them.
       seconds: per map.
     """
 
     coefficients: np.ndarray
     maps: np.ndarray
     gaps: np.ndarray
+    evaluations: np.ndarray
     seconds: float
 
 
@@ -59,8 +65,8 @@ class Engine:
     that is not full compiles anything again.
     """
 
-    def __init__(self, network: Network, layer: str | None, batch_size: int, maps_at_once: int):
-        self.network, self.batch_size, self.maps_at_once = network, batch_size, maps_at_once
+    def __init__(self, network: Network, layer: str | None, batch_size: int, maps_at_once: int, seed: int = 0):
+        self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
         self.layer = str(self.head.after)
         self.params = jax.tree.map(jnp.asarray, network.params)
@@ -75,7 +81,8 @@ class Engine:
         n = len(inputs)
         padded = jnp.asarray(_pad(inputs, self.batch_size))
         (activations, logits), seconds = _timed(_forward(self.features, self.head), self.params, padded)
-        result = Forward(padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], seconds / n)
+        keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
+        result = Forward(padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, seconds / n)
         for source, a, f in zip(sources, result.activations, result.logits, strict=True):
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
                 raise self._not_finite(source)
@@ -88,38 +95,40 @@ class Engine:
         return JaxcamError(f"{source}: {self.network.name} gives NaN or infinite values for it")
 
     def maps(
-        self, method: MethodInfo, forward: Forward, pairs: Sequence[tuple[int, int]], references: jax.Array | None
+        self,
+        request: Request,
+        forward: Forward,
+        pairs: Sequence[tuple[int, int]],
+        references: jax.Array | None = None,
+        done: Callable[[int], None] = lambda maps: None,
     ) -> Maps:
         """The maps of `pairs` of (row of the batch, class index).
 
         Args:
           references: inputs `(R, s, s, 3)` for a method that takes reference activations; None for the default.
+          done: called with the number of maps after each program, for progress.
 
         Raises:
           JaxcamError: the method is not defined for this head.
         """
-        program = _maps(method.function, self.head, method.references)
-        extra: tuple[jax.Array, ...] = ()
-        total = 0.0
-        if method.references:
-            if references is None:
-                background, total = _timed(_default_references(self.features), self.params, forward.inputs)
-            else:
-                shared = _timed(_part(self.features), self.params, references)[0]
-                background = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
-            extra = (background,)
+        info = request.info
+        program = _maps(request, self.head, self.network if info.takes == "image" else None)
+        extra, total = self._extra(info.takes, forward, references)
+        # A sampling method fills the device, and the memory, with one map's coalitions.
+        at_once = 1 if info.takes in ("key", "image") else self.maps_at_once
         parts = []
-        for start in range(0, len(pairs), self.maps_at_once):
-            some = np.asarray(pairs[start : start + self.maps_at_once], np.int32)
-            rows, targets = (jnp.asarray(x) for x in _pad(some, self.maps_at_once).T)
-            result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra)
-            parts.append(result)
+        for start in range(0, len(pairs), at_once):
+            some = np.asarray(pairs[start : start + at_once], np.int32)
+            rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
+            result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra, warm=at_once > 1)
+            parts.append(jax.tree.map(np.asarray, result))
             total += seconds
+            done(len(some))
         coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
         deviation = diagnostics.get("not_gap_linear", np.zeros(1)).max()
         if not deviation <= 1e-4:
             raise JaxcamError(
-                f"{method.title} is defined for a global average pool followed by one linear layer, which what follows "
+                f"{info.title} is defined for a global average pool followed by one linear layer, which what follows "
                 f"{self.layer} in {self.network.name} is not (by {deviation:.2g} relative); use lift_cam or grad_cam"
             )
         gaps = diagnostics.get("completeness_gap")
@@ -127,7 +136,22 @@ class Engine:
             rows, targets = np.asarray(pairs).T
             difference = forward.logits[rows, targets].astype(np.float64) - self._logits_at_zero()[targets]
             gaps = coefficients.sum(1, dtype=np.float64) - difference
-        return Maps(coefficients, maps, gaps, total / len(pairs))
+        evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
+        return Maps(coefficients, maps, gaps, evaluations, total / len(pairs))
+
+    def _extra(self, takes: str, forward: Forward, references: jax.Array | None) -> tuple[tuple, float]:
+        """What a method takes besides the activations, one row per picture, and the seconds it cost."""
+        if takes == "key":
+            return (forward.keys,), 0.0
+        if takes == "image":
+            return (forward.inputs,), 0.0
+        if takes != "references":
+            return (), 0.0
+        if references is None:
+            background, seconds = _timed(_default_references(self.features), self.params, forward.inputs)
+            return (background,), seconds
+        shared = _timed(_part(self.features), self.params, references)[0]
+        return (jnp.broadcast_to(shared, (self.batch_size, *shared.shape)),), 0.0
 
     def _logits_at_zero(self) -> np.ndarray:
         if self._at_zero is None:
@@ -141,10 +165,17 @@ def _pad(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
-def _timed(program: Any, *args: Any) -> tuple[Any, float]:
-    """The result of a program, and how long it took, neither compilation nor the slow first run counted."""
+def _keys(seed: int, sources: Sequence[str]) -> jax.Array:
+    """A random key per picture: the file's name and the seed decide, not its place in a batch or folder."""
+    names = [os.path.basename(source).encode("utf-8", "surrogateescape") for source in sources]
+    data = jnp.asarray([zlib.crc32(name) for name in names], jnp.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), data)
+
+
+def _timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
+    """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside."""
     compiled = _compiled(program, *args)
-    if not compiled.warm:
+    if warm and not compiled.warm:
         jax.block_until_ready(compiled.call(*args))
         compiled.warm = True
     start = time.perf_counter()
@@ -185,13 +216,23 @@ def _forward(features: Part, head: Part) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def _maps(function: Callable, head: Part, takes_references: bool) -> Any:
-    @jax.jit
-    def maps(params, activations, rows, targets, *references):
-        def one(row, target):
-            options = {"references": references[0][row]} if takes_references else {}
-            return tuple(function(params, activations[row], head=head, target=target, **options))
+def _maps(request: Request, head: Part, network: Network | None) -> Any:
+    function, takes = request.function, request.info.takes
 
+    @jax.jit
+    def maps(params, activations, rows, targets, *extra):
+        def one(row, target):
+            a = activations[row]
+            if takes == "references":
+                return tuple(function(params, a, head=head, target=target, references=extra[0][row]))
+            if takes == "key":
+                return tuple(function(params, a, jax.random.fold_in(extra[0][row], target), head=head, target=target))
+            if network is not None:
+                return tuple(function(params, a, extra[0][row], predict=network.predict, target=target))
+            return tuple(function(params, a, head=head, target=target))
+
+        if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
+            return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))
         return jax.vmap(one)(rows, targets)
 
     return maps

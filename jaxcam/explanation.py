@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from jaxcam.engine import Engine, Forward, Maps
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 from jaxcam.maps import place_map, why_empty
-from jaxcam.methods.catalog import METHODS, method
+from jaxcam.methods.catalog import METHODS, Request, request
 from jaxcam.models.network import Network
 
 #: The n most probable classes, or classes by name or index; for pictures one by one, a list of such lists.
@@ -29,7 +30,7 @@ class Attribution:
     """What one method says about one class in one picture.
 
     Attributes:
-      method: its name in `METHODS`.
+      method: its name in `METHODS`, with its options: `shap_cam:num_permutations=1000`.
       target: the index of the class.
       class_name: its name.
       probability: softmax, or sigmoid for a multi-label network, of the logit.
@@ -94,8 +95,9 @@ class Explanation:
 
     def __getitem__(self, key: tuple[str, str | int]) -> Attribution:
         """The result of `(method, class)`, the class by name or index."""
+        name = request(key[0]).label
         for result in self.results:
-            if result.method == key[0] and key[1] in (result.target, result.class_name):
+            if result.method == name and key[1] in (result.target, result.class_name):
                 return result
         raise KeyError(key)
 
@@ -147,13 +149,15 @@ def explain(
     layer: str | None = None,
     batch_size: int = 8,
     references: Sequence[Picture] | None = None,
+    seed: int = 0,
 ) -> list[Explanation]:
     """Explains why a network scores pictures as it does.
 
     Args:
       network: from `jaxcam.load`, or any `Network`.
       images: paths, `PIL.Image`s or arrays (see `to_picture`), or one of them.
-      methods: names from `METHODS`, or "all": every one that is defined for this network and layer.
+      methods: names from `METHODS`, with options as in `shap_cam:num_permutations=1000,estimator=plain`; or
+        "all": every one that is defined for this network and layer.
       targets: `n` for the n most probable classes of each picture, or class names and indices for all
         pictures, or one list of these per picture.
       layer: where to make the maps; the last convolutional layer unless given.
@@ -161,6 +165,7 @@ def explain(
       references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
         four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
         colour (a zero input), and of normal noise.
+      seed: of the methods that sample; their draws also depend on the picture's file name and on the class.
 
     Returns:
       One `Explanation` per picture, in order.
@@ -175,7 +180,7 @@ def explain(
     return list(
         explain_each(
             network, named, methods=methods, targets=targets, layer=layer, references=references,
-            batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size,
+            batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size, seed=seed,
         )
     )  # fmt: skip
 
@@ -190,7 +195,9 @@ def explain_each(
     batch_size: int = 8,
     maps_at_once: int | None = None,
     references: Sequence[Picture] | None = None,
+    seed: int = 0,
     skipped: Callable[[str, str], None] = lambda name, why: None,
+    done: Callable[[str, str, int], None] = lambda source, method, maps: None,
 ) -> Iterator[Explanation]:
     """`explain`, lazily: takes `batch_size` pictures at a time from an iterable of any length.
 
@@ -198,12 +205,14 @@ def explain_each(
       images: pairs of what to call a picture and the picture.
       maps_at_once: maps computed at a time, `batch_size` unless given.
       skipped: called with a method and the reason when `methods="all"` leaves one out.
+      done: called with a batch's first picture, a method and how many of its maps are new, for progress.
     """
     if batch_size < 1 or (maps_at_once is not None and maps_at_once < 1):
         raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
-    names = list(METHODS) if methods == "all" else _unique(_method_name(m) for m in _listed(methods))
+    asked = [request(m) for m in (METHODS if methods == "all" else _listed(methods))]
+    requests: dict[str, Request] = {r.label: r for r in asked}
     choose, most = _chooser(network, targets)
-    engine = Engine(network, layer, batch_size, min(maps_at_once or batch_size, batch_size * most))
+    engine = Engine(network, layer, batch_size, min(maps_at_once or batch_size, batch_size * most), seed)
     backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
     position, source = 0, iter(images)
     while chunk := list(itertools.islice(source, batch_size)):
@@ -213,13 +222,13 @@ def explain_each(
         wanted = [choose(logits, position + i) for i, logits in enumerate(inputs.logits)]
         pairs = [(row, target) for row, chosen in enumerate(wanted) for target in chosen]
         found: dict[str, Maps] = {}
-        for name in list(names):
+        for name, wish in list(requests.items()):
             try:
-                found[name] = engine.maps(METHODS[name], inputs, pairs, backgrounds)
+                found[name] = engine.maps(wish, inputs, pairs, backgrounds, functools.partial(done, labels[0], name))
             except (JaxcamError, NotImplementedError) as e:
                 if methods != "all":
                     raise
-                names.remove(name)
+                del requests[name]
                 skipped(name, str(e))
         if not found:
             raise JaxcamError(f"{network.name}: no method can explain the layer {engine.layer}")
@@ -254,11 +263,6 @@ def _gather(
         source=named[0], image=picture, model=network.name, layer=engine.layer, classes=network.classes, logits=logits,
         probabilities=probabilities, results=tuple(results),
     )  # fmt: skip
-
-
-def _method_name(asked: str) -> str:
-    info = method(asked)
-    return next(name for name, other in METHODS.items() if other is info)
 
 
 def _is_one(value: Any) -> bool:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxcam.explanation import Attribution, Explanation
 from jaxcam.files import whole_file
-from jaxcam.methods.catalog import METHODS
+from jaxcam.methods.catalog import request
 
 COLOURS = "turbo"
 _CELL = 2.6  # inches, the longer side of one picture
@@ -73,7 +73,9 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
         cell(row, 0, picture, "\n".join(textwrap.wrap(f"{name}, {_percent(first.probability)}", letters)))
         for column, method in enumerate(methods, 1):
             result = results[target, method]
-            text = METHODS[method].title if method in METHODS else method
+            text = request(method).info.title
+            options = method.partition(":")[2]
+            text += "\n" + textwrap.shorten(options.replace(",", ", "), letters, placeholder="...") if options else ""
             if result.empty:
                 text += "\nempty: " + textwrap.shorten(result.empty.split(":")[0], letters - 7, placeholder="...")
             cell(row, column, overlay(result, picture), text)

@@ -3,12 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import IO
 
 from jaxcam.errors import JaxcamError
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file for this process; False where another one holds it.
+
+    The lock goes when the file is closed, or with the process, so that none is ever stale.
+    """
+    try:
+        _lock(descriptor)
+    except OSError as e:
+        if e.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -40,8 +40,11 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "--method", nargs="+", action="extend", metavar="M",
-        help="methods of `jaxcam methods`, or all (default: lift_cam)",
+        help="methods of `jaxcam methods`, or all (default: lift_cam); options follow a colon, as in "
+        "shap_cam:num_permutations=1000,estimator=plain",
     )  # fmt: skip
+    p.add_argument("--permutations", type=int, metavar="N", help="orderings that shap_cam samples")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the methods that sample (default: 0)")
     which = p.add_mutually_exclusive_group()
     which.add_argument("--target", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index")
     which.add_argument(

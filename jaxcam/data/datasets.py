@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import dataclasses
 import pathlib
-import xml.etree.ElementTree as ET
 
 import numpy as np
 
+from jaxcam.data.annotations import read_xml
 from jaxcam.errors import JaxcamError
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+#: Files that are taken for pictures.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ def image_folder(root: pathlib.Path, names: dict[str, str] | None = None) -> Lab
     folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     paths, labels = [], []
     for label, folder in enumerate(folders):
-        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES)
+        found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not found:
             raise JaxcamError(f"{folder}: holds no pictures; every folder of {root} is read as a class")
         paths += found
@@ -100,12 +101,7 @@ def voc_devkit(root: pathlib.Path, split: str) -> LabelledImages:
 def _voc_objects(file: pathlib.Path, index: dict[str, int]) -> list[tuple[int, bool]]:
     """The class and the difficult mark of each object in an annotation."""
     try:
-        objects = list(ET.parse(file).iter("object"))
-        return [(index[o.findtext("name", "").strip()], o.findtext("difficult", "0").strip() == "1") for o in objects]
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
-    except ET.ParseError as e:
-        raise JaxcamError(f"{file}: is not an XML annotation ({e})") from None
+        return [(index[o.label], o.hard) for o in read_xml(file).objects]
     except KeyError as e:
         raise JaxcamError(f"{file}: names the class {e.args[0]!r}, which ImageSets/Main does not list") from None
 

@@ -45,7 +45,10 @@ def scalar_score(head: Head, params: Params, target: Target) -> Callable[[jax.Ar
                 raise JaxcamError(f"a target function must return a scalar, not shape {jnp.shape(value)}")
             return value
         if jnp.ndim(logits) != 1:
-            raise JaxcamError(f"the head must return logits of shape (C,), not {jnp.shape(logits)}")
+            raise JaxcamError(
+                f"the head must return the logits (C,) of one example, not shape {jnp.shape(logits)}; take its batch "
+                "axis away, as in head(params, activations[None])[0]"
+            )
         if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
             raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
         if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:

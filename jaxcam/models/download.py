@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pathlib
 import sys
@@ -11,18 +10,8 @@ import time
 from collections.abc import Iterator
 
 from jaxcam.errors import JaxcamError
+from jaxcam.files import try_lock
 from jaxcam.models.transfer import Transfer, mismatch
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def cache_folder() -> pathlib.Path:
@@ -71,13 +60,7 @@ def _locked(target: pathlib.Path) -> Iterator[None]:
     """Keeps other processes from the same file. A process that dies lets go of its lock, so none is ever stale."""
     with open(target.with_name(f".{target.name}.lock"), "a") as f:
         told = False
-        while True:
-            try:
-                _try_lock(f.fileno())
-                break
-            except OSError as e:
-                if e.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                    raise
+        while not try_lock(f.fileno()):
             if not told:
                 print(f"jaxcam: waiting for another process that fetches {target.name}", file=sys.stderr)
                 told = True

@@ -54,7 +54,9 @@ class Part:
         if x.ndim != self.rank + 1:
             taken = "an image" if self.after is None else f"the activations of {self.after}"
             raise JaxcamError(f"{taken} must have rank {self.rank} (or one more, batched), not shape {x.shape}")
-        return model.run(x, after=self.after, until=self.until)
+        # Batched through vmap: written as matrices of b rows, XLA's CPU backend fuses consecutive dense layers
+        # into one program that packs their weights anew at every call (VGG16, b = 8: 3.3 s instead of 1.9 s).
+        return jax.vmap(self, in_axes=(None, 0))(params, x)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

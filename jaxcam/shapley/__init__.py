@@ -1,9 +1,11 @@
 """Shapley values of any game `v: masks (n, K) -> values (n,)` in JAX; nothing here knows about networks.
 
-`exact_shapley` for few players, `permutation_shapley` for any number, `two_level_shapley` where the
-game has a gradient, `kernel_shapley` for the regression view, `lime_lasso` for a sparse linear one.
+`exact_shapley` for few players, `permutation_shapley` for any number, `adjusted_shapley` where the game reads
+its coalition through one layer, `two_level_shapley` where it has a gradient, `kernel_shapley` for the regression
+view, `lime_lasso` for a sparse linear one.
 """
 
+from jaxcam.shapley.adjusted import AdjustedState, Layer, adjusted_shapley
 from jaxcam.shapley.exact import additive_shapley, exact_shapley, leave_one_out
 from jaxcam.shapley.kernel import constrained_least_squares, kernel_shapley, sample_coalitions
 from jaxcam.shapley.lasso import LassoFit, lime_lasso, weighted_lasso
@@ -12,10 +14,13 @@ from jaxcam.shapley.result import Estimate
 from jaxcam.shapley.two_level import two_level_shapley
 
 __all__ = [
+    "AdjustedState",
     "Estimate",
     "LassoFit",
+    "Layer",
     "PermutationState",
     "additive_shapley",
+    "adjusted_shapley",
     "constrained_least_squares",
     "exact_shapley",
     "kernel_shapley",

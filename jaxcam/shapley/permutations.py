@@ -52,8 +52,8 @@ def ordering_ranks(key: jax.Array, index: jax.Array, num_players: int, antitheti
     return jnp.concatenate([ranks, num_players - 1 - ranks], 1) if antithetic else ranks
 
 
-def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> jax.Array:
-    """`(n, K)` marginal contribution of each player in the orderings `ranks (n, K)`."""
+def path_values(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> jax.Array:
+    """`(n, K + 1)` values of the first 0, 1 ... K players of the orderings `ranks (n, K)`."""
     count, players = ranks.shape
     steps = players - 1
 
@@ -63,8 +63,12 @@ def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: i
 
     inner = in_chunks(values_of, count * steps, chunk_size).reshape(count, steps) if steps else jnp.zeros((count, 0))
     first, last = (jnp.broadcast_to(end, (count, 1)).astype(v_full.dtype) for end in (v_empty, v_full))
-    path = jnp.concatenate([first, inner.astype(v_full.dtype), last], 1)
-    return jnp.take_along_axis(jnp.diff(path), ranks, 1)
+    return jnp.concatenate([first, inner.astype(v_full.dtype), last], 1)
+
+
+def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int, paths=path_values) -> jax.Array:
+    """`(n, K)` marginal contribution of each player in the orderings `ranks (n, K)`."""
+    return jnp.take_along_axis(jnp.diff(paths(v, ranks, v_full, v_empty, chunk_size)), ranks, 1)
 
 
 def _advance(v: Game, state: PermutationState, total, *, size: int, antithetic: bool, chunk_size: int, impl: str):
@@ -79,11 +83,11 @@ def _advance(v: Game, state: PermutationState, total, *, size: int, antithetic: 
     return state._replace(samples=samples, evaluations=state.evaluations + spent)
 
 
-def _raw(key: jax.Array) -> jax.Array:
+def raw_key(key: jax.Array) -> jax.Array:
     return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
 
 
-def _impl(key: jax.Array) -> str:
+def key_impl(key: jax.Array) -> str:
     """The name of the key's generator: raw key data alone no longer know it."""
     return str(jax.random.key_impl(key))
 
@@ -92,7 +96,7 @@ def _start(v: Game, key: jax.Array, num_players: int) -> PermutationState:
     v_full, v_empty = ends(v, num_players)
     dtype = jnp.promote_types(v_full.dtype, float_dtype())
     none = moments.none(num_players, dtype)
-    return PermutationState(_raw(key), none, v_full.astype(dtype), v_empty.astype(dtype), jnp.asarray(2, jnp.int32))
+    return PermutationState(raw_key(key), none, v_full.astype(dtype), v_empty.astype(dtype), jnp.asarray(2, jnp.int32))
 
 
 def reached(samples_error: jax.Array, count: jax.Array, span: jax.Array, tolerance: float) -> jax.Array:
@@ -161,7 +165,7 @@ def permutation_shapley(
       Mitchell et al., Sampling Permutations for Shapley Value Estimation, JMLR 2022 (antithetic orderings).
     """
     total, size = _plan(num_players, num_permutations, antithetic, chunk_size)
-    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": _impl(key)}
+    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
     advance = functools.partial(_advance, v, total=total, **options)
     state = _start(v, key, num_players)
     return jax.lax.while_loop(lambda s: ~_done(s, total, tolerance), advance, state).estimate
@@ -201,7 +205,7 @@ def permutation_shapley_steps(
     else:
         _check_resumable(state, key, num_players)
         state = jax.tree.map(jnp.asarray, state)
-    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": _impl(key)}
+    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
     if bool(_done(state, total, tolerance)):  # a finished run, taken up again
         yield state
     while not bool(_done(state, total, tolerance)):
@@ -214,5 +218,5 @@ def permutation_shapley_steps(
 def _check_resumable(state: PermutationState, key: jax.Array, num_players: int) -> None:
     if np.shape(state.samples.mean) != (num_players,):
         raise JaxcamError(f"the saved state has {np.shape(state.samples.mean)[0]} players, the game {num_players}")
-    if not np.array_equal(np.asarray(state.key), np.asarray(_raw(key))):
+    if not np.array_equal(np.asarray(state.key), np.asarray(raw_key(key))):
         raise JaxcamError("the saved state belongs to a run with another random key; pass the key it began with")

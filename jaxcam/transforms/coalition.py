@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcam.errors import JaxcamError
 from jaxcam.transforms import folding
 from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, Task
 from jaxcam.transforms.walker import bind, location, trace, walk
@@ -35,6 +36,7 @@ class Game:
       megaflops: arithmetic per coalition that is left after folding.
       elements: the largest number of values that one coalition needs at a time.
       structure: what was found, in words.
+      precision: of the product of the masks and the table.
     """
 
     num_players: int
@@ -42,12 +44,21 @@ class Game:
     megaflops: float
     elements: int
     structure: str
+    precision: str | None = "highest"
 
     def __call__(self, masks: jax.Array) -> jax.Array:
-        """The scores `(n,)` of the coalitions `masks (n, K)`."""
+        """The scores `(n,)` of the coalitions `masks (n, K)`.
+
+        Raises:
+          JaxcamError: the masks are not of that shape.
+        """
+        if jnp.ndim(masks) != 2 or jnp.shape(masks)[1] != self.num_players:
+            raise JaxcamError(
+                f"masks must have shape (n, {self.num_players}), one column per channel, not {jnp.shape(masks)}"
+            )
         if not isinstance(self.output, Lazy):  # the head ignores its input
             return jnp.broadcast_to(self.output, masks.shape[:1])
-        return evaluate(self.output, masks)
+        return evaluate(self.output, masks, self.precision)
 
     def chunked(self, masks: jax.Array, *, chunk_size: int | None = None) -> jax.Array:
         """The scores of many coalitions, `chunk_size` at a time; by default as many as fit in about 256 MB."""
@@ -73,7 +84,7 @@ class Game:
     def marginals(self) -> tuple[jax.Array, jax.Array]:
         """`(v(0) (), w (K,))` of an additive game; no evaluation at all."""
         if not self.is_additive:
-            raise ValueError("the game is not additive; its Shapley values must be estimated")
+            raise JaxcamError("the game is not additive; its Shapley values must be estimated")
         table = self.output.additive(self.num_players) if isinstance(self.output, Diagonal) else self.output
         return table.base, table.delta
 
@@ -102,7 +113,7 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
         structure = f"no structure: {megaflops:.3g} MFLOP per coalition"
     else:
         structure = f"additive up to {first}: {megaflops:.3g} MFLOP per coalition"
-    return Game(players, output, megaflops, elements, structure)
+    return Game(players, output, megaflops, elements, structure, precision)
 
 
 def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array], jax.Array]:
@@ -110,14 +121,26 @@ def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array]
     return jax.vmap(lambda m: score(activations * m.astype(activations.dtype)))
 
 
-def evaluate(value: Any, masks: jax.Array) -> jax.Array:
-    """`(n, *shape)`: a lazy value for every mask, each pending equation run once."""
+def evaluate(
+    value: Any, masks: jax.Array | None, precision: str | None = "highest", given: dict[Any, jax.Array] | None = None
+) -> jax.Array:
+    """`(n, *shape)`: a lazy value for every mask, each pending equation run once.
+
+    Args:
+      given: what some lazy values are, by `Lazy.identity`, `(n, *shape)`; the masks may be None where
+        the value depends on nothing else.
+    """
     done: dict[int, list] = {}
+    given = given or {}
 
     def at(v):
+        if isinstance(v, Lazy) and v.identity in given:
+            return given[v.identity]
         if isinstance(v, Deferred):
             return run(v.task)[v.index]
-        return v.at(masks) if isinstance(v, Additive | Diagonal) else v
+        if isinstance(v, Additive):
+            return v.at(masks, precision)
+        return v.at(masks) if isinstance(v, Diagonal) else v
 
     def run(task):
         if id(task) not in done:

@@ -1,8 +1,9 @@
-"""Control flow on pairs: a scan stays one scan, a cond stays one cond."""
+"""Control flow on active values: a scan stays one scan, a cond stays one cond."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +12,39 @@ from jaxcam.transforms.pairs import Pair
 from jaxcam.transforms.walker import Rule, UnsupportedPrimitive, opened, walk
 
 
-def _flatten(values: list, active: list[bool]) -> list:
-    """Active values as (value, reference) tuples, the others as they are."""
-    flat = []
-    for value, is_active in zip(values, active, strict=True):
-        if not is_active:
-            flat.append(value)
-        elif isinstance(value, Pair):
-            flat.append((value.x, value.reference))
-        else:  # active in another branch or iteration: its own reference here
-            flat.append((jnp.asarray(value), jnp.asarray(value)))
-    return flat
+class Kind(NamedTuple):
+    """A transformation's active values, as loops and branches carry them.
+
+    Attributes:
+      active: their class.
+      pack: a value as a tuple of arrays; also one that is active only in another branch or iteration.
+      unpack: the inverse.
+    """
+
+    active: type
+    pack: Callable[[Any], tuple]
+    unpack: Callable[[tuple], Any]
 
 
-def _unflatten(flat: list) -> list:
-    return [Pair(*v) if isinstance(v, tuple) else v for v in flat]
+def _pack_pair(value: Any) -> tuple:
+    if isinstance(value, Pair):
+        return (value.x, value.reference)
+    return (jnp.asarray(value), jnp.asarray(value))  # its own reference
 
 
-def scan(eqn: Any, ins: list, rule: Rule, name: str) -> list:
-    """`jax.lax.scan` (and `fori_loop` with a static trip count): the body runs on pairs.
+PAIRS = Kind(Pair, _pack_pair, lambda packed: Pair(*packed))
+
+
+def _flatten(values: list, active: list[bool], kind: Kind) -> list:
+    return [kind.pack(v) if is_active else v for v, is_active in zip(values, active, strict=True)]
+
+
+def _unflatten(flat: list, kind: Kind) -> list:
+    return [kind.unpack(v) if isinstance(v, tuple) else v for v in flat]
+
+
+def scan(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list:
+    """`jax.lax.scan` (and `fori_loop` with a static trip count): the body runs on active values.
 
     Which carried values become active is found by iterating the body's dependences to a fixed point.
     """
@@ -43,66 +58,65 @@ def scan(eqn: Any, ins: list, rule: Rule, name: str) -> list:
     carried = sum(rank(o) == rank(b) for o, b in zip(eqn.outvars, body.outvars, strict=True))
     scanned = sum(rank(i) == rank(b) + 1 for i, b in zip(eqn.invars, body.invars, strict=True))
     fixed = len(ins) - carried - scanned
-    active = [isinstance(v, Pair) for v in ins]
+    active = [isinstance(v, kind.active) for v in ins]
 
     def run(values):
-        return walk(eqn.params["jaxpr"], values, active=Pair, rule=rule)
+        return walk(eqn.params["jaxpr"], values, active=kind.active, rule=rule)
 
     while True:
         kinds: list[bool] = []
 
         def probe(values, kinds=kinds):
-            outs = run(_unflatten(values))
-            kinds[:] = [isinstance(o, Pair) for o in outs]
-            return [(o.x, o.reference) if isinstance(o, Pair) else o for o in outs]
+            outs = run(_unflatten(values, kind))
+            kinds[:] = [isinstance(o, kind.active) for o in outs]
+            return [kind.pack(o) if isinstance(o, kind.active) else o for o in outs]
 
-        slices = [
-            jax.tree.map(lambda a: a[0], v) if i >= fixed + carried else v for i, v in enumerate(_flatten(ins, active))
-        ]
+        flat = _flatten(ins, active, kind)
+        slices = [jax.tree.map(lambda a: a[0], v) if i >= fixed + carried else v for i, v in enumerate(flat)]
         jax.eval_shape(probe, slices)
         grown = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
         if grown == active[fixed : fixed + carried]:
             break
         active[fixed : fixed + carried] = grown
 
-    flat = _flatten(ins, active)
+    flat = _flatten(ins, active, kind)
     out_active = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
     out_active += kinds[carried:]
 
     def step(carry, slices):
-        outs = _flatten(run(_unflatten([*flat[:fixed], *carry, *slices])), out_active)
+        outs = _flatten(run(_unflatten([*flat[:fixed], *carry, *slices], kind)), out_active, kind)
         return outs[:carried], outs[carried:]
 
     carry, stacked = jax.lax.scan(
         step, flat[fixed : fixed + carried], flat[fixed + carried :], length=length, reverse=reverse
     )
-    return _unflatten([*carry, *stacked])
+    return _unflatten([*carry, *stacked], kind)
 
 
-def cond(eqn: Any, ins: list, rule: Rule, name: str) -> list:
+def cond(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list:
     """`jax.lax.cond` and `switch` whose predicate does not depend on the input."""
     index, *operands = ins
-    if isinstance(index, Pair):
-        raise UnsupportedPrimitive(name, eqn, "the branch taken depends on the input; the reference may take another")
+    if isinstance(index, kind.active):
+        raise UnsupportedPrimitive(name, eqn, "the branch taken depends on the input")
     branches = eqn.params["branches"]
-    active = [isinstance(v, Pair) for v in operands]
+    active = [isinstance(v, kind.active) for v in operands]
     kinds: list[list[bool]] = []
 
     def probe(branch, values):
-        outs = walk(branch, _unflatten(values), active=Pair, rule=rule)
-        kinds.append([isinstance(o, Pair) for o in outs])
-        return [o.x if isinstance(o, Pair) else o for o in outs]
+        outs = walk(branch, _unflatten(values, kind), active=kind.active, rule=rule)
+        kinds.append([isinstance(o, kind.active) for o in outs])
+        return [kind.pack(o) if isinstance(o, kind.active) else o for o in outs]
 
-    flat = _flatten(operands, active)
+    flat = _flatten(operands, active, kind)
     for branch in branches:
         jax.eval_shape(lambda values, branch=branch: probe(branch, values), flat)
     out_active = [any(column) for column in zip(*kinds, strict=True)]
 
     def run(branch, values):
-        return _flatten(walk(branch, _unflatten(values), active=Pair, rule=rule), out_active)
+        return _flatten(walk(branch, _unflatten(values, kind), active=kind.active, rule=rule), out_active, kind)
 
     outs = jax.lax.switch(index, [lambda v, b=b: run(b, v) for b in branches], flat)
-    return _unflatten(outs)
+    return _unflatten(outs, kind)
 
 
 RULES = {"scan": scan, "cond": cond}

@@ -20,8 +20,12 @@ _STRUCTURAL = frozenset("reshape squeeze expand_dims transpose broadcast_in_dim 
 _REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod".split())
 _WINDOWS = frozenset("reduce_window_sum reduce_window_max reduce_window_min".split())
 # Linear and homogeneous in the one active operand, whatever the constants.
-_HOMOGENEOUS = _STRUCTURAL | frozenset("neg mul div reduce_sum reduce_window_sum cumsum convert_element_type".split())
-_ELEMENTWISE = frozenset(
+_HOMOGENEOUS = _STRUCTURAL | frozenset(
+    "neg mul div reduce_sum reduce_window_sum cumsum "
+    # Of values that do not depend on the mask: an index out of range gives NaN in both tables.
+    "convert_element_type gather dynamic_slice".split()
+)
+ELEMENTWISE = frozenset(
     "add sub mul div neg max min exp exp2 log log1p expm1 tanh logistic erf erfc sin cos sqrt rsqrt cbrt integer_pow "
     "pow square abs sign floor ceil round clamp select_n eq ne lt le gt ge and or not xor is_finite "
     "convert_element_type stop_gradient add_any".split()
@@ -67,7 +71,7 @@ def _diagonal(eqn: Any, ins: list, active: list[Diagonal]) -> list | None:
     name, shape, owner = eqn.primitive.name, eqn.outvars[0].aval.shape, active[0].owner
     if name == "stop_gradient":
         return [ins[0]]
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         same = all(v.owner is owner or np.array_equal(v.owner, owner) for v in active)
         if not same or owner.shape != shape:
             return None

@@ -16,6 +16,11 @@ import numpy as np
 class Lazy:
     """A value that depends on the mask `m (K,)`."""
 
+    @property
+    def identity(self) -> Any:
+        """Equal for the same value met twice."""
+        return id(self)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagonal(Lazy):
@@ -48,10 +53,10 @@ class Additive(Lazy):
     base: jax.Array
     delta: jax.Array
 
-    def at(self, masks: jax.Array) -> jax.Array:
+    def at(self, masks: jax.Array, precision: str | None = "highest") -> jax.Array:
         """`(n, *shape)` for `masks (n, K)`."""
         table = self.delta.reshape(self.delta.shape[0], -1)
-        summed = jnp.matmul(masks.astype(table.dtype), table, precision="highest")
+        summed = jnp.matmul(masks.astype(table.dtype), table, precision=precision)
         return self.base + summed.reshape(-1, *self.base.shape)
 
 
@@ -68,6 +73,11 @@ class Deferred(Lazy):
     task: Task
     index: int
     aval: Any
+
+    @property
+    def identity(self) -> Any:
+        """The equation and which of its outputs."""
+        return id(self.task), self.index
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

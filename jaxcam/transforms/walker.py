@@ -53,11 +53,12 @@ class UnsupportedPrimitive(NotImplementedError):
 def location(eqn: jex.JaxprEqn) -> str | None:
     """`file:line (function)` of the user's code behind an equation; of a library's if there is no other."""
     frames: Sequence[Any] = eqn.source_info.traceback.frames if eqn.source_info.traceback is not None else []
-    here = os.path.dirname(os.path.abspath(__file__))
+    transforms = os.path.dirname(os.path.abspath(__file__))
+    here = (transforms, os.path.join(os.path.dirname(transforms), "cutting"))
     places: tuple[list[str], list[str]] = ([], [])
     for frame in frames:
         parts = set(frame.file_name.split(os.sep))
-        if frame.file_name.startswith((here, "<")) or parts & {"jax", "jaxlib", "flax"} and "site-packages" in parts:
+        if frame.file_name.startswith((*here, "<")) or parts & {"jax", "jaxlib", "flax"} and "site-packages" in parts:
             continue
         places["site-packages" in parts].append(f"{frame.file_name}:{frame.line_num} ({frame.function_name})")
     return next(iter(places[0] + places[1]), None)
@@ -67,6 +68,11 @@ def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list:
     """Runs one equation on ordinary values; a list of its outputs."""
     out = eqn.primitive.bind(*values, **eqn.primitive.get_bind_params(eqn.params))
     return list(out) if eqn.primitive.multiple_results else [out]
+
+
+def called(eqn: jex.JaxprEqn) -> Any | None:
+    """The program that an equation merely wraps (jit, remat, custom derivatives); None if it is no call."""
+    return eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
 
 
 def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
@@ -102,8 +108,10 @@ def walk(program: Any, args: Sequence[Any], *, active: type, rule: Rule) -> list
         operands = [read(v) for v in eqn.invars]
         if not any(isinstance(v, active) for v in operands):
             outputs = bind(eqn, operands)
+        elif eqn.primitive.name == "name":  # a label on a value, for checkpointing or for cutting: an identity
+            outputs = operands
         else:
-            held = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+            held = called(eqn)
             try:
                 outputs = rule(eqn, operands) if held is None else walk(held, operands, active=active, rule=rule)
             except UnsupportedPrimitive as error:

@@ -42,3 +42,17 @@ def dense_chain(seed: int, width: int, depth: int) -> list[tuple[np.ndarray, np.
     """`depth` square layers (weight (in, out), bias (out,)) with biases far from zero."""
     rng = np.random.RandomState(seed)
     return [(rng.standard_normal((width, width)) / np.sqrt(width), rng.standard_normal(width)) for _ in range(depth)]
+
+
+def conv_head(seed: int, channels: int) -> dict[str, np.ndarray]:
+    """conv 3x3 stride 2 pad 1 (6) + ReLU, conv 3x3 pad 1 (6) + ReLU, 2x2 average pool, dense (7) + ReLU, dense (4).
+
+    Kernels are (height, width, in, out), dense weights (in, out) on features in (h, w, channel) order.
+    """
+    rng = np.random.RandomState(seed)
+    shapes = {"k1": (3, 3, channels, 6), "k2": (3, 3, 6, 6), "w3": (2 * 2 * 6, 7), "w4": (7, 4)}
+    params = {}
+    for name, shape in shapes.items():
+        params[name] = rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[:-1]))
+        params["b" + name[1:]] = 0.3 * rng.standard_normal(shape[-1])
+    return params

@@ -1,0 +1,240 @@
+"""Reading annotations: PASCAL VOC's and ILSVRC's XML, COCO's instances, and boxes in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import pathlib
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from jaxcam.errors import JaxcamError
+
+Box = tuple[float, float, float, float]
+
+
+class Marked(NamedTuple):
+    """One object of a picture.
+
+    Attributes:
+      label: its class as the file calls it.
+      box: `(x0, y0, x1, y1)` in pixels, where 0 is the left or upper edge of the picture; None where there is none.
+      hard: whether VOC calls it difficult, or COCO a crowd.
+    """
+
+    label: str
+    box: Box | None
+    hard: bool = False
+
+
+class Problem(NamedTuple):
+    """Something in a data set that was left out.
+
+    Attributes:
+      kind: what is wrong, the same words for every such case.
+      name: of the picture or the file.
+      why: the particulars.
+    """
+
+    kind: str
+    name: str
+    why: str
+
+
+class Annotation(NamedTuple):
+    """What an annotation says of a picture.
+
+    Attributes:
+      size: `(w, h)` that the boxes are measured in; None where the file does not tell.
+      objects: in the file's order.
+      faults: of each object whose box was left out, why.
+    """
+
+    size: tuple[int, int] | None
+    objects: tuple[Marked, ...]
+    faults: tuple[str, ...] = ()
+
+
+def to_box(values: Sequence[Any]) -> Box:
+    """Four numbers as a box.
+
+    Raises:
+      ValueError: they are no numbers, not finite, or describe no area; the message says which.
+    """
+    try:
+        x0, y0, x1, y1 = (float(v) for v in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"the box {_spelled(values)} is not four numbers") from None
+    if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
+        raise ValueError(f"the box {_spelled(values)} holds NaN or infinite values")
+    if x1 <= x0 or y1 <= y0:
+        raise ValueError(f"the box {_spelled(values)} is inverted or empty")
+    return x0, y0, x1, y1
+
+
+def _spelled(values: Any) -> str:
+    if not isinstance(values, list | tuple):
+        return repr(values)
+    return "(" + ", ".join(str(v) for v in values) + ")"
+
+
+def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
+    """Reads an XML annotation as PASCAL VOC and ILSVRC write it. A broken box is a fault, and its object has none.
+
+    Args:
+      file: the annotation.
+      first_pixel: 1 for VOC, which numbers pixels from 1 and means the box's first and last pixel; 0 for ILSVRC,
+        whose numbers are taken for edges.
+
+    Raises:
+      JaxcamError: the file cannot be read or is not XML.
+    """
+    try:
+        tree = ET.parse(file).getroot()
+    except OSError as e:
+        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
+    except (ET.ParseError, ValueError, LookupError) as e:  # the latter two: an encoding that is none
+        raise JaxcamError(f"{file}: is not an XML annotation ({e})") from None
+    objects, faults = [], []
+    for element in tree.iter("object"):
+        label = (element.findtext("name") or "").strip()
+        hard = (element.findtext("difficult") or "0").strip() == "1"
+        box = None
+        bounds = element.find("bndbox")
+        if bounds is not None:
+            try:
+                x0, y0, x1, y1 = to_box([bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")])
+                box = (x0 - first_pixel, y0 - first_pixel, x1, y1)
+            except ValueError as e:
+                faults.append(f"{label}: {e}")
+        objects.append(Marked(label, box, hard))
+    return Annotation(_size(tree), tuple(objects), tuple(faults))
+
+
+def _size(tree: ET.Element) -> tuple[int, int] | None:
+    try:
+        width, height = (int(float(tree.findtext(f"size/{k}") or 0)) for k in ("width", "height"))
+    except (ValueError, OverflowError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None  # ILSVRC has some of 0 x 0
+
+
+def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
+    """Reads boxes from a CSV file with the columns `image,wnid,x0,y0,x1,y1` in any order, others beside them.
+
+    `label` and `class` do for `wnid`. Coordinates are edges in pixels of the picture.
+
+    Returns:
+      `(image, object)` of each row, and a problem for each row whose box was left out.
+
+    Raises:
+      JaxcamError: the file cannot be read, lacks a column, or holds not one good row.
+    """
+    try:
+        with open(file, newline="", encoding="utf-8-sig") as f:
+            reader = csv.DictReader(f)
+            rows = [(reader.line_num, row) for row in reader]
+            header = [h.strip() for h in reader.fieldnames or []]
+    except (OSError, UnicodeDecodeError, csv.Error) as e:
+        raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    label = next((c for c in ("wnid", "label", "class") if c in header), "wnid")
+    missing = [c for c in ("image", label, "x0", "y0", "x1", "y1") if c not in header]
+    if missing:
+        raise JaxcamError(
+            f"{file}: lacks the column {' and '.join(missing)}; boxes are image,wnid,x0,y0,x1,y1, with that first line"
+        )
+    good, problems = [], []
+    for line, raw in rows:
+        row = {(k or "").strip(): v.strip() if isinstance(v, str) else v for k, v in raw.items()}
+        try:
+            if not row["image"] or not row[label]:
+                raise ValueError("the row names no image or no class")
+            good.append((row["image"], Marked(row[label], to_box([row[k] for k in ("x0", "y0", "x1", "y1")]))))
+        except ValueError as e:
+            problems.append(Problem("bad box", row["image"] or file.name, f"{file.name}, line {line}: {e}"))
+    if not good:
+        raise JaxcamError(f"{file}: holds no box" + (f"; {problems[0].why}" if problems else ""))
+    return good, problems
+
+
+class Instances(NamedTuple):
+    """A COCO instances file.
+
+    Attributes:
+      classes: names in the order of their ids.
+      pictures: of each file name, what is marked in it; in the order of the picture ids.
+      problems: annotations that were left out.
+    """
+
+    classes: tuple[str, ...]
+    pictures: dict[str, Annotation]
+    problems: list[Problem]
+
+
+def read_coco(file: pathlib.Path) -> Instances:
+    """Reads a COCO instances file.
+
+    Raises:
+      JaxcamError: it is not JSON, or another kind of file, such as one of captions or of results.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except OSError as e:
+        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
+    except (ValueError, RecursionError) as e:
+        raise JaxcamError(f"{file}: is not JSON, or is cut off ({e})") from None
+    wanted = "an instances file of COCO has images, annotations and categories"
+    if not isinstance(content, dict):
+        raise JaxcamError(f"{file}: is a list, such as a results file; {wanted}")
+    images, marks, kinds = (content.get(k) for k in ("images", "annotations", "categories"))
+    if isinstance(marks, list) and marks and isinstance(marks[0], dict) and "caption" in marks[0]:
+        raise JaxcamError(f"{file}: holds captions, no objects; give the instances file")
+    if not (isinstance(images, list) and isinstance(marks, list) and isinstance(kinds, list)) or not images:
+        lacking = [k for k in ("images", "annotations", "categories") if not isinstance(content.get(k), list)]
+        raise JaxcamError(f"{file}: has no {' and no '.join(lacking or ['images'])}; {wanted}")
+    try:
+        names = {k["id"]: str(k["name"]).strip() for k in sorted(kinds, key=lambda k: k["id"])}
+        pictures = {i["id"]: (str(i["file_name"]), _coco_size(i)) for i in sorted(images, key=lambda i: i["id"])}
+    except (KeyError, TypeError) as e:
+        raise JaxcamError(f"{file}: an image or a category lacks {e}; {wanted}") from None
+    objects: dict[Any, list[Marked]] = {i: [] for i in pictures}
+    problems = []
+    for n, mark in enumerate(marks):
+        where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else n}"
+        try:
+            picture, label = mark["image_id"], names.get(mark["category_id"])
+            if picture not in pictures:
+                problems.append(Problem("annotation without picture", str(picture), f"{where}: no such image id"))
+                continue
+            if label is None:
+                raise ValueError(f"no category has the id {mark['category_id']!r}")
+            hard = bool(mark.get("iscrowd", 0))
+            box = _coco_box(mark["bbox"])
+            objects[picture].append(Marked(label, box, hard))
+        except (KeyError, TypeError, AttributeError) as e:
+            raise JaxcamError(f"{file}: {where.split(', ')[1]} lacks {e}; it holds no instances") from None
+        except ValueError as e:
+            problems.append(Problem("bad box", pictures[picture][0], f"{where}: {e}"))
+            if label is not None:
+                objects[picture].append(Marked(label, None, hard))
+    found = {name: Annotation(size, tuple(objects[i])) for i, (name, size) in pictures.items()}
+    return Instances(tuple(dict.fromkeys(names.values())), found, problems)
+
+
+def _coco_box(bbox: Any) -> Box:
+    """`x, y, width, height` as a box."""
+    try:
+        x, y, w, h = (float(v) for v in bbox)
+    except (TypeError, ValueError):
+        raise ValueError(f"the box {_spelled(bbox)} is not four numbers") from None
+    try:
+        return to_box((x, y, x + w, y + h))
+    except ValueError:
+        raise ValueError(f"the box {_spelled(bbox)} (x, y, width, height) has no area or is not finite") from None
+
+
+def _coco_size(image: dict) -> tuple[int, int] | None:
+    width, height = image.get("width"), image.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) and width * height > 0 else None

@@ -1,0 +1,190 @@
+"""Finding out what kind of data set a folder holds, and reading it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+from jaxcam.data.annotations import Annotation, Problem, read_coco, read_xml
+from jaxcam.data.folder import image_folder_items
+from jaxcam.data.samples import Dataset, Item, make_item, names_of, tally
+from jaxcam.errors import JaxcamError, unknown
+
+#: The kinds of data sets that `load_dataset` reads.
+KINDS = ("folder", "voc", "coco")
+
+
+def load_dataset(
+    path: str | os.PathLike, *, kind: str | None = None, split: str | None = None,
+    boxes: str | os.PathLike | None = None, names: Mapping[str, str] | None = None, include_hard: bool = False,
+) -> Dataset:  # fmt: skip
+    """Reads a data set to evaluate explanations on. No picture is decoded.
+
+    What is broken in single pictures or annotations is left out and told in `Dataset.problems`. Pictures in which
+    nothing is marked are left out as well.
+
+    Args:
+      path: one of
+        - an ImageNet-style folder: a folder for each class, or pictures alone whose classes come with their boxes.
+          Boxes lie in `boxes.csv` (`image,wnid,x0,y0,x1,y1`) or in XML files by the pictures' names below
+          `Annotations`; ILSVRC's own `Data/CLS-LOC` and `Annotations/CLS-LOC` are found. Of `train` and `val`,
+          `val` is read;
+        - a PASCAL VOC devkit (`JPEGImages`, `Annotations`, `ImageSets/Main`), or the `VOCdevkit` folder around one.
+          Of its lists, the first of `test`, `val`, `trainval`, `train` is read;
+        - COCO: the instances file, or a folder with it (alone or in `annotations`) and the pictures.
+      kind: "folder", "voc" or "coco"; None to recognise it.
+      split: another part than those named above.
+      boxes: a CSV or XML folder elsewhere; for COCO, another instances file.
+      names: what to call the class of each folder; wnids of ImageNet's 1000 classes are known.
+      include_hard: take objects that VOC marks as difficult and COCO as crowds for objects like others. They are
+        left out otherwise, as in both benchmarks: a picture that holds nothing else of a class does not count for it.
+
+    Raises:
+      JaxcamError: there is no such folder, no picture in it, or its annotations are of the wrong kind.
+    """
+    if kind is not None and kind not in KINDS:
+        raise unknown("kind of data set", kind, KINDS)
+    root = pathlib.Path(path)
+    if not root.exists():
+        raise JaxcamError(f"{root}: there is no such folder")
+    if root.is_file() and root.suffix.lower() != ".json":
+        raise JaxcamError(f"{root}: is a file; give the data set's folder, or COCO's instances file")
+    try:
+        if root.is_dir() and not any(root.iterdir()):
+            raise JaxcamError(f"{root}: is empty")
+    except OSError as e:
+        raise JaxcamError(f"{root}: cannot be read ({e.strerror})") from None
+    kind = kind or _recognise(root)
+    if kind == "voc":
+        data = _voc(root, split, include_hard)
+    elif kind == "coco":
+        data = _coco(root, split, boxes, include_hard)
+    else:
+        data = image_folder_items(root, split, None if boxes is None else pathlib.Path(boxes), include_hard)
+    return Dataset(
+        root, data.kind, data.ids, names_of(data.ids, names), data.items, data.multi_label, data.problems,
+    )  # fmt: skip
+
+
+def _recognise(root: pathlib.Path) -> str:
+    if root.is_file():
+        return "coco"
+    if _devkit(root) is not None:
+        return "voc"
+    return "coco" if _instances(root, None) or any((root / "annotations").glob("*.json")) else "folder"
+
+
+def _devkit(root: pathlib.Path) -> pathlib.Path | None:
+    """The devkit that a folder is, or is around."""
+    for folder in (root, *sorted(root.glob("VOC2*")), *sorted(root.glob("VOCdevkit/VOC2*"))):
+        if (folder / "JPEGImages").is_dir() and (folder / "Annotations").is_dir():
+            return folder
+    return None
+
+
+def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
+    folder = _devkit(root)
+    if folder is None:
+        raise JaxcamError(f"{root}: is no VOC devkit, which has the folders JPEGImages, Annotations and ImageSets")
+    lists = folder / "ImageSets" / "Main"
+    there = {p.stem for p in lists.glob("*.txt") if "_" not in p.stem} | {
+        p.stem.rsplit("_", 1)[1] for p in lists.glob("*_*.txt")
+    }
+    ids: set[str] = set()
+    if split is not None and split not in there:
+        raise unknown(f"list in {lists}", split, sorted(there))
+    split = split or next((s for s in ("test", "val", "trainval", "train") if s in there), None)
+    if split is None:  # no lists: whatever is annotated
+        ids = {p.stem for p in (folder / "Annotations").glob("*.xml")}
+    else:
+        files = [lists / f"{split}.txt"] if (lists / f"{split}.txt").is_file() else sorted(lists.glob(f"*_{split}.txt"))
+        for file in files:
+            ids |= {line.split()[0] for line in _lines(file) if line.strip()}
+    if not ids:
+        raise JaxcamError(f"{folder}: " + (f"the list {split} is empty" if split else "holds no annotation"))
+    pictures = {p.stem: p for p in sorted((folder / "JPEGImages").iterdir())}
+    annotated: dict[pathlib.Path, Annotation] = {}
+    problems: list[Problem] = []
+    for name in sorted(ids):
+        file = folder / "Annotations" / f"{name}.xml"
+        if name not in pictures:
+            problems.append(Problem("annotation without picture", file.name, ""))
+        elif not file.is_file():
+            problems.append(Problem("picture without annotation", pictures[name].name, ""))
+        else:
+            try:
+                annotated[pictures[name]] = read_xml(file, first_pixel=1)
+            except JaxcamError as e:
+                problems.append(Problem("broken annotation", file.name, str(e).split(": ", 1)[1]))
+    listed = {p.stem.rsplit("_", 1)[0] for p in lists.glob("*_*.txt")}
+    classes = tuple(sorted(listed or {m.label for a in annotated.values() for m in a.objects}))
+    return _assemble(folder, "voc", classes, annotated, include_hard, problems)
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+
+
+def _instances(root: pathlib.Path, split: str | None) -> list[pathlib.Path]:
+    found = [*sorted(root.glob("instances*.json")), *sorted((root / "annotations").glob("instances*.json"))]
+    return [f for f in found if split is None or split in f.stem]
+
+
+def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None, include_hard: bool) -> Dataset:
+    folder = root if root.is_dir() else root.parent
+    if given is not None or root.is_file():
+        file = root if given is None else pathlib.Path(given)
+    else:
+        found = _instances(root, split)
+        others = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
+        file = next((f for f in found if "val" in f.stem), next(iter(found or others), root / "instances.json"))
+    content = read_coco(file)
+    year = file.stem.removeprefix("instances").strip("_")
+    bases = [folder, folder.parent] if folder.name == "annotations" else [folder]
+    places = [b / p for b in bases for p in filter(None, (year, f"images/{year}" if year else "", "images", "."))]
+    sample = list(content.pictures)[:50]
+    counts = [sum((place / name).is_file() for name in sample) for place in places]
+    home = places[counts.index(max(counts))].resolve()
+    problems = list(content.problems)
+    annotated: dict[pathlib.Path, Annotation] = {}
+    for name, annotation in content.pictures.items():
+        if (home / name).is_file():
+            annotated[home / name] = annotation
+        else:
+            problems.append(Problem("annotation without picture", name, ""))
+    if not annotated:
+        raise JaxcamError(f"{file}: none of its {len(content.pictures)} pictures lies in {_joined(places)}")
+    if home != folder.resolve():
+        strays = sorted({p.name for p in home.iterdir() if p.is_file()} - {p.name for p in annotated})
+        problems += [Problem("picture without annotation", name, "") for name in strays]
+    return _assemble(home, "coco", content.classes, annotated, include_hard, problems)
+
+
+def _joined(places: list[pathlib.Path]) -> str:
+    return " or ".join(dict.fromkeys(str(p) for p in places))
+
+
+def _assemble(
+    base: pathlib.Path, kind: str, classes: tuple[str, ...], annotated: Mapping[pathlib.Path, Annotation],
+    include_hard: bool, problems: list[Problem],
+) -> Dataset:  # fmt: skip
+    """A multi-label data set of the pictures in which something is marked."""
+    index = {name: i for i, name in enumerate(classes)}
+    items: list[Item] = []
+    for path, annotation in annotated.items():
+        name = path.relative_to(base).as_posix()
+        item, found = make_item(name, path, annotation, index, include_hard=include_hard)
+        problems += found
+        if item.labels:
+            items.append(item)
+        else:
+            why = "only difficult objects or crowds" if annotation.objects else "no object"
+            problems.append(Problem("picture without label", name, why))
+    if not items:
+        raise JaxcamError("; ".join([f"{base}: holds no picture with a label", *tally(problems)[:2]]))
+    items.sort(key=lambda item: item.name)
+    return Dataset(base, kind, classes, classes, tuple(items), True, tuple(problems))

@@ -1,0 +1,248 @@
+"""A data set to evaluate explanations on: pictures, what is in them, and where."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from jaxcam.data.annotations import Annotation, Problem
+from jaxcam.errors import JaxcamError, unknown
+
+#: Where VOC and COCO call one thing differently.
+_ALIASES = {
+    "aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Item:
+    """One picture.
+
+    Attributes:
+      name: its path below the data set's folder, with forward slashes; no two items share one.
+      path: the file.
+      labels: indices of the classes that are present, ascending; each of them is to be explained.
+      boxes: of each label that has any, `(n, 4)` float32 `x0, y0, x1, y1` in pixels of the picture.
+      size: `(w, h)` that the boxes are measured in; None for the picture's own.
+    """
+
+    name: str
+    path: pathlib.Path
+    labels: tuple[int, ...]
+    boxes: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    size: tuple[int, int] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures with labels and boxes, in an order that depends on their names alone.
+
+    Attributes:
+      root: the folder.
+      kind: "folder", "voc" or "coco".
+      ids: the classes as the data set calls them: folders, wnids, names.
+      classes: the same in words.
+      items: the pictures.
+      multi_label: whether a picture may hold several classes.
+      problems: what was left out, and why.
+    """
+
+    root: pathlib.Path
+    kind: str
+    ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    multi_label: bool = False
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether any picture has a box."""
+        return any(item.boxes for item in self.items)
+
+    def take(self, indices: Iterable[int]) -> Dataset:
+        """The pictures at `indices`, in that order."""
+        return dataclasses.replace(self, items=tuple(self.items[int(i)] for i in indices))
+
+    def subset(self, n: int, seed: int) -> Dataset:
+        """`n` pictures drawn at random without replacement, in the data set's order; all where it has no more.
+
+        Raises:
+          JaxcamError: `n` is below 1.
+        """
+        if n < 1:
+            raise JaxcamError(f"a subset must hold at least one picture, not {n}")
+        drawn = np.random.default_rng(seed).permutation(len(self))[:n]
+        return self.take(np.sort(drawn))
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the names, sizes in bytes, classes and boxes of the pictures, in their order.
+
+        The content of the pictures is not read: a data set is known by it in a second, not by every pixel.
+        """
+        total = hashlib.sha256(f"{self.kind}\n".encode())
+        for item in self.items:
+            size = item.path.stat().st_size if item.path.is_file() else -1
+            labels = [self.classes[label] for label in item.labels]
+            total.update(f"{item.name}\t{size}\t{labels}\t{item.size}\n".encode())
+            for label in sorted(item.boxes):
+                total.update(f"{self.classes[label]}\t{item.boxes[label].shape}\n".encode())
+                total.update(np.ascontiguousarray(item.boxes[label], "<f4").tobytes())
+        return total.hexdigest()
+
+    def for_classes(self, classes: Sequence[str], *, missing: str = "error") -> Dataset:
+        """The same with the labels numbered as a network numbers its classes.
+
+        A class is found by its id or its name (case, spaces, hyphens and underscores do not matter; VOC's and
+        COCO's names for one thing are known), or by its wnid where the network has ImageNet's 1000 classes.
+
+        Args:
+          classes: names of the network's logits.
+          missing: what becomes of a class that the network does not have: "error", or "drop", which leaves it out,
+            and with it the pictures that hold no other (a problem of each is noted).
+
+        Raises:
+          JaxcamError: a class is missing, or all of them are; the message names them.
+        """
+        index = class_indices(self.ids, self.classes, classes)
+        used = sorted({label for item in self.items for label in item.labels})
+        absent = [label for label in used if index[label] is None]
+        if absent and (missing != "drop" or len(absent) == len(used)):
+            raise _unknown_classes(self, [self.ids[i] for i in absent], len(used), classes)
+        items, problems = [], list(self.problems)
+        for item in self.items:
+            labels = {label: j for label in item.labels if (j := index[label]) is not None}
+            if not labels:
+                lost = ", ".join(self.classes[label] for label in item.labels)
+                problems.append(Problem("class unknown to the network", item.name, lost))
+                continue
+            boxes = {labels[label]: box for label, box in item.boxes.items() if label in labels}
+            items.append(dataclasses.replace(item, labels=tuple(sorted(labels.values())), boxes=boxes))
+        names = tuple(classes)
+        return dataclasses.replace(self, ids=names, classes=names, items=tuple(items), problems=tuple(problems))
+
+    def summary(self) -> list[str]:
+        """What it holds, one line, and each kind of problem, one line each, with the first names."""
+        pairs = sum(len(item.labels) for item in self.items)
+        boxes = sum(len(b) for item in self.items for b in item.boxes.values())
+        used = len({label for item in self.items for label in item.labels})
+        lines = [f"{self.root}: {_count(len(self), 'picture')} ({self.kind}), {pairs} labels of {used} classes, "
+                 f"{_count(boxes, 'box', 'boxes')}"]  # fmt: skip
+        return lines + tally(self.problems)
+
+
+def tally(problems: Iterable[Problem]) -> list[str]:
+    """One line for each kind of problem: how often, and the first three."""
+    groups = collections.defaultdict(list)
+    for problem in problems:
+        groups[problem.kind].append(problem)
+    lines = []
+    for kind, some in groups.items():
+        named = "; ".join(f"{p.name} ({p.why})" if p.why else p.name for p in some[:3])
+        lines.append(f"{kind}: {len(some)}: {named}{'; ...' if len(some) > 3 else ''}")
+    return lines
+
+
+def make_item(
+    name: str, path: pathlib.Path, annotation: Annotation, index: Mapping[str, int], *, include_hard: bool = False,
+    label: str | None = None,
+) -> tuple[Item, list[Problem]]:  # fmt: skip
+    """An item from what is marked in a picture, with its boxes clipped to the picture where its size is known.
+
+    Args:
+      annotation: the objects. Those marked hard (VOC: difficult, COCO: a crowd) are left out, labels and boxes,
+        unless `include_hard`.
+      index: of each class that is known, its number.
+      label: the one class of the picture, where that is known otherwise; objects of others are then left out.
+    """
+    problems = [Problem("bad box", name, why) for why in annotation.faults]
+    labels: set[int] = set() if label is None else {index[label]}
+    boxes: dict[int, list] = {}
+    for mark in annotation.objects:
+        if mark.hard and not include_hard or label is not None and mark.label != label:
+            continue
+        if mark.label not in index:
+            problems.append(Problem("unknown class", name, repr(mark.label)))
+            continue
+        labels.add(index[mark.label])
+        if mark.box is not None:
+            boxes.setdefault(index[mark.label], []).append(mark.box)
+    others = sorted({m.label for m in annotation.objects if m.box is not None})
+    if label is not None and others and label not in others:
+        problems.append(Problem("boxes of another class", name, f"{', '.join(others)} in a picture of {label}"))
+    arrays = {k: np.asarray(v, np.float32).reshape(-1, 4) for k, v in boxes.items()}
+    if annotation.size is not None:
+        for k, box in list(arrays.items()):
+            arrays[k], outside = clip_boxes(box, annotation.size)
+            problems += [Problem("box outside the picture", name, _outside(b, annotation.size)) for b in outside]
+        arrays = {k: box for k, box in arrays.items() if len(box)}
+    return Item(name, path, tuple(sorted(labels)), dict(sorted(arrays.items())), annotation.size), problems
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """The parts of `boxes (n, 4)` within a picture of `size (w, h)`, and the boxes that lie wholly outside."""
+    limits = np.asarray([size[0], size[1], size[0], size[1]], np.float32)
+    clipped = np.clip(boxes, 0, limits)
+    inside = (clipped[:, 2] > clipped[:, 0]) & (clipped[:, 3] > clipped[:, 1])
+    return clipped[inside], boxes[~inside]
+
+
+def _outside(box: np.ndarray, size: tuple[int, int]) -> str:
+    return f"({', '.join(f'{v:g}' for v in box)}) in {size[0]} x {size[1]} pixels"
+
+
+def class_indices(ids: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> list[int | None]:
+    """Of each class of a data set (id and name), the index in `classes`; None where it is not there."""
+    exact = {c.lower(): i for i, c in reversed(list(enumerate(classes)))}
+    loose = {_plain(c): i for i, c in reversed(list(enumerate(classes)))}
+    numbers = {w: i for i, w in enumerate(_wnids())} if len(classes) == 1000 else {}
+    found = []
+    for identity, name in zip(ids, names, strict=True):
+        keys = (exact.get(identity.lower()), exact.get(name.lower()), loose.get(_plain(name)), numbers.get(identity))
+        found.append(next((k for k in keys if k is not None), None))
+    return found
+
+
+def names_of(ids: Sequence[str], names: Mapping[str, str] | None) -> tuple[str, ...]:
+    """The classes in words: as `names` has them, else ImageNet's for a wnid, else the id itself."""
+    from jaxcam.models.catalogue import class_names
+
+    known = dict(zip(_wnids(), class_names("imagenet"), strict=True))
+    return tuple((names or {}).get(i) or known.get(i, i) for i in ids)
+
+
+def _wnids() -> tuple[str, ...]:
+    from jaxcam.models.catalogue import class_names  # not above: the models know the pictures' reader
+
+    return class_names("imagenet_wnids")
+
+
+def _plain(name: str) -> str:
+    bare = "".join(c for c in name.lower() if c not in " _-")
+    return _ALIASES.get(bare, bare)
+
+
+def _unknown_classes(data: Dataset, absent: list[str], used: int, classes: Sequence[str]) -> JaxcamError:
+    if len(absent) == used:
+        some = ", ".join(absent[:3]) + (", ..." if used > 3 else "")
+        return JaxcamError(
+            f"{data.root}: none of its {used} classes ({some}) is one of the network's {len(classes)}, for example "
+            f"{', '.join(classes[:3])}; give the names of the classes, or another network"
+        )
+    first = unknown("class", data.classes[data.ids.index(absent[0])], classes)
+    more = f" ({len(absent)} classes of {used} are missing: {', '.join(absent[:5])})" if len(absent) > 1 else ""
+    return JaxcamError(f"{data.root}: the network has {first}{more}; drop such classes, or name them otherwise")
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

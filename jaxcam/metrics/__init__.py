@@ -1,0 +1,38 @@
+"""How good an explanation is: pure functions of one image and one map, made for `jax.vmap` and `jax.jit`."""
+
+from jaxcam.metrics.agreement import box_coverage, coefficient_cosine, completeness_gap, energy_pointing
+from jaxcam.metrics.baselines import BASELINES, baseline, blur
+from jaxcam.metrics.catalog import METRICS, Metric
+from jaxcam.metrics.confidence import SCORES, Confidence, confidence, log_odds
+from jaxcam.metrics.curves import (
+    Curve,
+    area,
+    curve_scores,
+    deletion_curve,
+    insertion_curve,
+    pixel_ranks,
+    step_counts,
+)
+
+__all__ = [
+    "BASELINES",
+    "METRICS",
+    "SCORES",
+    "Confidence",
+    "Curve",
+    "Metric",
+    "area",
+    "baseline",
+    "blur",
+    "box_coverage",
+    "coefficient_cosine",
+    "completeness_gap",
+    "confidence",
+    "curve_scores",
+    "deletion_curve",
+    "energy_pointing",
+    "insertion_curve",
+    "log_odds",
+    "pixel_ranks",
+    "step_counts",
+]

@@ -1,0 +1,61 @@
+"""What stands in for a pixel that is taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcam.errors import JaxcamError, unknown
+
+#: What `baseline` can make.
+BASELINES = ("mean", "zero", "blur")
+
+
+def baseline(kind: str, image: jax.Array, *, normalize: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+    """The image `(H, W, 3)` in which nothing is left of `image`.
+
+    Args:
+      kind: "mean", the mean colour of the data set, which is 0 in a normalised image (what the LIFT-CAM paper
+        multiplies into its images); "zero", black pixels; "blur", the image blurred as RISE does (`blur`).
+      image: `(H, W, 3)`, normalised: the network's input.
+      normalize: turns pixel values in [0, 255] into the network's input (`Preprocessing.normalize`); only "zero"
+        asks for it, since black is not 0 after normalisation.
+
+    Raises:
+      JaxcamError: there is no such kind, or "zero" is asked for without `normalize`.
+    """
+    if kind == "mean":
+        return jnp.zeros_like(image)
+    if kind == "blur":
+        return blur(image)
+    if kind != "zero":
+        raise unknown("baseline", kind, BASELINES)
+    if normalize is None:
+        raise JaxcamError("the baseline 'zero' is black before normalisation; give normalize=preprocessing.normalize")
+    return normalize(jnp.zeros_like(image)).astype(image.dtype)
+
+
+def blur(image: jax.Array, *, sigma: float = 5.0, radius: int = 5) -> jax.Array:
+    """`image (H, W, c)` under a Gaussian that is cut off `radius` pixels from its centre.
+
+    The defaults are RISE's (an 11 x 11 kernel with a standard deviation of 5 pixels). At the border the weights
+    that fall outside are left out and the rest sum to 1, so that a plain image stays as it is; RISE pads with zeros.
+
+    Args:
+      image: `(H, W, c)`.
+      sigma: standard deviation in pixels.
+      radius: in pixels.
+    """
+    # The kernel is separable and small beside a network: two products with banded matrices, no convolution,
+    # which costs the same under vmap and inside loops.
+    rows, columns = (_blur_matrix(n, sigma, radius) for n in image.shape[:2])
+    return jnp.einsum("hi,wj,ijc->hwc", rows, columns, image, precision="highest")
+
+
+def _blur_matrix(size: int, sigma: float, radius: int) -> np.ndarray:
+    distance = np.abs(np.arange(size)[:, None] - np.arange(size))
+    weights = np.where(distance <= radius, np.exp(-0.5 * (distance / sigma) ** 2), 0.0)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
