@@ -1,4 +1,4 @@
-"""The command line: `jaxcam explain`, `models`, `methods`, `convert`, `train`.
+"""The command line: `jaxcam explain`, `evaluate`, `report`, `models`, `methods`, `convert`, `train`.
 
 Nothing heavy is imported before a command runs, so that help and version are quick.
 """
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 
 from jaxcam import __version__
-from jaxcam.cli import convert, explain, listing, train
+from jaxcam.cli import convert, evaluate, explain, listing, report, train
 from jaxcam.errors import JaxcamError
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"jaxcam {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (explain, listing, convert, train):
+    for module in (explain, evaluate, report, listing, convert, train):
         module.add_commands(commands)
     return top
 

@@ -164,6 +164,7 @@ def _name(name: str) -> str:
 def _value(what: str, text: str, default: Any) -> Any:
     """`text` as a value of the default's type; names stay strings."""
     plain = {"true": True, "false": False, "none": None}
+    value: Any
     try:
         value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
     except (ValueError, SyntaxError):

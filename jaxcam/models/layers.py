@@ -1,4 +1,4 @@
-"""Pooling pieces that Flax does not have, shared by the network families."""
+"""What the network families share: running stages by name, and pooling that Flax does not have."""
 
 from __future__ import annotations
 
@@ -6,6 +6,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+
+
+class Staged(nnx.Module):
+    """A network as an ordered list of named stages.
+
+    Attributes:
+      layers: names of the stages in order; `run` starts and stops at any of them.
+    """
+
+    layers: tuple[str, ...]
+
+    def stage(self, name: str, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Runs the one stage called `name`."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        x: jax.Array,
+        *,
+        after: str | None = None,
+        until: str | None = None,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        """Runs the stages that follow `after` (None: the image) up to and including `until`."""
+        start = 0 if after is None else self.layers.index(after) + 1
+        stop = len(self.layers) if until is None else self.layers.index(until) + 1
+        for name in self.layers[start:stop]:
+            x = self.stage(name, x, train=train, key=key)
+        return x
+
+    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Logits `(b, num_classes)` of images `x (b, h, w, 3)`."""
+        return self.run(x, train=train, key=key)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, padding: int = 0) -> jax.Array:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcam.models.layers import max_pool, scaled
+from jaxcam.models.layers import Staged, max_pool, scaled
 
 #: Blocks per layer, and whether they are bottlenecks.
 RESNET_LAYERS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -119,12 +119,8 @@ class _Layer(nnx.Module):
             setattr(self, str(i), block)
 
 
-class ResNet(_Normed):
-    """A ResNet as an ordered list of named stages.
-
-    Attributes:
-      layers: names of the stages in order; `run` starts and stops at any of them.
-    """
+class ResNet(_Normed, Staged):
+    """A ResNet as an ordered list of named stages."""
 
     def __init__(self, config: ResNetConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -144,8 +140,8 @@ class ResNet(_Normed):
         self.fc = nnx.Linear(c_in, config.num_classes, rngs=rngs)
         self.layers = (*names, "avgpool", "fc")
 
-    def stage(self, name: str, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """Runs the one stage called `name`."""
+    def stage(self, name: str, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """Runs the one stage called `name`; there is nothing random in it."""
         if name == "conv1":
             return jax.nn.relu(self.conv(1, x, train))
         if name == "maxpool":
@@ -159,24 +155,3 @@ class ResNet(_Normed):
             return self.fc(x)
         layer, block = name.split(".")
         return getattr(getattr(self, layer), block)(x, train=train)
-
-    def run(
-        self,
-        x: jax.Array,
-        *,
-        after: str | None = None,
-        until: str | None = None,
-        train: bool = False,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Runs the stages that follow `after` (None: the image) up to and including `until`."""
-        del key  # no randomness in a ResNet; the argument keeps the two families alike
-        start = 0 if after is None else self.layers.index(after) + 1
-        stop = len(self.layers) if until is None else self.layers.index(until) + 1
-        for name in self.layers[start:stop]:
-            x = self.stage(name, x, train=train)
-        return x
-
-    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
-        """Logits `(b, num_classes)` of images `x (b, h, w, 3)`."""
-        return self.run(x, train=train, key=key)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcam.models.layers import adaptive_avg_pool, max_pool, scaled
+from jaxcam.models.layers import Staged, adaptive_avg_pool, max_pool, scaled
 
 #: Convolutions per block; the channels of the five blocks are always 64, 128, 256, 512, 512.
 VGG_BLOCKS: dict[int, tuple[int, int, int, int, int]] = {
@@ -55,12 +55,8 @@ class VGGConfig:
         return VGG(self, rngs=rngs)
 
 
-class VGG(nnx.Module):
-    """A VGG network as an ordered list of named stages.
-
-    Attributes:
-      layers: names of the stages in order; `run` starts and stops at any of them.
-    """
+class VGG(Staged):
+    """A VGG network as an ordered list of named stages."""
 
     def __init__(self, config: VGGConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -105,23 +101,3 @@ class VGG(nnx.Module):
             kept = jax.random.bernoulli(jax.random.fold_in(key, int(name[2:])), keep, x.shape)
             x = jnp.where(kept, x / keep, 0.0)
         return x
-
-    def run(
-        self,
-        x: jax.Array,
-        *,
-        after: str | None = None,
-        until: str | None = None,
-        train: bool = False,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Runs the stages that follow `after` (None: the image) up to and including `until`."""
-        start = 0 if after is None else self.layers.index(after) + 1
-        stop = len(self.layers) if until is None else self.layers.index(until) + 1
-        for name in self.layers[start:stop]:
-            x = self.stage(name, x, train=train, key=key)
-        return x
-
-    def __call__(self, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
-        """Logits `(b, num_classes)` of images `x (b, h, w, 3)`."""
-        return self.run(x, train=train, key=key)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
 from jaxcam.shapley.permutations import key_impl, ordering_ranks, path_values, permutation_shapley, raw_key, reached
 from jaxcam.shapley.result import Estimate, Game, check_count, ends
+from jaxcam.shapley.sharded import ALONE, Rows
 
 #: Orderings that the final weights are fitted on, at most; more no longer helped on trained heads.
 PILOT = 64
@@ -79,6 +80,26 @@ class AdjustedState(NamedTuple):
         """What is known at this point."""
         error = jnp.hypot(self.samples.standard_error, self.surrogate_error)
         return Estimate(self.samples.mean, error, self.evaluations, self.v_full, self.v_empty)
+
+
+class Pilot(NamedTuple):
+    """The state between the pilot and the sampling proper.
+
+    Attributes:
+      key, free_key: raw random keys, of the game's orderings and of the surrogates'.
+      weights: `(FOLDS + 1, H)`, each surrogate's; the last one's are fitted on all of the pilot.
+      paths: `(n, K + 1)` values of the game along the pilot's orderings.
+      free: `Moments` of the surrogates' marginals `((FOLDS + 1) K,)` over antithetic pairs.
+      v_full, v_empty: `()`.
+    """
+
+    key: jax.Array
+    free_key: jax.Array
+    weights: jax.Array
+    paths: jax.Array
+    free: moments.Moments
+    v_full: jax.Array
+    v_empty: jax.Array
 
 
 def pilot_pairs(num_permutations: int) -> int:
@@ -159,64 +180,78 @@ def _weights(layer: Layer, ranks: jax.Array, paths: jax.Array, key: jax.Array) -
     return jnp.stack([prior.at[chosen].add(w) for w in [*solved, _solve(gram, moment, count)]])
 
 
-def _surrogate_shapley(layer: Layer, weights: jax.Array, key: jax.Array, pairs: int) -> moments.Moments:
-    """Marginals `(S K,)` of the surrogates `weights (S, H)` over antithetic pairs: their Shapley values."""
-    players, count = layer.table.shape[0], weights.shape[0]
-    size = max(1, min(pairs, _CACHED // (2 * layer.base.shape[0])))
-
-    def more(i, found):
-        index = i * size + jnp.arange(size)
-        ranks = ordering_ranks(key, index, players, True).reshape(-1, players)
-        marginals = _surrogate_marginals(layer, weights, ranks).reshape(size, 2, -1).mean(1)
-        return moments.add(found, marginals, index < pairs)
-
-    return jax.lax.fori_loop(0, -(-pairs // size), more, moments.none(count * players, weights.dtype))
-
-
-def _sample(v_samples: moments.Moments, layer, weights, surrogate, ranks, paths, valid) -> moments.Moments:
+def _sample(
+    v_samples: moments.Moments, layer, weights, surrogate, ranks, paths, valid, rows: Rows = ALONE
+) -> moments.Moments:
     """The moments with the antithetic pairs `ranks (u, 2, K)`, of the values `paths (2 u, K + 1)`, added."""
     pairs, _, players = ranks.shape
     flat = ranks.reshape(-1, players)
-    explained = _surrogate_marginals(layer, weights[None], flat)[:, 0]
+    explained = rows(lambda some: _surrogate_marginals(layer, weights[None], some)[:, 0], flat)
     rest = jnp.take_along_axis(jnp.diff(paths, axis=1), flat, axis=1) - explained
     return moments.add(v_samples, rest.reshape(pairs, 2, players).mean(1) + surrogate, valid)
 
 
-def start(
-    v: Game, layer: Layer, key: jax.Array, *, num_permutations: int, chunk_size: int, paths=path_values
-) -> AdjustedState:
-    """The state after the pilot."""
+def pilot(
+    v: Game, layer: Layer, key: jax.Array, *, num_permutations: int, chunk_size: int, rows: Rows = ALONE
+) -> Pilot:
+    """The state after the pilot: `explore` and `begin` come next."""
     players = layer.table.shape[0]
-    pairs = pilot_pairs(num_permutations)
     of_game, of_free, of_prior = jax.random.split(key, 3)
     v_full, v_empty = ends(v, players)
-    ranks = ordering_ranks(of_game, jnp.arange(pairs), players, True)
-    values = paths(v, ranks.reshape(-1, players), v_full, v_empty, chunk_size)
-    weights = _weights(layer, ranks.reshape(-1, players), values, of_prior).astype(v_full.dtype)
-    found = _surrogate_shapley(layer, weights, of_free, FREE * num_permutations // 2)
-    surrogate, error = found.mean.reshape(-1, players), found.standard_error[-players:]
-    samples = moments.none(players, v_full.dtype)
+    ranks = ordering_ranks(of_game, jnp.arange(pilot_pairs(num_permutations)), players, True).reshape(-1, players)
+    values = rows(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
+    weights = _weights(layer, ranks, values, of_prior).astype(v_full.dtype)
+    free = moments.none(weights.shape[0] * players, weights.dtype)
+    return Pilot(raw_key(of_game), raw_key(of_free), weights, values, free, v_full, v_empty)
+
+
+def explore(layer: Layer, state: Pilot, pairs: int, *, at_most: int, impl: str, rows: Rows = ALONE) -> Pilot:
+    """The state with some `at_most` more antithetic pairs of the surrogates, of `pairs` in all."""
+    players, count = layer.table.shape[0], state.weights.shape[0]
+    key = jax.random.wrap_key_data(state.free_key, impl=impl)
+    size = max(1, min(pairs, _CACHED // (2 * layer.base.shape[0]))) * rows.devices
+
+    def marginals(index):
+        ranks = ordering_ranks(key, index, players, True).reshape(-1, players)
+        return _surrogate_marginals(layer, state.weights, ranks).reshape(-1, 2, count * players).mean(1)
+
+    def more(_, found):
+        index = found.count + jnp.arange(size)
+        return moments.add(found, rows(marginals, index), index < pairs)
+
+    return state._replace(free=jax.lax.fori_loop(0, -(-at_most // size), more, state.free))
+
+
+def begin(layer: Layer, state: Pilot, *, impl: str) -> AdjustedState:
+    """The state to `advance` from, with the pilot's orderings, each met by a surrogate that it had no part in."""
+    players = layer.table.shape[0]
+    pairs = state.paths.shape[0] // 2
+    key = jax.random.wrap_key_data(state.key, impl=impl)
+    ranks = ordering_ranks(key, jnp.arange(pairs), players, True)
+    surrogate, error = state.free.mean.reshape(-1, players), state.free.standard_error[-players:]
+    samples = moments.none(players, state.v_full.dtype)
     each = pairs // FOLDS
     for i in range(FOLDS):
         some = slice(i * each, (i + 1) * each)
-        path = values[2 * i * each : 2 * (i + 1) * each]
-        samples = _sample(samples, layer, weights[i], surrogate[i], ranks[some], path, jnp.ones(each, bool))
-    spent = 2 + 2 * pairs * (players - 1) + _GRADIENT_COST * _GRADIENTS
-    evaluations = jnp.asarray(spent, jnp.int32)
-    return AdjustedState(raw_key(of_game), weights[-1], surrogate[-1], error, samples, v_full, v_empty, evaluations)
+        path = state.paths[2 * i * each : 2 * (i + 1) * each]
+        samples = _sample(samples, layer, state.weights[i], surrogate[i], ranks[some], path, jnp.ones(each, bool))
+    spent = jnp.asarray(2 + 2 * pairs * (players - 1) + _GRADIENT_COST * _GRADIENTS, jnp.int32)
+    ends_ = (state.v_full, state.v_empty)
+    return AdjustedState(state.key, state.weights[-1], surrogate[-1], error, samples, *ends_, spent)
 
 
 def advance(
-    v: Game, layer: Layer, state: AdjustedState, total, *, size: int, chunk_size: int, impl: str, paths=path_values
+    v: Game, layer: Layer, state: AdjustedState, total, *, size: int, chunk_size: int, impl: str, rows: Rows = ALONE
 ) -> AdjustedState:
     """The state with the next `size` pairs in it, but never more than `total`."""
     players = layer.table.shape[0]
     index = state.samples.count + jnp.arange(size)
     ranks = ordering_ranks(jax.random.wrap_key_data(state.key, impl=impl), index, players, True)
-    values = paths(v, ranks.reshape(-1, players), state.v_full, state.v_empty, chunk_size)
+    flat = ranks.reshape(-1, players)
+    values = rows(lambda some: path_values(v, some, state.v_full, state.v_empty, chunk_size), flat)
     valid = index < total
     spent = valid.sum(dtype=jnp.int32) * 2 * (players - 1)
-    samples = _sample(state.samples, layer, state.weights, state.surrogate, ranks, values, valid)
+    samples = _sample(state.samples, layer, state.weights, state.surrogate, ranks, values, valid, rows)
     return state._replace(samples=samples, evaluations=state.evaluations + spent)
 
 
@@ -265,9 +300,11 @@ def adjusted_shapley(
         )
     total = num_permutations // 2
     size = pairs_at_once(players, total, chunk_size)
-    state = start(v, layer, key, num_permutations=num_permutations, chunk_size=chunk_size)
-    options = {"size": size, "chunk_size": chunk_size, "impl": key_impl(key)}
-    step = functools.partial(advance, v, layer, total=total, **options)
+    impl = key_impl(key)
+    first = pilot(v, layer, key, num_permutations=num_permutations, chunk_size=chunk_size)
+    pairs = FREE * total
+    state = begin(layer, explore(layer, first, pairs, at_most=pairs, impl=impl), impl=impl)
+    step = functools.partial(advance, v, layer, total=total, size=size, chunk_size=chunk_size, impl=impl)
     return jax.lax.while_loop(lambda s: ~done(s, total, tolerance), step, state).estimate
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
 from jaxcam.shapley.result import Estimate, Game, check_count, ends, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.sharded import ALONE, Rows
 
 #: A tolerance is not believed before this many independent samples.
 MIN_SAMPLES = 10
@@ -66,17 +67,21 @@ def path_values(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> 
     return jnp.concatenate([first, inner.astype(v_full.dtype), last], 1)
 
 
-def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int, paths=path_values) -> jax.Array:
+def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int, rows: Rows = ALONE) -> jax.Array:
     """`(n, K)` marginal contribution of each player in the orderings `ranks (n, K)`."""
-    return jnp.take_along_axis(jnp.diff(paths(v, ranks, v_full, v_empty, chunk_size)), ranks, 1)
+    paths = rows(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
+    return jnp.take_along_axis(jnp.diff(paths), ranks, 1)
 
 
-def _advance(v: Game, state: PermutationState, total, *, size: int, antithetic: bool, chunk_size: int, impl: str):
+def advance(
+    v: Game, state: PermutationState, total, *, size: int, antithetic: bool, chunk_size: int, impl: str,
+    rows: Rows = ALONE,
+) -> PermutationState:  # fmt: skip
     """The state with the next `size` samples in it, but never more than `total`."""
     players = state.samples.mean.shape[0]
     index = state.samples.count + jnp.arange(size)
     ranks = ordering_ranks(jax.random.wrap_key_data(state.key, impl=impl), index, players, antithetic)
-    marginals = ordering_marginals(v, ranks.reshape(-1, players), state.v_full, state.v_empty, chunk_size)
+    marginals = ordering_marginals(v, ranks.reshape(-1, players), state.v_full, state.v_empty, chunk_size, rows)
     valid = index < total
     samples = moments.add(state.samples, marginals.reshape(ranks.shape).mean(1), valid)
     spent = valid.sum(dtype=jnp.int32) * ranks.shape[1] * (players - 1)
@@ -92,7 +97,8 @@ def key_impl(key: jax.Array) -> str:
     return str(jax.random.key_impl(key))
 
 
-def _start(v: Game, key: jax.Array, num_players: int) -> PermutationState:
+def start(v: Game, key: jax.Array, num_players: int) -> PermutationState:
+    """The state before the first ordering."""
     v_full, v_empty = ends(v, num_players)
     dtype = jnp.promote_types(v_full.dtype, float_dtype())
     none = moments.none(num_players, dtype)
@@ -104,7 +110,8 @@ def reached(samples_error: jax.Array, count: jax.Array, span: jax.Array, toleran
     return (count >= MIN_SAMPLES) & (jnp.max(samples_error) <= tolerance * jnp.abs(span))
 
 
-def _done(state: PermutationState, total: int, tolerance: float | None) -> jax.Array:
+def done(state: PermutationState, total: int, tolerance: float | None) -> jax.Array:
+    """Whether the run is over."""
     full = state.samples.count >= total
     if tolerance is None:
         return full
@@ -166,12 +173,12 @@ def permutation_shapley(
     """
     total, size = _plan(num_players, num_permutations, antithetic, chunk_size)
     options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
-    advance = functools.partial(_advance, v, total=total, **options)
-    state = _start(v, key, num_players)
-    return jax.lax.while_loop(lambda s: ~_done(s, total, tolerance), advance, state).estimate
+    step = functools.partial(advance, v, total=total, **options)
+    state = start(v, key, num_players)
+    return jax.lax.while_loop(lambda s: ~done(s, total, tolerance), step, state).estimate
 
 
-_step = jax.jit(_advance, static_argnames=("size", "antithetic", "chunk_size", "impl"))
+_step = jax.jit(advance, static_argnames=("size", "antithetic", "chunk_size", "impl"))
 
 
 def permutation_shapley_steps(
@@ -201,14 +208,14 @@ def permutation_shapley_steps(
     total, size = _plan(num_players, num_permutations, antithetic, chunk_size)
     v = v if isinstance(v, jax.tree_util.Partial) else jax.tree_util.Partial(v)
     if state is None:
-        state = _start(v, key, num_players)
+        state = start(v, key, num_players)
     else:
         _check_resumable(state, key, num_players)
         state = jax.tree.map(jnp.asarray, state)
     options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
-    if bool(_done(state, total, tolerance)):  # a finished run, taken up again
+    if bool(done(state, total, tolerance)):  # a finished run, taken up again
         yield state
-    while not bool(_done(state, total, tolerance)):
+    while not bool(done(state, total, tolerance)):
         state = _step(v, state, jnp.asarray(total), **options)
         if not np.isfinite(np.asarray(state.samples.mean)).all():
             raise JaxcamError("the game gave a value that is not finite; look for NaN or overflow in its head")

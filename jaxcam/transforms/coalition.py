@@ -133,14 +133,15 @@ def evaluate(
     done: dict[int, list] = {}
     given = given or {}
 
-    def at(v):
+    def at(v: Any) -> Any:
         if isinstance(v, Lazy) and v.identity in given:
             return given[v.identity]
         if isinstance(v, Deferred):
             return run(v.task)[v.index]
-        if isinstance(v, Additive):
-            return v.at(masks, precision)
-        return v.at(masks) if isinstance(v, Diagonal) else v
+        if not isinstance(v, Additive | Diagonal):
+            return v
+        assert masks is not None, "a value that depends on the mask was not given"
+        return v.at(masks, precision) if isinstance(v, Additive) else v.at(masks)
 
     def run(task):
         if id(task) not in done:

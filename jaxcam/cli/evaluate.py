@@ -1,0 +1,192 @@
+"""`jaxcam evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxcam.errors import JaxcamError
+
+if TYPE_CHECKING:
+    from jaxcam.evaluate.driver import Progress
+    from jaxcam.evaluate.run import Run
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the command to the parser."""
+    p = commands.add_parser(
+        "evaluate", help="measure how good the methods' maps are on a data set", allow_abbrev=False,
+        description="Makes the maps of every picture by every method and measures them. A run that was stopped, in "
+        "whatever way, goes on when the command is given again, and ends with the same table.",
+    )  # fmt: skip
+    p.add_argument(
+        "data", metavar="DATA", help="a folder with CLASS/PICTURE, an ILSVRC tree, a PASCAL VOC devkit, or COCO; name "
+        "it before the options",
+    )  # fmt: skip
+    p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
+    p.add_argument("--model", metavar="NAME|FOLDER", help="as for jaxcam explain")
+    p.add_argument("--weights", metavar="FILE|DIR", help="as for jaxcam explain")
+    p.add_argument(
+        "--methods", nargs="+", action="extend", metavar="M", help="methods of `jaxcam methods`, with options where "
+        "wanted (shap_cam:num_permutations=100), or all (default: lift_cam)",
+    )  # fmt: skip
+    p.add_argument(
+        "--metrics", nargs="+", action="extend", metavar="M", help="ic, ad, add, insertion, deletion, pointing, gap, "
+        "or all that the data allow (default: ic ad add)",
+    )  # fmt: skip
+    p.add_argument("--reference", metavar="M", help="add the cosine of the coefficients with those of this method")
+    p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
+    p.add_argument("--seeds", type=int, default=1, metavar="N", help="how many such subsets (default: 1)")
+    p.add_argument(
+        "--targets", choices=("label", "predicted"), default="label",
+        help="explain every class that is in a picture, or the most probable one (default: label)",
+    )  # fmt: skip
+    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the last convolutional layer)")
+    p.add_argument(
+        "--baseline",
+        choices=("mean", "zero", "blur"),
+        default="mean",
+        help="what removed pixels become (default: mean)",
+    )
+    p.add_argument("--steps", type=int, default=50, metavar="N", help="of insertion and deletion (default: 50)")
+    p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")
+    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos and maps at a time (default: 8)")
+    p.add_argument(
+        "--keep", nargs="+", default=None, metavar="WHAT", help="of every map: coefficients, maps, curves, or none "
+        "(default: all three; a report shows only what was kept)",
+    )  # fmt: skip
+    p.add_argument("--kind", metavar="KIND", help="folder, voc or coco (default: recognised)")
+    p.add_argument("--split", metavar="NAME", help="part of the data set, such as val or test")
+    p.add_argument("--boxes", metavar="FILE|DIR", help="boxes that lie elsewhere: a CSV file or a folder of XML files")
+    p.add_argument("--class-names", metavar="CSV", help="lines folder,name: what to call the class of each folder")
+    p.add_argument("--include-hard", action="store_true", help="count objects marked difficult (VOC) or crowd (COCO)")
+    p.add_argument(
+        "--process", type=int, default=0, metavar="I", help="this process's number, from 0, where several share a run"
+    )
+    p.add_argument("--processes", type=int, default=1, metavar="N", help="how many processes share it (default: 1)")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command; 1 where some of the pictures could not be used."""
+    methods = options.methods or ["lift_cam"]
+    _check_names(options, methods)
+    from jaxcam.data.datasets import read_class_names
+    from jaxcam.data.evaluation import load_dataset
+    from jaxcam.evaluate import evaluate
+    from jaxcam.models.zoo import load
+
+    names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
+    data = load_dataset(
+        options.data, kind=options.kind, split=options.split, boxes=options.boxes, names=names,
+        include_hard=options.include_hard,
+    )  # fmt: skip
+    for line in data.summary():
+        print(line)
+    network = load(options.model, weights=options.weights)
+    with _progress() as report:
+        watch = _Watch(report)
+        found = evaluate(
+            network, data, methods=methods, metrics=options.metrics or ("ic", "ad", "add"), out=options.out,
+            limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
+            reference=options.reference, baseline=options.baseline, steps=options.steps,
+            batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, process=options.process,
+            processes=options.processes, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
+        )  # fmt: skip
+    if found.complete and not watch.worked:
+        print(f"{options.out}: this run was finished before; nothing was left to do")
+    _summary(found)
+    for name, why in found.broken.items():
+        print("jaxcam: broken: " + " ".join((why if name in why else f"{name}: {why}").split()), file=sys.stderr)
+    if found.broken:
+        print(f"jaxcam: {len(found.broken)} of {len(found.images)} pictures could not be used", file=sys.stderr)
+    return 1 if found.broken else 0
+
+
+def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
+    """Errors that need neither data nor network."""
+    from jaxcam.methods.catalog import request
+
+    for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
+        request(name)
+    if not 0 <= options.process < options.processes:
+        raise JaxcamError(f"--process must lie between 0 and {options.processes - 1}, not {options.process}")
+
+
+def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:
+    from jaxcam.evaluate.plan import KEEP
+
+    if asked is None:
+        return KEEP
+    if "none" in asked and len(asked) > 1:
+        raise JaxcamError("--keep none stands alone")
+    return () if "none" in asked else tuple(k for k in KEEP if k in asked) or tuple(asked)
+
+
+class _Watch:
+    """Hands on the progress, and remembers whether there was any."""
+
+    def __init__(self, report: Callable[[Progress], None]):
+        self.report, self.worked = report, False
+
+    def __call__(self, state: Progress) -> None:
+        self.worked = self.worked or state.rate > 0
+        self.report(state)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Progress], None]]:
+    """A bar with rate and time left on a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda state: None
+        return
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("compiling", total=None)
+
+        def report(state: Progress) -> None:
+            bar.update(task, completed=state.done, total=state.total, description=_pace(state))
+
+        yield report
+
+
+def _pace(state: Progress) -> str:
+    """Rate, time left, and broken pictures, in words."""
+    if not state.rate:
+        return "compiling"
+    left = round((state.total - state.done) / state.rate)
+    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
+    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    rate = f"{state.rate:.1f} pictures/s" if state.rate >= 1 else f"{1 / state.rate:.1f} s/picture"
+    return f"{rate}, {clock} left" + (f", {state.broken} broken" if state.broken else "")
+
+
+def _summary(found: Run) -> None:
+    """The table, and what there is to know beside it."""
+    from rich.console import Console
+
+    from jaxcam.evaluate.formats import terminal
+    from jaxcam.evaluate.statistics import summarise
+    from jaxcam.evaluate.tables import main_table
+
+    if len(found):
+        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        console.print(terminal(main_table(found, summarise(found)), console.width))
+    empty = sum(bool(e) for e in found.columns["empty"])
+    done = sum(unit["images"] for unit in found.units)
+    line = f"{len(found)} maps of {done} pictures in {found.folder}"
+    if empty:
+        line += f"; {empty} maps show nothing"
+    if not found.complete:
+        line += f"; {len(found.images) - done} pictures are left to other processes"
+    print(line)

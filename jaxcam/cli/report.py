@@ -1,0 +1,119 @@
+"""`jaxcam report`."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pathlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from jaxcam.errors import JaxcamError
+
+if TYPE_CHECKING:
+    from jaxcam.evaluate.tables import Table
+
+_ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
+_WIDTH = 160  # of a pipe or a file, which have none of their own
+_FORMATS = ("html", "markdown", "latex", "csv", "terminal")
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the command to the parser."""
+    p = commands.add_parser(
+        "report", help="tables and a page of what a run of `jaxcam evaluate` found", allow_abbrev=False,
+        description="The results of a run, finished or not: by default a table here and a page, report.html, in the run's folder.",
+    )  # fmt: skip
+    p.add_argument("folder", metavar="RUN", help="the folder that jaxcam evaluate wrote to")
+    p.add_argument("--out", metavar="FILE|-", help="where to write; - for standard output")
+    p.add_argument(
+        "--format", choices=_FORMATS, help="what to write (default: by the ending of --out, else html); without --out "
+        "all but html go to standard output",
+    )  # fmt: skip
+    p.add_argument("--data", metavar="DIR", help="the folder of the pictures, where it is not where it was")
+    p.add_argument("--focus", metavar="M", help="the method that differences and best and worst cases are told of")
+    p.add_argument("--level", type=float, default=95, metavar="PERCENT", help="of the intervals (default: 95)")
+    p.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (default: 2000)")
+    p.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: 0)")
+    p.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command."""
+    kind = _format(options)
+    if options.data and not pathlib.Path(options.data).is_dir():
+        raise JaxcamError(f"{options.data}: there is no such folder")
+    if options.seed < 0:
+        raise JaxcamError(f"the seed must be at least 0, not {options.seed}")
+    from jaxcam.errors import unknown
+    from jaxcam.evaluate import formats, read_run, statistics, tables
+    from jaxcam.evaluate.report import focus_method, report
+
+    found = read_run(options.folder)
+    focus = options.focus or focus_method(found)
+    if focus not in found.methods:
+        raise unknown("method of this run", focus, found.methods)
+    summary = statistics.summarise(found, level=options.level / 100, replicates=options.samples, seed=options.seed)
+    table = tables.main_table(found, summary)
+    if kind == "terminal":
+        _print(table, options.out)
+    elif kind == "csv":
+        _write(formats.comma_separated(found, summary, focus), options.out)
+    elif kind in ("markdown", "latex"):
+        write = {"markdown": formats.markdown, "latex": formats.latex}[kind]
+        shown = [table, tables.difference_table(found, summary, focus)] if len(found.methods) > 1 else [table]
+        seeds = statistics.over_seeds(found)
+        if len(seeds.seeds) > 1:
+            shown += [tables.seeds_table(found, seeds, k) for k in found.metrics]
+        _write("\n".join(map(write, shown)), options.out)
+    else:
+        page = report(found, summary, focus=focus, data=pathlib.Path(options.data) if options.data else None)
+        out = options.out or str(pathlib.Path(options.folder) / "report.html")
+        _write(page, out)
+        if out != "-":
+            if not options.out:
+                _print(table, None)
+            print(f"report of {tables.how_many(summary)} written to {out}")
+    if not found.complete:
+        print(f"jaxcam: {options.folder} is not finished; these are the pictures done so far", file=sys.stderr)
+    return 0
+
+
+def _format(options: argparse.Namespace) -> str:
+    if options.format:
+        return options.format
+    if not options.out or options.out == "-":
+        return "html"
+    ending = pathlib.Path(options.out).suffix.lower()
+    if ending not in _ENDINGS:
+        raise JaxcamError(
+            f"{options.out}: the ending does not say what to write; end it in {', '.join(_ENDINGS)} or give --format"
+        )
+    return _ENDINGS[ending]
+
+
+def _print(table: Table, out: str | None) -> None:
+    from rich.console import Console
+
+    from jaxcam.evaluate.formats import terminal
+
+    if out in (None, "-"):
+        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+        console.print(terminal(table, console.width))
+        return
+    text = io.StringIO()
+    Console(width=_WIDTH, file=text).print(terminal(table, _WIDTH))
+    _write(text.getvalue(), out)
+
+
+def _write(text: str, out: str | None) -> None:
+    if out in (None, "-"):
+        sys.stdout.write(text)
+        return
+    assert out is not None
+    if pathlib.Path(out).is_dir():
+        raise JaxcamError(f"{out}: is a folder; name a file")
+    from jaxcam.files import whole_file
+
+    with whole_file(out) as f:
+        f.write(text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,101 @@
+"""Between what a layer returns and the activations (h, w, K) that the methods work on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.errors import JaxcamError
+
+
+class Layout(NamedTuple):
+    """How a layer's output (without its batch axis) becomes activations, and activations an output.
+
+    `from_map(*as_map(value))` must be `value`. Both are traced, so they are written with `jax.numpy`.
+
+    Attributes:
+      as_map: `value -> (activations (h, w, K), rest)`; `rest` is a pytree of what is no part of the
+        map (a class token), or `()`. It is held fixed while the activations are explained.
+      from_map: `(activations, rest) -> value`.
+    """
+
+    as_map: Callable[[jax.Array], tuple[jax.Array, Any]]
+    from_map: Callable[[jax.Array, Any], jax.Array]
+
+
+_LAYOUTS = {
+    "hwk": Layout(lambda value: (value, ()), lambda a, rest: a),
+    "khw": Layout(lambda value: (jnp.transpose(value, (1, 2, 0)), ()), lambda a, rest: jnp.transpose(a, (2, 0, 1))),
+}
+
+
+def tokens(prefix: int = 1, grid: tuple[int, int] | None = None) -> Layout:
+    """The layout of a transformer's tokens `(prefix + h * w, K)`, row by row: `layout=jaxcam.tokens()`.
+
+    Args:
+      prefix: how many tokens come before those of the patches: 1 for a class token, 0 for none.
+        They are held fixed.
+      grid: `(h, w)`, the patches down and across; None for a square.
+    """
+
+    def as_map(value):
+        n, k = value.shape[0] - prefix, value.shape[-1]
+        side = math.isqrt(max(n, 0))
+        h, w = grid or (side, side)
+        if value.ndim != 2 or h * w != n or n < 1:
+            raise JaxcamError(
+                f"tokens of shape {value.shape} are not {prefix} and then a grid of "
+                f"{f'{h} x {w}' if grid else 'equal sides'}: name them, layout=jaxcam.tokens(prefix=..., grid=(h, w))"
+            )
+        return jnp.reshape(value[prefix:], (h, w, k)), value[:prefix]
+
+    def from_map(activations, rest):
+        return jnp.concatenate([rest, jnp.reshape(activations, (-1, activations.shape[-1]))])
+
+    if prefix:
+        return Layout(as_map, from_map)
+    return Layout(lambda v: (as_map(v)[0], ()), lambda a, rest: jnp.reshape(a, (-1, a.shape[-1])))
+
+
+def resolve(layout: str | Layout) -> Layout:
+    """The layout of that name, or the one given.
+
+    Raises:
+      JaxcamError: it is neither.
+    """
+    if isinstance(layout, str) and layout in _LAYOUTS:
+        return _LAYOUTS[layout]
+    if isinstance(layout, tuple) and len(layout) == 2:
+        return Layout(*layout)
+    raise JaxcamError(f"layout must be 'hwk', 'khw', jaxcam.tokens(...) or a pair (as_map, from_map), not {layout!r}")
+
+
+def checked(layout: Layout, value: jax.ShapeDtypeStruct, name: str) -> tuple[jax.ShapeDtypeStruct, Any]:
+    """The shapes of `(activations, rest)` of a layer's output.
+
+    Raises:
+      JaxcamError: the output is no map under this layout; the message says what would make it one.
+    """
+    built_in = layout in _LAYOUTS.values()
+    if built_in and value.ndim == 2:
+        raise JaxcamError(
+            f"{name!r} gives tokens of shape {value.shape}, not a map of rank 3: say how they lie, with "
+            "layout=jaxcam.tokens(prefix=number of class tokens), or layout=(as_map, from_map)"
+        )
+    if built_in and value.ndim != 3:
+        raise JaxcamError(
+            f"{name!r} gives shape {value.shape}, not a map of rank 3; cut at one of those that jaxcam.layers lists"
+        )
+    activations, rest = jax.eval_shape(layout.as_map, value)
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise JaxcamError(f"{name!r} gives {value.dtype}, and activations must be floating-point numbers")
+    if activations.ndim != 3:
+        raise JaxcamError(f"as_map of {name!r} gives shape {activations.shape}, not a map (h, w, K)")
+    back = jax.eval_shape(layout.from_map, activations, rest)
+    if back.shape != value.shape:
+        raise JaxcamError(f"from_map gives shape {back.shape} for {name!r}, whose output is {value.shape}")
+    return activations, rest

@@ -1,0 +1,163 @@
+"""Which places a network can be cut at, and tracing it to find them."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.cutting import program
+from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
+from jaxcam.errors import JaxcamError
+
+# A function that JAX has traced before is traced again in here, so that its layers name themselves.
+_retracing = jax.make_user_context(default_value=False)
+
+
+class Layer(NamedTuple):
+    """A place to cut at.
+
+    Attributes:
+      name: what `at` takes.
+      shape: of what the layer returns for one image: `(h, w, K)`; `(n, d)` for the tokens of a
+        transformer, which need `layout=jaxcam.tokens(...)`.
+      kind: the class of the layer, or `tag`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+class Traced(NamedTuple):
+    """A network, traced.
+
+    Attributes:
+      closed: the program `(*params, image) -> logits (C,)`.
+      layout: `hwk` or `khw`.
+      batched: whether the network itself takes a batch (of one, here).
+      params, image: shapes and dtypes.
+    """
+
+    closed: Any
+    layout: str
+    batched: bool
+    params: Any
+    image: jax.ShapeDtypeStruct
+
+
+def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | None) -> Traced:
+    """Runs a network on shapes alone, once for each way it may take an image, until one gives logits.
+
+    Raises:
+      JaxcamError: none does.
+    """
+    adapter = adapt(model, params, call)
+    shapes, image = abstract(params, "params"), abstract(example, "example")
+    if not isinstance(image, jax.ShapeDtypeStruct) or image.ndim != 3:
+        raise JaxcamError(f"example must be one image of rank 3 (H, W, 3), or its jax.ShapeDtypeStruct, not {image}")
+    if batched is not None:
+        return _attempt(adapter, shapes, image, batched)
+    reasons: list[str] = []
+    first: Exception | None = None
+    for guess in (adapter.batched_first, not adapter.batched_first):
+        try:
+            return _attempt(adapter, shapes, image, guess)
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises says why
+            first = first or error
+            what = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+            what = what.removeprefix("JaxcamError: ")
+            reasons.append(f"given {'a batch of one' if guess else 'a single image'}: {what[:300]}")
+    raise JaxcamError(
+        f"the network does not give logits for an image {image.shape}; {'; '.join(reasons)}. Its arguments can be "
+        "given as call={'train': False}, what it returns can be picked by call=lambda module, x: module(x)[0], and "
+        "batched=True or False shows the whole error"
+    ) from first
+
+
+def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched: bool) -> Traced:
+    def run(params, x):
+        if adapter.layout == "khw":
+            x = jnp.transpose(x, (2, 0, 1))
+        out = adapter.run(params, x[None] if batched else x)
+        leading = (1,) if batched else ()
+        if not isinstance(out, jax.Array):
+            keys = f" with {', '.join(map(repr, out))}" if isinstance(out, dict) else ""
+            raise JaxcamError(f"it returns a {type(out).__name__}{keys}, not an array of logits")
+        if out.ndim != len(leading) + 1 or out.shape[: len(leading)] != leading:
+            raise JaxcamError(f"it returns shape {out.shape}, not logits {'(1, C)' if batched else '(C,)'}")
+        return jnp.squeeze(out, 0) if batched else out
+
+    with _retracing(True):
+        closed = jax.make_jaxpr(run)(params, image)
+    return Traced(closed, adapter.layout, batched, params, image)
+
+
+def numbered(traced: Traced) -> dict[str, tuple[program.Place, int]]:
+    """The places by name, a repeated name as `name#1`, `name#2`; each with its occurrence from 0."""
+    found = list(program.places(traced.closed))
+    total = Counter(p.name for p in found)
+    seen: Counter[str] = Counter()
+    names = {}
+    for place in found:
+        seen[place.name] += 1
+        number = f"#{seen[place.name]}" if total[place.name] > 1 else ""
+        names[place.name + number] = (place, seen[place.name] - 1)
+    return names
+
+
+def batch_axis(place: program.Place, batched: bool) -> int | None:
+    """Which axis of a named value is the network's batch of one; None for none.
+
+    Raises:
+      JaxcamError: it cannot be told.
+    """
+    if not batched:
+        return None
+    if place.shape[:1] == (1,):
+        return 0
+    single = [i for i, n in enumerate(place.shape) if n == 1]
+    if len(place.shape) == 4 and len(single) == 1:
+        return single[0]
+    raise JaxcamError(
+        f"{place.name!r} gives shape {place.shape} for a batch of one image, without a batch axis; cut elsewhere"
+    )
+
+
+def layers(
+    model: Any, params: Any = None, *, example: Any, call: Call = None, layout: str | None = None,
+    batched: bool | None = None,
+) -> tuple[Layer, ...]:  # fmt: skip
+    """The places that a network can be cut at, in the order of execution.
+
+    Nothing is computed: the network is traced on shapes.
+
+    Args:
+      model, params, example, call, batched: as in `split`.
+      layout: `hwk` or `khw`, as in `split`.
+
+    Returns:
+      A `Layer(name, shape, kind)` for each: outputs that are maps or tokens. Layers inside loops
+      (`scan`, `while`) are not listed, since the program cannot be cut there.
+
+    Raises:
+      JaxcamError: the network cannot be traced.
+    """
+    traced = trace(model, params, example, call, batched)
+    listed = []
+    for name, (place, _) in numbered(traced).items():
+        if place.inside or not jnp.issubdtype(place.dtype, jnp.floating):
+            continue
+        try:
+            axis = batch_axis(place, traced.batched)
+        except JaxcamError:
+            continue
+        shape = tuple(n for i, n in enumerate(place.shape) if i != axis)
+        if len(shape) == 3 and (layout or traced.layout) == "khw":
+            shape = (*shape[1:], shape[0])
+        if len(shape) in (2, 3):
+            listed.append(Layer(name, shape, place.kind))
+    return tuple(listed)

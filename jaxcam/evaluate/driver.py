@@ -1,0 +1,263 @@
+"""The run itself: which units are missing, who makes them, and the commit of each."""
+
+from __future__ import annotations
+
+import concurrent.futures as cf
+import contextlib
+import dataclasses
+import itertools
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.samples import Dataset
+from jaxcam.data.stream import Loaded, stream
+from jaxcam.engine import Engine
+from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.plan import KEEP, Options, Plan, claim, make_plan, numbered
+from jaxcam.evaluate.run import Run, gather, read_manifest
+from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
+from jaxcam.evaluate.work import Done, Stopped, Worker
+from jaxcam.methods.catalog import METHODS, Request, request
+from jaxcam.metrics import METRICS
+from jaxcam.models.network import Network
+
+
+class Progress(NamedTuple):
+    """How far this process is.
+
+    Attributes:
+      done: pictures done, in earlier runs too.
+      total: pictures that this process is to do.
+      rate: pictures a second in this run, 0 before the first unit.
+      broken: pictures that could not be used.
+    """
+
+    done: int
+    total: int
+    rate: float
+    broken: int
+
+
+def evaluate(
+    network: Network,
+    data: Dataset | str | os.PathLike,
+    *,
+    methods: str | Sequence[str] = ("lift_cam",),
+    metrics: str | Sequence[str] = ("ic", "ad", "add"),
+    out: str | os.PathLike,
+    limit: int | None = None,
+    seeds: int | Sequence[int] = 1,
+    layer: str | None = None,
+    targets: str = "label",
+    reference: str | None = None,
+    baseline: str = "mean",
+    steps: int = 50,
+    batch_size: int = 8,
+    keep: Sequence[str] = KEEP,
+    seed: int = 0,
+    process: int = 0,
+    processes: int = 1,
+    devices: Sequence[Any] | None = None,
+    progress: Callable[[Progress], None] = lambda state: None,
+    about: dict | None = None,
+) -> Run:
+    """Evaluates methods on a data set, or goes on with an evaluation that was stopped.
+
+    The pictures are dealt into units of `batch_size`, in the order of the data set; a unit is made by one device and
+    committed whole. What a unit holds depends on the settings alone, and the keys of random methods on `seed` and the
+    picture's name: neither kills, nor processes, nor devices change a bit of the results (times excepted).
+    Several devices make a unit each at the same time; every one of them compiles its own programs.
+
+    Args:
+      network: the network.
+      data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`).
+      methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
+      metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data.
+      out: the run's folder; holds nothing yet, or the same run.
+      limit: draw random subsets of this many pictures, one per seed; None for all pictures. A picture in several
+        subsets is evaluated once.
+      seeds: of the subsets, or how many of them.
+      layer: where the maps are made; the last convolutional layer unless given.
+      targets: "label" explains every class that is in a picture, "predicted" the most probable class.
+      reference: method whose coefficients the metric `cosine` compares with; it adds that metric.
+      baseline: what a removed pixel becomes: "mean", "zero" or "blur".
+      steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
+      batch_size: pictures in a unit, and maps at a time.
+      keep: of "coefficients", "maps" and "curves", what to keep of every map.
+      seed: of the random methods.
+      process, processes: this is number `process` of so many that share the run; they make every so-manieth unit.
+      devices: to compute on; the local ones of the default backend unless given.
+      progress: called with a `Progress` after every unit.
+      about: more facts for the manifest.
+
+    Returns:
+      The run as it is now: not complete where other processes have units left to make.
+
+    Raises:
+      JaxcamError: the settings make no sense, a method is not defined for the network, the folder holds another run
+        or is in use, or the disk is full. What was committed is kept.
+    """
+    if not 0 <= process < processes:
+        raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
+    folder = pathlib.Path(out)
+    if not isinstance(data, Dataset):
+        data = load_dataset(data)
+    data, known = _for_network(network, data, targets)
+    options = Options(
+        methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, data, reference),
+        layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
+        steps=steps, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size, keep=tuple(keep),
+    )  # fmt: skip
+    plan = make_plan(network, data, options, about)
+    claim(folder, plan)
+    with Writer(folder, process, processes) as writer:
+        mine = range(process, len(plan.units), processes)
+        present = _present(folder, plan)
+        missing = [n for n in mine if n not in present]
+        if missing:
+            used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
+            watch = _Watch(progress, plan, mine, present)
+            stop = threading.Event()
+            make = _makers(network, options, known, used, stop)
+            with (
+                contextlib.closing(_loaded(network, data, plan, missing)) as loaded,
+                contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
+            ):
+                for done in made:
+                    writer.append(*done)
+                    watch.committed(done)
+        return gather(folder, read_manifest(folder), read_units(folder))
+
+
+def _for_network(network: Network, data: Dataset, targets: str) -> tuple[Dataset, bool]:
+    """The data with the network's classes; and whether it has these. Where it need not, labels and boxes are void."""
+    try:
+        return data.for_classes(network.classes), True
+    except JaxcamError:
+        if targets != "predicted":
+            raise
+    return dataclasses.replace(data, items=tuple(dataclasses.replace(i, boxes={}) for i in data.items)), False
+
+
+def _methods(
+    network: Network, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path, batch_size: int
+) -> tuple[Request, ...]:
+    listed = [asked] if isinstance(asked, str) else list(asked)
+    if "all" not in listed:
+        return tuple(request(text) for text in listed)
+    if (folder / "manifest.json").exists():  # what "all" meant when the run was begun
+        return tuple(request(text) for text in read_manifest(folder)["settings"]["methods"])
+    chosen = []
+    for name, info in METHODS.items():
+        if info.any_head or _is_defined(network, request(name), layer):
+            chosen.append(request(name))
+    return tuple(chosen)
+
+
+def _is_defined(network: Network, method: Request, layer: str | None) -> bool:
+    """Whether a method that is for particular heads is for this one, by trying it."""
+    engine = Engine(network, layer, 1, 1)
+    size = network.preprocessing.size
+    noise = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
+    try:
+        engine.maps(method, engine.forward(noise, ["noise"]), [(0, 0)], None)
+    except JaxcamError:
+        return False
+    return True
+
+
+def _metrics(asked: str | Sequence[str], data: Dataset, reference: str | None) -> tuple[str, ...]:
+    listed = [asked] if isinstance(asked, str) else list(asked)
+    if "all" in listed:
+        listed = [n for n, m in METRICS.items() if n != "cosine" and (data.has_boxes or not m.needs_boxes)]
+    if reference is not None and "cosine" not in listed:
+        listed.append("cosine")
+    return tuple(listed)
+
+
+def _present(folder: pathlib.Path, plan: Plan) -> dict[int, Unit]:
+    """The units that are there with all that belongs to them."""
+    units = read_units(folder)
+    if not plan.manifest["settings"]["keep"]:
+        return units
+    return {n: u for n, u in units.items() if not u.lines or arrays_file(folder, n).is_file()}
+
+
+def _loaded(network: Network, data: Dataset, plan: Plan, missing: Sequence[int]) -> Generator[list[Loaded], None, None]:
+    """The decoded pictures of the missing units, made in the background."""
+    places = np.concatenate([plan.units[n] for n in missing])
+    items = [data.items[i] for i in places]
+    decoded: Any = stream(items, network.preprocessing)
+    served = (dataclasses.replace(x, index=int(i)) for i, x in zip(places, decoded, strict=True))
+    with contextlib.closing(decoded):
+        for n in missing:
+            yield list(itertools.islice(served, len(plan.units[n])))
+
+
+def _makers(
+    network: Network, options: Options, known: bool, devices: Sequence[Any], stop: threading.Event
+) -> Callable[[int, Sequence[Loaded]], Done]:
+    """A function that makes a unit; each thread that calls it takes a device of its own."""
+    local, free = threading.local(), list(devices)
+
+    def make(number: int, loaded: Sequence[Loaded]) -> Done:
+        if not hasattr(local, "device"):
+            local.device = free.pop()
+        with jax.default_device(local.device):
+            if not hasattr(local, "worker"):
+                here = dataclasses.replace(network, params=jax.device_put(network.params, local.device))
+                local.worker = Worker(here, options, known_labels=known, stopping=stop.is_set)
+            return local.worker.unit(number, loaded)
+
+    return make
+
+
+def _made(
+    make: Callable[[int, Sequence[Loaded]], Done],
+    units: Iterable[tuple[int, list[Loaded]]],
+    devices: int,
+    stop: threading.Event,
+) -> Generator[Done, None, None]:
+    """Units as they are finished; one more than there are devices is always waiting, decoded."""
+    waiting: set[cf.Future] = set()
+    with cf.ThreadPoolExecutor(devices, thread_name_prefix="evaluate") as pool:
+        try:
+            for number, loaded in units:
+                waiting.add(pool.submit(make, number, loaded))
+                if len(waiting) > devices:
+                    finished, waiting = cf.wait(waiting, return_when=cf.FIRST_COMPLETED)
+                    for future in finished:
+                        yield future.result()
+            for future in cf.as_completed(waiting):
+                yield future.result()
+        except Stopped:  # pragma: no cover - only after `stop`, when nobody reads any more
+            pass
+        finally:
+            stop.set()
+            for future in waiting:
+                future.cancel()
+
+
+class _Watch:
+    """Counts what is done and how fast."""
+
+    def __init__(self, report: Callable[[Progress], None], plan: Plan, mine: Sequence[int], present: dict[int, Unit]):
+        self.report, self.start = report, time.perf_counter()
+        self.total = sum(len(plan.units[n]) for n in mine)
+        self.before = self.done = sum(len(plan.units[n]) for n in mine if n in present)
+        self.broken = sum(len(present[n].summary["broken"]) for n in mine if n in present)
+        report(Progress(self.done, self.total, 0.0, self.broken))
+
+    def committed(self, done: Done) -> None:
+        self.done += done.summary["images"]
+        self.broken += len(done.summary["broken"])
+        rate = (self.done - self.before) / (time.perf_counter() - self.start)
+        self.report(Progress(self.done, self.total, rate, self.broken))

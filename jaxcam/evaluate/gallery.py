@@ -1,0 +1,151 @@
+"""Pictures with the maps of all methods, as the paper's figure 1, and the best and worst cases by each metric."""
+
+from __future__ import annotations
+
+import base64
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from PIL import Image
+
+from jaxcam.data.images import open_image
+from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.run import Run
+from jaxcam.evaluate.statistics import Cube
+from jaxcam.maps import place_map
+from jaxcam.metrics.catalog import METRICS
+from jaxcam.models.preprocess import Preprocessing
+
+SIDE = 160  # pixels of a thumbnail
+_QUALITY = 82
+_COLOURS = "turbo"
+
+
+class Case(NamedTuple):
+    """A picture and a class of it: row of the cube, and the pictures as data URIs.
+
+    Attributes:
+      pair: row of the cube.
+      photo: what the network saw.
+      overlays: one per method.
+    """
+
+    pair: int
+    photo: str
+    overlays: list[str]
+
+
+class Gallery:
+    """Draws cases of a run, each once.
+
+    Args:
+      run: with maps, or the gallery says why it cannot be drawn.
+      cube: of the run.
+      data: the folder of the pictures; as the manifest says unless given.
+
+    Attributes:
+      missing: why no case can be drawn; None where some can.
+      failed: pictures that are gone or broken, and why.
+    """
+
+    def __init__(self, run: Run, cube: Cube, data: pathlib.Path | None = None):
+        self.run, self.cube = run, cube
+        root = data or run.manifest.get("about", {}).get("data_root")
+        self.root = pathlib.Path(root) if root else None
+        self.preprocessing = _preprocessing(run.manifest["settings"]["model"]["preprocessing"])
+        self.failed: dict[str, str] = {}
+        self._drawn: dict[int, Case | None] = {}
+        self.missing: str | None = None
+        if self.root is None:
+            self.missing = "the run does not say where its pictures are; name their folder with --data"
+        elif not self.root.is_dir():
+            self.missing = f"there is no folder {self.root}; name the folder of the pictures with --data"
+        elif run.arrays("maps", rows=cube.rows[0][cube.rows[0] >= 0][:1]) is None:
+            self.missing = "the maps were not kept (jaxcam evaluate keeps them unless --keep says otherwise)"
+
+    def case(self, pair: int) -> Case | None:
+        """The case of a row of the cube; None where its picture cannot be read."""
+        if self.missing:
+            return None
+        if pair not in self._drawn:
+            self._drawn[pair] = self._draw(pair)
+        return self._drawn[pair]
+
+    def cases(self, pairs: np.ndarray, count: int) -> list[Case]:
+        """The first `count` of these that can be drawn."""
+        found: list[Case] = []
+        for pair in pairs.tolist():
+            if len(found) == count or len(self.failed) > 20:
+                break
+            if case := self.case(pair):
+                found.append(case)
+        return found
+
+    def _draw(self, pair: int) -> Case | None:
+        rows = self.cube.rows[pair]
+        if (rows < 0).any():
+            return None
+        name = str(self.run.columns["image"][rows[0]])
+        assert self.root is not None
+        try:
+            seen = self.preprocessing.pixels(open_image(self.root / name))
+        except JaxcamError as e:
+            self.failed[name] = str(e)
+            return None
+        picture = Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        maps = self.run.arrays("maps", rows=rows)
+        assert maps is not None
+        return Case(pair, data_uri(np.asarray(picture)), [data_uri(overlay(picture, m)) for m in maps])
+
+
+def _preprocessing(fields: dict) -> Preprocessing:
+    return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def overlay(picture: Image.Image, map: np.ndarray) -> np.ndarray:
+    """The greyed picture under a map `(h, w)` that covers it all, `(H, W, 3)` uint8; an empty map leaves it grey."""
+    heat = place_map(map, (0, 0, picture.width, picture.height), (picture.height, picture.width))[..., None]
+    grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
+    if not heat.any():
+        return np.repeat(np.uint8(255 * grey), 3, -1)
+    strength = 0.3 + 0.35 * heat
+    mixed = (1 - strength) * grey + strength * colormaps[_COLOURS](heat[..., 0])[..., :3]
+    return np.clip(np.round(255 * mixed), 0, 255).astype(np.uint8)
+
+
+def data_uri(pixels: np.ndarray) -> str:
+    """An image `(h, w, 3)` uint8 as a JPEG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def sample(run: Run, cube: Cube, seed: int = 0) -> np.ndarray:
+    """Pairs in a random order that takes every class once before any class twice, one pair per picture first."""
+    order = np.random.default_rng(seed).permutation(len(cube.pairs))
+    turns: dict[int, int] = {}
+    pictures: dict[int, int] = {}
+    keys = []
+    for i in order.tolist():
+        picture, target = cube.pairs[i].tolist()
+        keys.append((pictures.get(picture, 0), turns.get(target, 0)))
+        pictures[picture] = pictures.get(picture, 0) + 1
+        turns[target] = turns.get(target, 0) + 1
+    return order[sorted(range(len(keys)), key=keys.__getitem__)] if keys else order
+
+
+def ranked(cube: Cube, metrics: tuple[str, ...], metric: str, method: int) -> np.ndarray:
+    """Pairs from best to worst for one method by one metric; ties in the order of the data set, undefined left out.
+
+    A metric that takes two values only (IC) has no best case and gives an empty array; so does the completeness gap,
+    which speaks of the coefficients and not of the map.
+    """
+    values = cube.values[:, method, metrics.index(metric)]
+    defined = np.flatnonzero(np.isfinite(values))
+    if METRICS[metric].better == "zero" or len(np.unique(values[defined])) <= 2:
+        return defined[:0]
+    key = -values[defined] if METRICS[metric].better == "higher" else values[defined]
+    return defined[np.argsort(key, kind="stable")]

@@ -1,0 +1,216 @@
+"""What a run is to do: settings, subsets and units; and whether a folder holds the same run already."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxcam import __version__
+from jaxcam.data.samples import Dataset
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.evaluate.run import FORMAT, read_manifest
+from jaxcam.evaluate.store import in_use, read_units
+from jaxcam.files import check_writable, try_lock, whole_file
+from jaxcam.methods.catalog import Request
+from jaxcam.metrics import BASELINES, METRICS
+from jaxcam.models.network import Network
+from jaxcam.models.store import digest
+
+#: What `--keep` can name.
+KEEP = ("coefficients", "maps", "curves")
+TARGETS = ("label", "predicted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The choices of a run that its results depend on, beside the network and the data.
+
+    Attributes:
+      methods: what to evaluate.
+      metrics: names of `jaxcam.metrics.METRICS`.
+      layer: where the maps are made; the last convolutional layer unless given.
+      reference: the method whose coefficients the metric `cosine` compares with.
+      targets: "label" explains every class that is in the picture, "predicted" the most probable one.
+      baseline: what a removed pixel becomes: "mean", "zero" or "blur".
+      steps: of the insertion and deletion curves.
+      limit: pictures in each random subset; None for all pictures.
+      seeds: of the subsets.
+      seed: of the random methods.
+      batch_size: pictures in a unit, and maps at a time.
+      keep: what to keep of every map beside its numbers.
+    """
+
+    methods: tuple[Request, ...]
+    metrics: tuple[str, ...]
+    layer: str | None = None
+    reference: Request | None = None
+    targets: str = "label"
+    baseline: str = "mean"
+    steps: int = 50
+    limit: int | None = None
+    seeds: tuple[int, ...] = (0,)
+    seed: int = 0
+    batch_size: int = 8
+    keep: tuple[str, ...] = KEEP
+
+    def __post_init__(self):
+        labels = [m.label for m in self.methods]
+        for kind, names in (("method", labels), ("metric", self.metrics), ("seed", self.seeds)):
+            if not names:
+                raise JaxcamError(f"no {kind} to evaluate")
+            if double := [n for i, n in enumerate(names) if n in names[:i]]:
+                raise JaxcamError(f"the {kind} {double[0]} is named twice")
+        for kind, value in (("limit", self.limit), ("batch size", self.batch_size), ("number of steps", self.steps)):
+            if value is not None and value < 1:
+                raise JaxcamError(f"the {kind} must be at least 1, not {value}")
+        for kind, names, known in (
+            ("metric", self.metrics, METRICS), ("baseline", (self.baseline,), BASELINES),
+            ("policy for targets", (self.targets,), TARGETS), ("array to keep", self.keep, KEEP),
+        ):  # fmt: skip
+            for name in names:
+                if name not in known:
+                    raise unknown(kind, name, known)
+        if ("cosine" in self.metrics) != (self.reference is not None):
+            raise JaxcamError("the metric cosine and a reference method go together: name both or neither")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run to be made.
+
+    Attributes:
+      manifest: what `manifest.json` holds.
+      units: places in the data set of the pictures of each unit. They depend on the settings alone, so that where a
+        run was stopped, and who makes which unit, changes no batch and hence no bit of a result.
+    """
+
+    manifest: dict
+    units: list[np.ndarray]
+
+
+def make_plan(network: Network, data: Dataset, options: Options, about: dict | None = None) -> Plan:
+    """Draws the subsets and writes down the settings.
+
+    Raises:
+      JaxcamError: there are no pictures; the layer does not exist; a metric needs boxes and there are none.
+    """
+    if not len(data):
+        raise JaxcamError(f"{data.root}: holds no pictures to evaluate")
+    if "pointing" in options.metrics and not data.has_boxes:
+        raise JaxcamError(f"{data.root}: has no boxes, which the metric pointing needs; leave it out, or name --boxes")
+    position = {item.name: i for i, item in enumerate(data.items)}
+    subsets = {}
+    for seed in options.seeds:
+        chosen = data if options.limit is None else data.subset(options.limit, seed)
+        subsets[str(seed)] = [position[item.name] for item in chosen.items]
+    indices = np.unique(np.concatenate([np.asarray(s, np.int64) for s in subsets.values()]))
+    layer = network.resolve_layer(options.layer or network.default_layer)
+    settings = {
+        "model": {
+            "name": network.name, "sha256": digest(network.params), "multi_label": network.multi_label,
+            "classes": list(network.classes), "preprocessing": dataclasses.asdict(network.preprocessing),
+        },
+        "data": {
+            "name": data.root.resolve().name, "kind": data.kind, "sha256": data.digest, "images": len(indices),
+            "total": len(data), "multi_label": data.multi_label, "boxes": data.has_boxes,
+        },
+        "layer": layer,
+        "methods": [m.label for m in options.methods],
+        "metrics": list(options.metrics),
+        "reference": options.reference.label if options.reference else None,
+        **{k: getattr(options, k) for k in ("targets", "baseline", "steps", "limit", "seed", "batch_size")},
+        "seeds": list(options.seeds),
+        "keep": list(options.keep),
+        "versions": {"jaxcam": __version__, "jax": jax.__version__},
+        "platform": jax.default_backend(),
+    }  # fmt: skip
+    manifest = {
+        "format": FORMAT,
+        "settings": settings,
+        "about": {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
+            "device": jax.devices()[0].device_kind, "provenance": network.provenance,
+            "data_root": str(data.root.resolve()), **(about or {}),
+        },
+        "method_info": {
+            m.label: {k: getattr(m.info, k) for k in ("title", "cost", "promise", "paper")} for m in options.methods
+        },
+        "layer_shape": list(network.layer_shape(layer)),
+        "images": {str(i): data.items[i].name for i in indices.tolist()},
+        "subsets": subsets,
+    }  # fmt: skip
+    count = range(0, len(indices), options.batch_size)
+    return Plan(manifest, [indices[i : i + options.batch_size] for i in count])
+
+
+def claim(folder: pathlib.Path, plan: Plan) -> None:
+    """Makes the folder this run's, by its manifest; nothing happens where it is already.
+
+    Raises:
+      JaxcamError: it holds a run with other settings (the message names the first difference), or other
+        files, or cannot be written to.
+    """
+    check_writable(folder)
+    file = folder / "manifest.json"
+    try:
+        with open(folder / "manifest.lock", "a") as lock:
+            while not try_lock(lock.fileno()):  # another process of this run, for a moment
+                time.sleep(0.05)
+            if file.exists():
+                try:
+                    return compare(folder, read_manifest(folder), plan.manifest)
+                except JaxcamError:
+                    if read_units(folder) or in_use(folder):
+                        raise  # else it was begun with a mistake, and nothing is lost by beginning anew
+            elif read_units(folder):
+                raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
+            with whole_file(file) as f:
+                f.write((json.dumps(plan.manifest, indent=1) + "\n").encode())
+                f.flush()
+                os.fsync(f.fileno())
+    except OSError as e:
+        raise JaxcamError(f"{file}: cannot be written ({e.strerror or e}); name another folder") from None
+
+
+def compare(folder: pathlib.Path, there: dict, asked: dict) -> None:
+    """Raises a JaxcamError that names the first setting in which two manifests differ."""
+    old = _flat({**there["settings"], "images": there["images"], "subsets": there["subsets"]})
+    new = _flat(json.loads(json.dumps({**asked["settings"], "images": asked["images"], "subsets": asked["subsets"]})))
+    for name in [*new, *(n for n in old if n not in new)]:
+        if old.get(name) != new.get(name):
+            raise JaxcamError(
+                f"{folder}: holds a run with other settings: {name} was {_short(old.get(name))} there and is "
+                f"{_short(new.get(name))} now; give the same settings to go on with it, or name another folder"
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def numbered(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """`seeds` as the seeds themselves: a number means that many, from 0."""
+    if isinstance(seeds, int):
+        if seeds < 1:
+            raise JaxcamError(f"the number of seeds must be at least 1, not {seeds}")
+        return tuple(range(seeds))
+    return tuple(int(s) for s in seeds)

@@ -1,0 +1,181 @@
+"""What a run found, read from its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import zipfile
+from typing import Any
+
+import numpy as np
+
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.evaluate.store import Unit, arrays_file, read_units
+
+FORMAT = 1
+#: What may be kept of every map beside its numbers, and the names of the arrays.
+KINDS = ("coefficients", "maps", "insertion_curve", "deletion_curve", "reference")
+#: Columns that are not metrics, and their types; the rest are float64.
+_TYPES: dict[str, Any] = {"index": np.int64, "image": str, "target": np.int64, "class": str, "predicted": np.int64}
+_TYPES |= {"method": str, "empty": str}
+_OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """A run, finished or not.
+
+    Attributes:
+      folder: where it is.
+      manifest: its settings, the pictures, and what it was made with; see `jaxcam.evaluate.plan`.
+      columns: arrays of length R by name, one row per (picture, class, method), sorted by these: `index` and
+        `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1 where the class is in
+        the picture, 0 where not, NaN unknown), `predicted` (the top class), `method`, `score` (probability of the
+        target), `logit`, one column per metric (fractions, NaN where undefined), `completeness_gap`,
+        `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map) and
+        `empty` (why the map shows nothing, or "").
+      broken: pictures that could not be used, and why.
+      units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (of boxes: kind, picture, reason),
+        `seconds` by part.
+      complete: whether nothing is missing.
+    """
+
+    folder: pathlib.Path
+    manifest: dict
+    columns: dict[str, np.ndarray]
+    broken: dict[str, str]
+    units: list[dict]
+    complete: bool
+    _places: np.ndarray  # (R, 2): the unit of each row, and its place in there
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods, as asked for."""
+        return tuple(self.manifest["settings"]["methods"])
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics, as asked for."""
+        return tuple(self.manifest["settings"]["metrics"])
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the random subsets."""
+        return tuple(int(s) for s in self.manifest["subsets"])
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of all pictures of the run, done or not."""
+        return tuple(self.manifest["images"].values())
+
+    def in_subset(self, seed: int) -> np.ndarray:
+        """`(R,)` whether the picture of each row is in the random subset of `seed`."""
+        subsets = self.manifest["subsets"]
+        if str(seed) not in subsets:
+            raise unknown("seed", seed, subsets)
+        return np.isin(self.columns["index"], np.asarray(subsets[str(seed)], np.int64))
+
+    def arrays(self, kind: str, rows: np.ndarray | None = None) -> np.ndarray | None:
+        """What was kept of the maps, `(R, ...)` float32 in the order of the columns; None where it was not kept.
+
+        Args:
+          kind: "coefficients" `(R, K)`, "maps" `(R, h, w)` at the layer's resolution and not scaled,
+            "insertion_curve" or "deletion_curve" `(R, S)`, "reference" `(R, K)`.
+          rows: indices of the rows wanted, all unless given.
+
+        Raises:
+          JaxcamError: a file is missing or damaged.
+        """
+        if kind not in KINDS:
+            raise unknown("kind of array", kind, KINDS)
+        wanted = self._places if rows is None else self._places[rows]
+        result: np.ndarray | None = None
+        for unit in np.unique(wanted[:, 0]):
+            values = self._unit_arrays(int(unit), kind)
+            if values is None:
+                return None
+            here = np.flatnonzero(wanted[:, 0] == unit)
+            if result is None:
+                result = np.empty((len(wanted), *values.shape[1:]), values.dtype)
+            result[here] = values[wanted[here, 1]]
+        return result
+
+    def _unit_arrays(self, unit: int, kind: str) -> np.ndarray | None:
+        file = arrays_file(self.folder, unit)
+        if not self.manifest["settings"]["keep"]:
+            return None
+        try:
+            with np.load(file, allow_pickle=False) as f:
+                return f[kind] if kind in f.files else None
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            raise JaxcamError(
+                f"{file}: is missing or damaged; remove it, and the same jaxcam evaluate makes it again"
+            ) from None
+
+
+def read_manifest(folder: pathlib.Path) -> dict:
+    """The manifest of a run.
+
+    Raises:
+      JaxcamError: there is none, or it is not one.
+    """
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        written = manifest["format"]
+        manifest["settings"], manifest["images"], manifest["subsets"]
+    except FileNotFoundError:
+        raise JaxcamError(f"{folder}: holds no run of jaxcam evaluate (there is no manifest.json)") from None
+    except OSError as e:
+        raise JaxcamError(f"{file}: cannot be read ({e.strerror or e})") from None
+    except (ValueError, KeyError, TypeError):
+        raise JaxcamError(f"{file}: is not the manifest of a run of jaxcam evaluate") from None
+    if written != FORMAT:
+        raise JaxcamError(
+            f"{file}: has the format {written}, and this jaxcam reads {FORMAT}; read it with the other one"
+        )
+    return manifest
+
+
+def read_run(folder: str | os.PathLike) -> Run:
+    """Reads a run, also one that is not finished or is being made.
+
+    Raises:
+      JaxcamError: the folder holds no run, or it cannot be read.
+    """
+    folder = pathlib.Path(folder)
+    return gather(folder, read_manifest(folder), read_units(folder))
+
+
+def gather(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> Run:
+    """The run of a manifest and the committed units."""
+    settings = manifest["settings"]
+    rows: list[dict] = []
+    places: list[tuple[int, int]] = []
+    for number, unit in units.items():
+        records = unit.records()
+        rows += records
+        places += [(number, i) for i in range(len(records))]
+    rank = {label: i for i, label in enumerate(settings["methods"])}
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["index"], rows[i]["target"], rank[rows[i]["method"]]))
+    rows = [rows[i] for i in order]
+    names = [*_TYPES, *_OTHERS, *settings["metrics"]]
+    columns = {name: _column([row.get(name) for row in rows], _TYPES.get(name, np.float64)) for name in names}
+    count = -(-len(manifest["images"]) // settings["batch_size"])
+    return Run(
+        folder=folder, manifest=manifest, columns=columns,
+        broken={name: why for unit in units.values() for name, why in unit.summary["broken"].items()},
+        units=[unit.summary for unit in units.values()], complete=len(units) == count,
+        _places=np.asarray(places, np.int64).reshape(-1, 2)[order],
+    )  # fmt: skip
+
+
+def _column(values: list, kind: Any) -> np.ndarray:
+    if kind is np.float64:
+        values = [np.nan if v is None else float(v) for v in values]
+    return np.asarray(values, kind)

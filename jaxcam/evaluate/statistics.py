@@ -1,0 +1,276 @@
+"""What the numbers of a run say, and how sure it is: means, bootstrap intervals and paired differences.
+
+A run holds one record per picture, class and method. Records of one picture are not independent, so everything here
+resamples pictures, not records (the cluster bootstrap), and takes all methods and metrics of a picture along, so
+that differences between methods are paired. Values that are undefined (NaN: no boxes, say) are left out of the mean
+they would enter, of a difference where either side is undefined, and of the count `n`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.run import Run
+from jaxcam.metrics.catalog import METRICS
+
+LEVEL = 0.95
+REPLICATES = 2000
+_CHUNK = 4_000_000  # weights held at a time
+
+
+class Interval(NamedTuple):
+    """Means of columns, and how sure they are; arrays of one entry per column, NaN where undefined.
+
+    Attributes:
+      mean: over all values that are defined.
+      error: standard error of the mean, between clusters; for one value per cluster, `s / sqrt(n)`.
+      low, high: bootstrap percentile interval. NaN for fewer than two clusters.
+      count: values that are defined.
+    """
+
+    mean: np.ndarray
+    error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    count: np.ndarray
+
+
+def bootstrap(
+    values: np.ndarray, clusters: np.ndarray, *, level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0
+) -> Interval:
+    """Means with percentile intervals from the cluster bootstrap.
+
+    A replicate draws as many clusters as there are, with replacement, and takes the mean of all their values: a ratio,
+    since the number of values drawn varies. The standard error is that of this ratio by linearisation:
+    `sqrt(N/(N-1) sum_i (S_i - m n_i)^2) / sum_i n_i` for sums `S_i` of `n_i` values in `N` clusters with values.
+
+    Args:
+      values: `(P, C)`; every column is resampled alike.
+      clusters: `(P,)`, what each row belongs to; any integers.
+      level: coverage of the interval.
+      replicates: bootstrap samples.
+      seed: of the resampling; the same seed and clusters give the same samples, whatever the values.
+
+    Returns:
+      An `Interval` of `(C,)` arrays.
+    """
+    check(level, replicates)
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    present = np.isfinite(values)
+    count = present.sum(0)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(present, values, 0.0).sum(0) / count
+    centred = np.where(present, values - mean, 0.0)  # keeps the sums small
+    sums, sizes = _by_cluster(centred, clusters), _by_cluster(present.astype(np.float64), clusters)
+    number = (sizes > 0).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.where(number > 1, np.sqrt((sums**2).sum(0) * number / (number - 1)) / count, np.nan)
+    means = np.empty((replicates, values.shape[1]))
+    both = np.concatenate([sums, sizes], 1)
+    start = 0
+    for weights in _resamples(len(sums), replicates, seed):
+        numerator, denominator = np.split(weights @ both, 2, axis=1)
+        with np.errstate(invalid="ignore"):
+            means[start : start + len(weights)] = numerator / denominator
+        start += len(weights)
+    least, most = np.where(present, values, np.inf).min(0), np.where(present, values, -np.inf).max(0)
+    # No mean lies outside its values; that of equal ones would, by rounding.
+    low, high = (np.where(number > 1, np.clip(mean + q, least, most), np.nan) for q in _quantiles(means, level))
+    return Interval(mean, error, low, high, count)
+
+
+def check(level: float, replicates: int) -> None:
+    """Refuses a level or a number of resamples that means nothing."""
+    if not 0 < level < 1:
+        raise JaxcamError(f"the level of the intervals must lie between 0 and 1, not {level:g}")
+    if replicates < 1:
+        raise JaxcamError(f"the number of bootstrap samples must be at least 1, not {replicates}")
+
+
+def _by_cluster(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    _, inverse = np.unique(clusters, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.flatnonzero(np.diff(inverse[order], prepend=-1))
+    return np.add.reduceat(values[order], starts, axis=0) if len(values) else values
+
+
+def _resamples(number: int, replicates: int, seed: int):
+    """Chunks `(b, number)` of how often each cluster is drawn."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // max(1, number))
+    for start in range(0, replicates, chunk):
+        b = min(chunk, replicates - start)
+        drawn = rng.integers(0, number, (b, number)) + number * np.arange(b)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=b * number).reshape(b, number).astype(np.float64)
+
+
+def _quantiles(means: np.ndarray, level: float) -> np.ndarray:
+    probabilities = [(1 - level) / 2, (1 + level) / 2]
+    undefined = np.isnan(means)
+    if not undefined.any():
+        return np.quantile(means, probabilities, axis=0)
+    result = np.full((2, means.shape[1]), np.nan)  # a resample may miss every picture with boxes
+    for c in np.flatnonzero(~undefined.all(0)):
+        result[:, c] = np.quantile(means[~undefined[:, c], c], probabilities)
+    return result
+
+
+class Cube(NamedTuple):
+    """The values of a run in published units.
+
+    Attributes:
+      values: `(P, M, K)`: pair of picture and class, method, metric. NaN where undefined. Metrics whose ideal is 0
+        (the completeness gap) are absolute values.
+      pairs: `(P, 2)`: index of the picture, class.
+      rows: `(P, M)`: the row of the run, -1 where there is none.
+    """
+
+    values: np.ndarray
+    pairs: np.ndarray
+    rows: np.ndarray
+
+
+def cube(run: Run) -> Cube:
+    """Arranges the records of a run by pair, method and metric.
+
+    Raises:
+      JaxcamError: there are no records yet.
+    """
+    if not len(run):
+        raise JaxcamError(f"{run.folder}: holds no results yet; give its jaxcam evaluate command again to go on")
+    c = run.columns
+    pairs, inverse = np.unique(np.stack([c["index"], c["target"]], 1), axis=0, return_inverse=True)
+    rank = {m: i for i, m in enumerate(run.methods)}
+    rows = np.full((len(pairs), len(run.methods)), -1, np.int64)
+    rows[inverse.ravel(), [rank[m] for m in c["method"].tolist()]] = np.arange(len(run))
+    values = np.full((*rows.shape, len(run.metrics)), np.nan)
+    for k, name in enumerate(run.metrics):
+        metric = METRICS[name]
+        column = c[name] * metric.scale
+        values[..., k] = np.where(rows >= 0, (np.abs(column) if metric.better == "zero" else column)[rows], np.nan)
+    return Cube(values, pairs, rows)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Summary:
+    """What a run found; see the module for how.
+
+    Attributes:
+      methods, metrics: M labels and K names.
+      score: `Interval` of `(M, K)` arrays, in published units.
+      difference: `Interval` of `(M, M, K)`: row method minus column method, over the pairs defined for both.
+      best: `(M, K)`, whose mean is the best one.
+      tied: `(M, K)`, not the best, and the interval of its difference to the best holds 0.
+      pairs, images: how many of each.
+      empty: `(M,)` maps that show nothing.
+      seconds: `(M,)` mean per map.
+      evaluations: `(M,)` mean head evaluations, NaN where the method does not say.
+      level, replicates, seed: of the bootstrap.
+    """
+
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    score: Interval
+    difference: Interval
+    best: np.ndarray
+    tied: np.ndarray
+    pairs: int
+    images: int
+    empty: np.ndarray
+    seconds: np.ndarray
+    evaluations: np.ndarray
+    level: float
+    replicates: int
+    seed: int
+
+
+def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0) -> Summary:
+    """Means, intervals and paired differences of everything a run holds.
+
+    Raises:
+      JaxcamError: there are no records yet; the level or the number of resamples makes no sense.
+    """
+    check(level, replicates)
+    values, pairs, rows = cube(run)
+    m, k = values.shape[1:]
+    upper = np.triu_indices(m, 1)
+    scores, differences = [], []
+    for i in range(k):
+        v = values[:, :, i]
+        columns = np.concatenate([v, v[:, upper[0]] - v[:, upper[1]]], 1)
+        all_ = bootstrap(columns, pairs[:, 0], level=level, replicates=replicates, seed=seed)
+        scores.append(Interval(*(x[:m] for x in all_)))
+        differences.append(_square(Interval(*(x[m:] for x in all_)), upper, m))
+    score = Interval(*(np.stack(x, -1) for x in zip(*scores, strict=True)))
+    difference = Interval(*(np.stack(x, -1) for x in zip(*differences, strict=True)))
+    best, tied = np.zeros((m, k), bool), np.zeros((m, k), bool)
+    for i, name in enumerate(run.metrics):
+        mean = score.mean[:, i] * (1 if METRICS[name].better == "higher" else -1)
+        if np.isfinite(mean).any():
+            first = int(np.nanargmax(mean))
+            best[:, i] = mean == mean[first]
+            low, high = difference.low[:, first, i], difference.high[:, first, i]
+            tied[:, i] = ~best[:, i] & (low <= 0) & (high >= 0)
+    c = run.columns
+    of = [c["method"] == label for label in run.methods]
+    return Summary(
+        run.methods, run.metrics, score, difference, best, tied, len(pairs), len(np.unique(pairs[:, 0])),
+        np.asarray([int((c["empty"][o] != "").sum()) for o in of]),
+        np.asarray([_mean(c["seconds"][o]) for o in of]), np.asarray([_mean(c["evaluations"][o]) for o in of]),
+        level, replicates, seed,
+    )  # fmt: skip
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")
+
+
+def _square(interval: Interval, upper: tuple[np.ndarray, np.ndarray], m: int) -> Interval:
+    """Differences of all ordered pairs of methods from those of the upper triangle."""
+    mean, low, high, error = (np.zeros((m, m)) for _ in range(4))
+    count = np.zeros((m, m), np.int64)
+    mean[upper], mean[upper[::-1]] = interval.mean, -interval.mean
+    low[upper], low[upper[::-1]] = interval.low, -interval.high
+    high[upper], high[upper[::-1]] = interval.high, -interval.low
+    error[upper] = error[upper[::-1]] = interval.error
+    count[upper] = count[upper[::-1]] = interval.count
+    return Interval(mean, error, low, high, count)
+
+
+class Seeds(NamedTuple):
+    """Means over the random subsets of a run, as in the paper's tables 7 to 10.
+
+    Attributes:
+      seeds: the S seeds whose subset holds results.
+      means: `(S, M, K)`.
+      mean, deviation: `(M, K)` over the seeds; the deviation with S - 1, NaN for one seed. The subsets may share
+        pictures, and then it understates how much independent samples would differ.
+    """
+
+    seeds: tuple[int, ...]
+    means: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def over_seeds(run: Run) -> Seeds:
+    """The means of every random subset of a run."""
+    values, pairs, _ = cube(run)
+    found: list[int] = []
+    means: list[np.ndarray] = []
+    for seed in run.seeds:
+        inside = np.isin(pairs[:, 0], np.asarray(run.manifest["subsets"][str(seed)], np.int64))
+        if inside.any():
+            some = values[inside]
+            defined = np.isfinite(some)
+            with np.errstate(invalid="ignore"):
+                means.append(np.where(defined, some, 0.0).sum(0) / defined.sum(0))
+            found.append(seed)
+    stacked = np.stack(means)
+    deviation = stacked.std(0, ddof=1) if len(found) > 1 else np.full(stacked.shape[1:], np.nan)
+    return Seeds(tuple(found), stacked, stacked.mean(0), deviation)

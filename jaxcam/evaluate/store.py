@@ -1,0 +1,239 @@
+"""The records of a run on disk: append-only JSON lines that survive a kill, a full disk and a cut-off write.
+
+A unit is a fixed batch of pictures. Its lines are one JSON object per (picture, class, method), followed by one
+commit line that counts and digests them; what is not followed by its commit line does not exist. A unit is
+written with one `write` and is on the disk (`fsync`) before the next one is begun, and so are its arrays, which
+come first: a commit never speaks of a file that a power cut could still lose. At most the unit that was being
+made is lost, whenever a run is stopped.
+
+Each process of a run has a file of its own; reading is the union of all of them. Floats are written with as many
+digits as give the same float64 back; NaN is null, and infinities are the strings "inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+from jaxcam.files import try_lock
+
+_RECORDS = re.compile(r"records-(\d+)-of-(\d+)\.jsonl")
+_LOCKS = re.compile(r"records-(\d+)-of-(\d+)\.lock")
+
+
+class Unit(NamedTuple):
+    """One committed unit.
+
+    Attributes:
+      summary: its commit line: `unit`, `images`, `records`, `broken` (picture: reason), `seconds`.
+      lines: its records, not parsed.
+    """
+
+    summary: dict
+    lines: list[bytes]
+
+    def records(self) -> list[dict]:
+        """The records, in the order they were made."""
+        return [json.loads(line) for line in self.lines]
+
+
+def records_file(folder: pathlib.Path, process: int, processes: int) -> pathlib.Path:
+    """Where a process writes."""
+    return folder / f"records-{process}-of-{processes}.jsonl"
+
+
+def arrays_file(folder: pathlib.Path, unit: int) -> pathlib.Path:
+    """Where the arrays of a unit are."""
+    return folder / "arrays" / f"unit-{unit:06}.npz"
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NumPy scalars become Python's, NaN None, infinities strings."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def encode(summary: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> bytes:
+    """The bytes of a unit. `unit` must come first in the summary, and in no record: it marks the commit line."""
+    lines = [_line({k: plain(v) for k, v in r.items()}) for r in records]
+    digest = hashlib.sha256(b"".join(lines)).hexdigest()[:16]
+    return b"".join(lines) + _line({**summary, "records": len(lines), "sha256": digest})
+
+
+def _line(value: dict) -> bytes:
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def parse(data: bytes) -> tuple[list[Unit], int]:
+    """The units in the bytes of a records file, and where the last whole one ends.
+
+    Lines that belong to no whole unit are left out: what a kill cut off at the end, or what a failing disk
+    spoilt in the middle.
+    """
+    units: list[Unit] = []
+    lines: list[bytes] = []
+    position = end = 0
+    for line in data.splitlines(keepends=True):
+        position += len(line)
+        if line.startswith(b'{"unit":') and line.endswith(b"\n"):
+            summary = _commit(line, lines)
+            if summary is not None:
+                units.append(Unit(summary, lines))
+                end = position
+            lines = []
+        else:
+            lines.append(line)
+    return units, end
+
+
+def _commit(line: bytes, lines: list[bytes]) -> dict | None:
+    """The commit line, unless it or what it speaks of is damaged."""
+    try:
+        summary = json.loads(line)
+        whole = summary["sha256"] == hashlib.sha256(b"".join(lines)).hexdigest()[:16]
+        return summary if whole and summary["records"] == len(lines) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_units(folder: pathlib.Path) -> dict[int, Unit]:
+    """Every committed unit of a run by number, from the files of all its processes.
+
+    Raises:
+      JaxcamError: a file cannot be read.
+    """
+    units: dict[int, Unit] = {}
+    try:
+        for file in sorted(p for p in folder.iterdir() if _RECORDS.fullmatch(p.name)):
+            for unit in parse(file.read_bytes())[0]:
+                units.setdefault(unit.summary["unit"], unit)  # the same whichever process made it
+    except OSError as e:
+        raise JaxcamError(f"{e.filename or folder}: cannot be read ({e.strerror or e})") from None
+    return dict(sorted(units.items()))
+
+
+def in_use(folder: pathlib.Path) -> bool:
+    """Whether a process has a records file of the run open for writing."""
+    for file in folder.iterdir():
+        if _LOCKS.fullmatch(file.name):
+            with open(file, "a") as f:
+                if not try_lock(f.fileno()):
+                    return True
+    return False
+
+
+class Writer:
+    """The records file of one process, locked for as long as it is open.
+
+    Args:
+      folder: the run's.
+      process, processes: which of how many processes this is.
+
+    Raises:
+      JaxcamError: another process writes the same part of the run, or divides the run otherwise; the folder
+        cannot be written to.
+    """
+
+    def __init__(self, folder: pathlib.Path, process: int, processes: int):
+        self.folder, self.file = folder, records_file(folder, process, processes)
+        with contextlib.ExitStack() as stack:
+            try:
+                self._lock = stack.enter_context(open(self.file.with_suffix(".lock"), "a"))
+                self._claim(processes)
+                self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+                stack.callback(os.close, self._descriptor)
+                self._end = parse(self.file.read_bytes())[1]
+                if os.fstat(self._descriptor).st_size != self._end:
+                    os.ftruncate(self._descriptor, self._end)
+                os.lseek(self._descriptor, self._end, os.SEEK_SET)
+                _sync_folder(folder)
+            except OSError as e:
+                raise self._failed(self.file, e) from None
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stack.close()
+
+    def _claim(self, processes: int) -> None:
+        if not try_lock(self._lock.fileno()):
+            raise JaxcamError(f"{self.folder}: another process is at work on this run; wait for it, or end it")
+        for other in self.folder.iterdir():  # two ways to deal out the units would make some of them twice
+            match = _LOCKS.fullmatch(other.name)
+            if match and int(match[2]) != processes:
+                with open(other, "a") as f:
+                    if not try_lock(f.fileno()):
+                        raise JaxcamError(
+                            f"{self.folder}: this run is being made by {match[2]} processes; give --processes "
+                            f"{match[2]}, or wait for them"
+                        )
+
+    def append(
+        self, summary: Mapping[str, Any], records: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Commits a unit; when this returns it is on the disk.
+
+        Raises:
+          JaxcamError: the disk is full or fails; nothing of the unit is left, and a later attempt may succeed.
+        """
+        if arrays:
+            self._write_arrays(arrays_file(self.folder, summary["unit"]), arrays)
+        data = memoryview(encode(summary, records))
+        length = len(data)
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._end)
+                os.lseek(self._descriptor, self._end, os.SEEK_SET)
+            raise self._failed(self.file, e) from None
+        self._end += length
+
+    def _write_arrays(self, file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+        temporary = file.with_name(f".{file.name}.tmp")
+        try:
+            file.parent.mkdir(exist_ok=True)
+            with open(temporary, "wb") as f:
+                np.savez(f, **dict(arrays))  # type: ignore[arg-type]
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, file)
+            _sync_folder(file.parent)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise self._failed(file, e) from None
+
+    @staticmethod
+    def _failed(file: pathlib.Path, error: OSError) -> JaxcamError:
+        return JaxcamError(
+            f"{file}: cannot be written ({error.strerror or error}); what was evaluated before is kept: make room "
+            "and give the command again"
+        )
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder durable, where the system has a way to."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

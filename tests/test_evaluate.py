@@ -1,0 +1,282 @@
+"""Runs: the same table however they are stopped, divided or repeated, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from evaluations import SETTINGS, assert_same, pictures, tiny
+from networks import CLASSES, picture
+from PIL import Image
+
+from jaxcam.cli import main
+from jaxcam.data.evaluation import load_dataset
+from jaxcam.errors import JaxcamError
+from jaxcam.evaluate import evaluate, read_run
+from jaxcam.evaluate.store import Writer, arrays_file, records_file
+from jaxcam.metrics import confidence
+from jaxcam.models.store import save_network
+
+ONE = jax.local_devices()[:1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Programs compiled once for all tests and their processes."""
+    folder = tmp_path_factory.mktemp("compiled")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    jax.config.update(names[0], str(folder))
+    jax.config.update(names[1], 0)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return pictures(tmp_path_factory.mktemp("data") / "set")
+
+
+@pytest.fixture(scope="module")
+def net():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def whole(data, net, tmp_path_factory):
+    """The uninterrupted run."""
+    return evaluate(net, data, out=tmp_path_factory.mktemp("runs") / "whole", devices=ONE, **SETTINGS)
+
+
+class Stop(Exception):
+    """Raised by a test in mid-run."""
+
+
+def stop_after(units: int):
+    left = [units + 1]  # it is called once before the first unit
+
+    def progress(state):
+        left[0] -= 1
+        if left[0] == 0:
+            raise Stop
+
+    return progress
+
+
+def test_what_a_run_holds(whole, data):
+    assert whole.complete and len(whole) == 19 * 3 and list(whole.broken) == ["parachute/1.png"]
+    assert "broken" in whole.broken["parachute/1.png"]
+    assert whole.metrics == (*SETTINGS["metrics"], "cosine") and whole.methods == SETTINGS["methods"]
+    columns = whole.columns
+    assert [columns["method"][i] for i in range(3)] == list(whole.methods)
+    assert (np.diff(columns["index"]) >= 0).all() and set(columns["class"]) == set(CLASSES)
+    assert all(columns["image"][i].startswith(columns["class"][i]) for i in range(len(whole)))
+    assert (columns["label"] == 1).all() and whole.in_subset(0).all()
+    lift = columns["method"] == "lift_cam"
+    assert np.abs(columns["completeness_gap"][lift]).max() < 1e-5 and (columns["seconds"] > 0).all()
+    np.testing.assert_array_equal(columns["gap"], columns["completeness_gap"])
+    k = whole.manifest["layer_shape"][2]
+    assert whole.arrays("coefficients").shape == (57, k) and whole.arrays("insertion_curve").shape == (57, 5)
+    assert whole.arrays("deletion_curve") is None
+
+
+def test_numbers_are_those_of_the_metrics(whole, data, net):
+    """One row, step by step."""
+    from jaxcam.maps import resize_map, scale_map
+
+    row = 3 * 7
+    a, b = whole.arrays("coefficients", np.asarray([row])), whole.arrays("coefficients")[row]
+    np.testing.assert_array_equal(a[0], b)
+    x = net.preprocess(data / whole.columns["image"][row])
+    features, head = net.split()
+    activations = features(net.params, x)
+    alpha = whole.arrays("coefficients")[row]
+    map = np.maximum(np.einsum("hwk,k->hw", activations, alpha), 0)
+    np.testing.assert_allclose(whole.arrays("maps")[row], map, rtol=1e-4, atol=1e-6)
+    heat = scale_map(resize_map(whole.arrays("maps")[row], (32, 32)))
+    target = int(whole.columns["target"][row])
+    assert net.classes[target] == whole.columns["image"][row].split("/")[0]
+    found = confidence(net.params, x, heat, predict=net.predict, target=target)
+    for name in ("ic", "ad", "add"):
+        np.testing.assert_allclose(whole.columns[name][row], getattr(found, name), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(whole.columns["score"][row], found.original, rtol=1e-5)
+    reference = whole.arrays("reference")[row]
+    cosine = alpha @ reference / np.linalg.norm(alpha) / np.linalg.norm(reference)
+    np.testing.assert_allclose(whole.columns["cosine"][row], cosine, rtol=1e-5)
+
+
+def test_stopped_after_each_unit_and_resumed(whole, data, net, tmp_path):
+    for _ in range(4):
+        with pytest.raises(Stop):
+            evaluate(net, data, out=tmp_path, devices=ONE, progress=stop_after(1), **SETTINGS)
+    assert len(read_run(tmp_path).units) == 4 and not read_run(tmp_path).complete
+    assert_same(evaluate(net, data, out=tmp_path, devices=ONE, **SETTINGS), whole)
+    assert_same(read_run(tmp_path), whole)
+
+
+def test_a_finished_run_is_left_alone(whole, data, net):
+    states = []
+    before = {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*.jsonl")}
+    assert_same(evaluate(net, data, out=whole.folder, progress=states.append, **SETTINGS), whole)
+    assert states == [] and before == {p: p.stat().st_mtime_ns for p in whole.folder.rglob("*.jsonl")}
+
+
+def test_lost_records_and_arrays_are_made_again(whole, data, net, tmp_path):
+    run = evaluate(net, data, out=tmp_path, devices=ONE, **SETTINGS)
+    file = records_file(tmp_path, 0, 1)
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[3] = lines[3][:20] + b"?" + lines[3][21:]
+    file.write_bytes(b"".join(lines)[:-40])
+    arrays_file(tmp_path, 2).unlink()
+    assert len(read_run(tmp_path).units) == 3
+    with pytest.raises(JaxcamError, match="unit-000002.npz: is missing or damaged; remove it"):
+        read_run(tmp_path).arrays("maps")
+    done = []
+    assert_same(evaluate(net, data, out=tmp_path, devices=ONE, progress=done.append, **SETTINGS), whole)
+    assert len(done) == 1 + 3 and run.complete
+
+
+def test_devices_and_processes_change_nothing(whole, data, net, tmp_path):
+    assert_same(evaluate(net, data, out=tmp_path / "2", devices=jax.local_devices()[:2], **SETTINGS), whole)
+    for i in (2, 0, 1):
+        run = evaluate(net, data, out=tmp_path / "p", devices=ONE, process=i, processes=3, **SETTINGS)
+        assert run.complete == (i == 1)
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"methods": ("lift_cam",)}, "methods was"), ({"batch_size": 2}, "batch_size was 4 there and is 2 now"),
+        ({"limit": 5}, "data.images was 20 there and is 5"), ({"seed": 1}, "seed was 0"),
+        ({"layer": "conv1_1"}, "layer was"),
+        ({"reference": None}, "metrics was"), ({"keep": ()}, "keep was"), ({"targets": "predicted"}, "targets was"),
+    ],
+)  # fmt: skip
+def test_another_run_in_the_same_folder_is_refused(whole, data, net, change, name):
+    before = sorted(p.name for p in whole.folder.iterdir())
+    with pytest.raises(JaxcamError, match="holds a run with other settings") as e:
+        evaluate(net, data, out=whole.folder, **{**SETTINGS, **change})
+    assert name in str(e.value) and "\n" not in str(e.value) and "name another folder" in str(e.value)
+    assert before == sorted(p.name for p in whole.folder.iterdir())
+
+
+def test_other_weights_and_other_data_are_refused(whole, data, net, tmp_path):
+    other = dataclasses.replace(net, params=jax.tree.map(lambda x: x + 1, net.params))
+    with pytest.raises(JaxcamError, match="model.sha256 was"):
+        evaluate(other, data, out=whole.folder, **SETTINGS)
+    with pytest.raises(JaxcamError, match="data.sha256 was"):
+        evaluate(net, pictures(tmp_path / "set", broken=False), out=whole.folder, **SETTINGS)
+
+
+def test_a_run_begun_with_a_mistake_can_be_begun_anew(data, net, tmp_path):
+    with pytest.raises(JaxcamError, match="CAM is defined for"):
+        evaluate(net, data, out=tmp_path, devices=ONE, **{**SETTINGS, "methods": ("cam",)})
+    with Writer(tmp_path, 0, 1), pytest.raises(JaxcamError, match="other settings"):
+        evaluate(net, data, out=tmp_path, devices=ONE, **SETTINGS)
+    assert evaluate(net, data, out=tmp_path, devices=ONE, **{**SETTINGS, "limit": 2}).complete
+
+
+def test_random_subsets(data, net, tmp_path):
+    settings = {**SETTINGS, "methods": ("grad_cam",), "metrics": ("ic",), "reference": None, "keep": ()}
+    run = evaluate(net, data, out=tmp_path, devices=ONE, limit=6, seeds=3, **settings)
+    subsets = [set(run.manifest["subsets"][str(s)]) for s in range(3)]
+    assert all(len(s) == 6 for s in subsets) and len(set(map(frozenset, subsets))) == 3
+    union = set().union(*subsets)
+    assert len(run.images) == len(union) < 18
+    pairs = list(zip(run.columns["index"], run.columns["method"], strict=True))
+    assert len(pairs) == len(set(pairs)) == len(union) - len(run.broken)
+    data_items = load_dataset(data).items
+    bad = {i for i in union if data_items[i].name in run.broken}
+    for s, chosen in enumerate(subsets):
+        assert set(run.columns["index"][run.in_subset(s)]) == chosen - bad
+    with pytest.raises(JaxcamError, match="no seed called '3'"):
+        run.in_subset(3)
+
+
+def test_predicted_targets_of_foreign_data(data, net, tmp_path):
+    other = dataclasses.replace(net, classes=("a", "b", "c", "d"))
+    settings = {**SETTINGS, "methods": ("grad_cam",), "reference": None}
+    with pytest.raises(JaxcamError):
+        evaluate(other, data, out=tmp_path, **settings)
+    run = evaluate(other, data, out=tmp_path, devices=ONE, targets="predicted", **settings)
+    assert np.isnan(run.columns["label"]).all() and (run.columns["target"] == run.columns["predicted"]).all()
+
+
+def test_every_present_class_and_its_boxes(net, tmp_path):
+    """A multi-label set: VOC annotations with boxes."""
+    root = tmp_path / "VOC2007"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    marks = {"01": ("cat", "dog"), "02": ("dog",), "03": ("bird", "cat", "cow", "dog")}
+    for i, (name, present) in enumerate(marks.items()):
+        Image.fromarray(picture(32, 40, seed=i)).save(root / "JPEGImages" / f"{name}.jpg")
+        box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>20</xmax><ymax>32</ymax></bndbox>"
+        inside = "".join(f"<object><name>{n}</name><difficult>0</difficult>{box}</object>" for n in present)
+        text = f"<annotation><size><width>40</width><height>32</height></size>{inside}</annotation>"
+        (root / "Annotations" / f"{name}.xml").write_text(text)
+    (root / "ImageSets" / "Main" / "test.txt").write_text("\n".join(marks) + "\n")
+    many = dataclasses.replace(net, classes=("bird", "cat", "cow", "dog"), multi_label=True)
+    run = evaluate(
+        many, root, methods=("lift_cam",), metrics=("pointing", "ic"), out=tmp_path / "run", devices=ONE, batch_size=4
+    )
+    found = {}
+    for image, name in zip(run.columns["image"], run.columns["class"], strict=True):
+        found.setdefault(pathlib.PurePath(image).stem, []).append(name)
+    assert found == {k: list(v) for k, v in marks.items()}
+    np.testing.assert_allclose(run.columns["score"], 1 / (1 + np.exp(-run.columns["logit"])), rtol=1e-5)
+    shown = run.columns["empty"] == ""
+    assert ((run.columns["pointing"][shown] > 0) & (run.columns["pointing"][shown] < 1)).any()
+    heat = run.arrays("maps")
+    for i in np.flatnonzero(shown):
+        from jaxcam.maps import resize_map, scale_map
+
+        s = np.asarray(scale_map(resize_map(heat[i], (32, 32))))
+        np.testing.assert_allclose(run.columns["pointing"][i], s[:, :16].sum() / s.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": ("pointing",)}, "has no boxes"), ({"metrics": ("cosine",), "reference": None}, "go together"),
+        ({"metrics": ("inception",)}, "no metric called"), ({"methods": ("lift_cam", "lift-cam")}, "named twice"),
+        ({"limit": 0}, "the limit must be at least 1"), ({"seeds": 0}, "number of seeds"),
+        ({"methods": ()}, "no method"),
+        ({"process": 2, "processes": 2}, "no process 2"), ({"keep": ("videos",)}, "no array to keep"),
+    ],
+)  # fmt: skip
+def test_mistakes(data, net, tmp_path, change, message):
+    with pytest.raises(JaxcamError, match=message):
+        evaluate(net, data, out=tmp_path, **{**SETTINGS, **change})
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_no_run_to_read(tmp_path):
+    with pytest.raises(JaxcamError, match="holds no run"):
+        read_run(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(JaxcamError, match="is not the manifest"):
+        read_run(tmp_path)
+
+
+def test_command_line(data, net, tmp_path, capsys):
+    save_network(tmp_path / "net", net)
+    words = [
+        "evaluate", str(data), "--model", str(tmp_path / "net"), "--out", str(tmp_path / "run"), "--methods",
+        "grad-cam", "lift_cam", "--metrics", "ic", "ad", "--batch-size", "4",
+    ]  # fmt: skip
+    assert main(words) == 1
+    out, err = capsys.readouterr()
+    assert "38 maps of 20 pictures" in out
+    assert "parachute/1.png" in err and "1 of 20 pictures could not be used" in err
+    assert main(words) == 1 and "finished before" in capsys.readouterr().out
+    assert main([*words, "--steps", "7"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["about"]["command"].startswith("jaxcam evaluate")
+    assert main([*words[:-2], "--methods", "gradcamm"]) == 2 and "did you mean" in capsys.readouterr().err

@@ -1,0 +1,263 @@
+"""`jaxcam report`: what the page says, that nothing in a run can attack it, and how it stands in a real browser."""
+
+from __future__ import annotations
+
+import html.parser
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from evaluation_runs import CLASSES, EVIL, make_run
+
+from jaxcam.cli import main
+from jaxcam.evaluate import plots, svg
+from jaxcam.evaluate.gallery import ranked, sample
+from jaxcam.evaluate.report import report
+from jaxcam.evaluate.run import read_run
+from jaxcam.evaluate.statistics import cube, summarise
+
+_VOID = {"meta", "link", "img", "br", "wbr", "circle", "line", "polygon", "polyline"}
+
+
+class Page(html.parser.HTMLParser):
+    """Collects elements and text, and checks that every element that opens closes in its place."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag):
+        return [a for t, a in self.elements if t == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def text(folder):
+    assert main(["report", str(folder)]) == 0
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def parsed(text):
+    return Page(text)
+
+
+def test_the_page_holds_all_sections_tables_and_pictures(parsed, folder):
+    assert [a["id"] for a in parsed.all("section")] == [
+        "results", "curves", "agreement", "cost", "subsets", "pictures", "making",
+    ]  # fmt: skip
+    run = read_run(folder)
+    assert len(parsed.all("table")) == 2 + 1 + 1 + len(run.metrics)
+    # Six examples, and two best and two worst by ad, add, insertion, deletion, pointing (and cosine, equal for all: none).
+    assert len(parsed.all("img")) == (6 + 4 * 5) * (1 + len(run.methods))
+    assert all(a["alt"] and a["src"].startswith("data:image/jpeg;base64,") for a in parsed.all("img"))
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in parsed.all("svg"))
+    assert all(a.get("scope") for a in parsed.all("th"))
+    words = " ".join(parsed.texts)
+    for said in ("0" * 64, "1" * 64, "jaxcam evaluate <data>", "is cut off", "conv5_3, 4 × 4 × 6"):
+        assert said in words
+
+
+def test_names_cannot_attack_the_page(text, parsed):
+    assert {t for t, _ in parsed.elements}.isdisjoint({"script", "iframe", "object", "form", "input", "base"})
+    assert not [a for _, a in parsed.elements if any(k.startswith("on") for k in a)]
+    words = " ".join(parsed.texts)
+    assert EVIL in words and CLASSES[1] in words  # they are told, as text
+    assert "default-src 'none'" in parsed.all("meta")[1]["content"]
+
+
+def test_the_page_asks_for_nothing_outside(text, parsed):
+    for _, attributes in parsed.elements:
+        for name in ("src", "href", "action", "data", "poster", "srcset"):
+            assert attributes.get(name, "#")[:5] in ("data:",) or attributes.get(name, "#").startswith("#")
+    style = text.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+    assert "prefers-color-scheme: dark" in style
+
+
+def test_links_lead_somewhere_and_ids_are_unique(parsed):
+    ids = [a["id"] for _, a in parsed.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in parsed.all("a")} <= set(ids)
+
+
+def test_the_same_run_gives_the_same_page(folder, text):
+    run = read_run(folder)
+    assert report(run, summarise(run)) == text
+
+
+def test_agreement_is_the_mean_cosine(folder):
+    run = read_run(folder)
+    values = cube(run)
+    coefficients = run.arrays("coefficients").astype(np.float64)
+    result = plots.agreement(run, values)
+    for i, j in ((0, 2), (3, 1)):
+        cosines = [
+            coefficients[r[i]] @ coefficients[r[j]] / np.linalg.norm(coefficients[r[i]]) / np.linalg.norm(coefficients[r[j]])
+            for r in values.rows
+        ]  # fmt: skip
+        np.testing.assert_allclose(result[i, j], np.mean(cosines))
+    np.testing.assert_allclose(np.diag(result), 1)
+
+
+def test_best_and_worst_cases(folder):
+    run = read_run(folder)
+    values = cube(run)
+    for metric, sign in (("ad", 1), ("insertion", -1), ("pointing", -1)):
+        order = ranked(values, run.metrics, metric, 1)
+        column = sign * values.values[order, 1, run.metrics.index(metric)]
+        assert (np.diff(column) >= 0).all()
+        assert len(order) == np.isfinite(values.values[:, 1, run.metrics.index(metric)]).sum()
+    assert len(ranked(values, run.metrics, "ic", 1)) == 0
+
+
+def test_the_examples_show_every_class_once_before_any_twice(folder):
+    values = cube(read_run(folder))
+    order = sample(read_run(folder), values)
+    assert sorted(order.tolist()) == list(range(len(values.pairs)))
+    first = values.pairs[order[:6]]
+    assert len(set(first[:, 0].tolist())) == 6 and set(first[:3, 1].tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("format, ending, start", [
+    ("markdown", "md", "Mean over"), ("latex", "tex", "% \\usepackage{booktabs}"), ("csv", "csv", "method,metric,unit"),
+    ("html", "html", "<!DOCTYPE html>"),
+])  # fmt: skip
+def test_formats_by_name_and_by_ending(folder, tmp_path, capsys, format, ending, start):
+    file = tmp_path / f"t.{ending}"
+    assert main(["report", str(folder), "--out", str(file), "--samples", "20"]) == 0
+    capsys.readouterr()
+    assert main(["report", str(folder), "--format", format, "--out", "-", "--samples", "20"]) == 0
+    assert capsys.readouterr().out == file.read_text(encoding="utf-8")
+    assert file.read_text(encoding="utf-8").startswith(start)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_that_is_not_finished_and_keeps_nothing(tmp_path, capsys):
+    folder = make_run(tmp_path, units=1, keep=(), seeds=(0,), metrics=("ad",), methods=("grad_cam",))
+    assert main(["report", str(folder)]) == 0
+    assert "is not finished" in capsys.readouterr().err
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert [a["id"] for a in page.all("section")] == ["results", "cost", "pictures", "making"]
+    words = " ".join(page.texts)
+    assert "This run is not finished: 8 of 24 pictures" in words and "maps were not kept" in words
+
+
+def test_pictures_that_are_gone(tmp_path, capsys):
+    folder = make_run(tmp_path, images=8)
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
+    assert main(["report", str(folder)]) == 0
+    assert "there is no folder" in (folder / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "elsewhere" / "001.png").write_bytes(b"no picture")
+    assert main(["report", str(folder), "--data", str(tmp_path / "elsewhere")]) == 0
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    assert page.all("img")
+    assert "001.png: is not a picture" in " ".join(page.texts)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--focus", "score_cam"], "no method of this run called 'score_cam'"),
+    (["--level", "100"], "between 0 and 1"),
+    (["--samples", "0"], "at least 1"),
+    (["--out", "page.pdf"], "the ending does not say"),
+    (["--data", "nowhere"], "no such folder"),
+    (["--seed", "-1"], "at least 0"),
+])  # fmt: skip
+def test_mistakes_are_told_in_one_line(folder, capsys, arguments, message):
+    assert main(["report", str(folder), *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1
+
+
+def test_a_folder_without_a_run(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_ticks_are_round_and_inside():
+    for low, high in ((0, 1), (-3.2, 17), (0.001, 0.0042), (96.1, 99.9), (5, 5)):
+        values = svg.ticks(low, high)
+        assert 1 <= len(values) <= 9
+        assert all(low - 1e-9 <= v <= high + 1e-9 for v in values)
+    assert svg.log_ticks(0.5, 2000) == [1, 10, 100, 1000]
+    assert svg.log_ticks(30, 70) == [50]
+
+
+def _browser():
+    named = os.environ.get("JAXCAM_CHROMIUM")
+    for name in (named,) if named else ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell"):
+        if name and (found := shutil.which(name)):
+            return found
+    pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
+
+
+#: Added to a copy of the page, which allows it; writes down what the browser made of the page. A frame of the asked width
+#: measures the same page, since a headless window has a least width.
+_PROBE = """<!DOCTYPE html><html><body><iframe id=f width={width} height=900 src="page.html"></iframe><pre id=o></pre><script>
+onload = () => {{ const d = f.contentDocument, w = f.contentWindow, e = d.documentElement;
+const small = [...d.querySelectorAll('p,td,th,figcaption,dd,li,h4')].filter(x => x.offsetWidth && parseFloat(w.getComputedStyle(x).fontSize) < 11).length;
+const labels = [...d.querySelectorAll('svg[role=img]')].filter(s => s.getBoundingClientRect().width).map(s => [...s.querySelectorAll('text')].filter(t => {{
+  const a = t.getBoundingClientRect(), b = s.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1 || a.height < 9 }}).length).reduce((a, b) => a + b, 0);
+o.textContent = JSON.stringify({{wide: e.scrollWidth, inner: w.innerWidth, small, labels,
+  broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, images: d.images.length,
+  scripts: d.scripts.length, requests: w.performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length,
+  ink: w.getComputedStyle(d.body).color, paper: w.getComputedStyle(d.body).backgroundColor}}); }};
+</script></body></html>"""
+
+
+def _luminance(colour):
+    r, g, b = (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])
+    return sum(k * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for k, c in ((0.2126, r), (0.7152, g), (0.0722, b)))
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [400, 1600])
+def test_in_a_real_browser(text, tmp_path: pathlib.Path, width, dark):
+    import json
+
+    browser = _browser()
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    (tmp_path / "probe.html").write_text(_PROBE.format(width=width), encoding="utf-8")
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr",
+        "--log-level=0", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1800,1000", "--virtual-time-budget=5000",
+        *(["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]),
+        "--dump-dom", (tmp_path / "probe.html").as_uri(),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    found = re.search(r'<pre id="o">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert found and found[1], done.stderr[-2000:]
+    seen = json.loads(found[1].replace("&lt;", "<").replace("&amp;", "&"))
+    assert "CONSOLE" not in done.stderr
+    assert seen["scripts"] == 0 and seen["requests"] == 0
+    assert seen["wide"] <= seen["inner"] <= width  # the page itself never scrolls sideways
+    assert seen["images"] > 50 and seen["broken"] == 0
+    assert seen["small"] == 0 and seen["labels"] == 0
+    ink, paper = _luminance(seen["ink"]), _luminance(seen["paper"])
+    assert (ink > paper) == dark
+    assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7
