@@ -19,7 +19,7 @@ from jaxcam.converters.tensors import FLOATS, Tensor, floats, shown
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Config, Network, graph
 from jaxcam.models.preprocess import Preprocessing
-from jaxcam.models.store import flatten, unflatten
+from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig
 
 _MOST_SHOWN = 8

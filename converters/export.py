@@ -15,7 +15,7 @@ from jaxcam.converters.safetensors_files import write_safetensors
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network
 from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.store import flatten
+from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
 
 _STEPS = "num_batches_tracked"

@@ -42,6 +42,7 @@ _HOME = {
     "resize_map": "jaxcam.maps",
     "save_network": "jaxcam.models.store",
     "scale_map": "jaxcam.maps",
+    "score_cam": "jaxcam.methods.score",
     "shap_cam": "jaxcam.methods.sampling",
     "split": "jaxcam.cutting",
     "tag": "jaxcam.cutting",

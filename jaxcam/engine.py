@@ -16,8 +16,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.catalog import Request
+from jaxcam.methods.score import ScoreChunks
 from jaxcam.models.network import Network, Part
-from jaxcam.models.store import flatten
+from jaxcam.models.trees import flatten
 
 
 class Forward(NamedTuple):
@@ -112,7 +113,7 @@ class Engine:
           JaxcamError: the method is not defined for this head.
         """
         info = request.info
-        program = _maps(request, self.head, self.network if info.takes == "image" else None)
+        program = _maps(request, self.head)
         extra, total = self._extra(info.takes, forward, references)
         # A sampling method fills the device, and the memory, with one map's coalitions.
         at_once = 1 if info.takes in ("key", "image") else self.maps_at_once
@@ -120,7 +121,10 @@ class Engine:
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
             rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
-            result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra, warm=at_once > 1)
+            if info.takes == "image":
+                result, seconds = self._by_chunks(request, forward, rows[0], targets[0])
+            else:
+                result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
             done(len(some))
@@ -143,8 +147,6 @@ class Engine:
         """What a method takes besides the activations, one row per picture, and the seconds it cost."""
         if takes == "key":
             return (forward.keys,), 0.0
-        if takes == "image":
-            return (forward.inputs,), 0.0
         if takes != "references":
             return (), 0.0
         if references is None:
@@ -152,6 +154,21 @@ class Engine:
             return (background,), seconds
         shared = _timed(_part(self.features), self.params, references)[0]
         return (jnp.broadcast_to(shared, (self.batch_size, *shared.shape)),), 0.0
+
+    def _by_chunks(self, request: Request, forward: Forward, row: jax.Array, target: jax.Array) -> tuple[tuple, float]:
+        """One map of Score-CAM, and its seconds: a program for each chunk of channels, the loop on the host."""
+        score = {"score": "sigmoid" if self.network.multi_label else "softmax"}
+        pieces = ScoreChunks(Part(self.network.config, None, None), **score | dict(request.options))
+        total = 0.0
+
+        def call(piece, *args):
+            nonlocal total
+            result, seconds = _timed(_piece(pieces, piece.__name__), *args)
+            total += seconds
+            return result
+
+        cam = pieces.run(self.params, forward.padded[row], forward.inputs[row], target, call)
+        return jax.tree.map(lambda x: x[None], tuple(cam)), total
 
     def _logits_at_zero(self) -> np.ndarray:
         if self._at_zero is None:
@@ -216,7 +233,7 @@ def _forward(features: Part, head: Part) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def _maps(request: Request, head: Part, network: Network | None) -> Any:
+def _maps(request: Request, head: Part) -> Any:
     function, takes = request.function, request.info.takes
 
     @jax.jit
@@ -227,8 +244,6 @@ def _maps(request: Request, head: Part, network: Network | None) -> Any:
                 return tuple(function(params, a, head=head, target=target, references=extra[0][row]))
             if takes == "key":
                 return tuple(function(params, a, jax.random.fold_in(extra[0][row], target), head=head, target=target))
-            if network is not None:
-                return tuple(function(params, a, extra[0][row], predict=network.predict, target=target))
             return tuple(function(params, a, head=head, target=target))
 
         if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
@@ -236,6 +251,11 @@ def _maps(request: Request, head: Part, network: Network | None) -> Any:
         return jax.vmap(one)(rows, targets)
 
     return maps
+
+
+@functools.lru_cache(maxsize=128)
+def _piece(pieces: ScoreChunks, name: str) -> Any:
+    return jax.jit(getattr(pieces, name))
 
 
 @functools.lru_cache(maxsize=128)

@@ -27,7 +27,7 @@ from jaxcam.files import check_writable, whole_file
 from jaxcam.models.network import Network
 from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.store import digest
+from jaxcam.models.trees import digest
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.recipe import Recipe
 

@@ -29,3 +29,24 @@ def data_dir() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no test data at {folder} (set JAXCAM_TEST_DATA)")
     return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty download cache, and a downloader that does not wait."""
+    from jaxcam.models import transfer
+
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("JAXCAM_CACHE", str(folder))
+    monkeypatch.setattr(transfer, "_PAUSES", (0.0,) * 4)
+    monkeypatch.setattr(transfer, "_TIMEOUT", 10.0)
+    return folder
+
+
+@pytest.fixture
+def server():
+    """A file server on loopback."""
+    from loopback import CONTENT, serving
+
+    with serving(CONTENT) as files:
+        yield files

@@ -12,7 +12,7 @@ from jaxcam.evaluate.store import arrays_file, encode, records_file
 from jaxcam.methods.catalog import METHODS
 
 METRICS = ("ic", "ad", "add", "insertion", "deletion", "pointing", "cosine", "gap")
-EVIL = "<script>alert(1)</script> & \"x\" 'y' $_%.png"
+EVIL = "<script>alert(1)<script> & \"x\" 'y' $_%.png"
 CLASSES = ("golf ball", "<img src=x onerror=alert(2)>", "tench")
 _BATCH = 8
 
@@ -30,7 +30,7 @@ def make_run(
     data.mkdir(parents=True)
     out.mkdir()
     rng = np.random.default_rng(0)
-    names = [EVIL.replace("/", "\N{DIVISION SLASH}"), *(f"{i:03}.png" for i in range(1, images))]
+    names = [EVIL, *(f"{i:03}.png" for i in range(1, images - 1)), "broken " + EVIL]
     half = {str(s): sorted(rng.permutation(images)[: max(2, images // 2)].tolist()) for s in seeds}
     limited = len(seeds) > 1
     manifest = {
@@ -63,7 +63,11 @@ def make_run(
         for unit, start in enumerate(range(0, images, _BATCH)):
             if units is not None and unit >= units:
                 break
-            records, arrays, broken = [], {"coefficients": [], "maps": [], "insertion_curve": [], "deletion_curve": []}, {}
+            records, arrays, broken = (
+                [],
+                {"coefficients": [], "maps": [], "insertion_curve": [], "deletion_curve": []},
+                {},
+            )
             for i in range(start, min(images, start + _BATCH)):
                 if i == images - 1:
                     broken[names[i]] = f"{names[i]}: is cut off"
@@ -75,7 +79,11 @@ def make_run(
             summary = {"unit": unit, "images": list(range(start, min(images, start + _BATCH))), "broken": broken,
                        "seconds": {"total": 1.5, "methods": {}, "metrics": {}}}  # fmt: skip
             f.write(encode(summary, records))
-            kept = {k: np.stack(v).astype(np.float32) for k, v in arrays.items() if k in keep or (k.endswith("curve") and "curves" in keep)}
+            kept = {
+                k: np.stack(v).astype(np.float32)
+                for k, v in arrays.items()
+                if k in keep or (k.endswith("curve") and "curves" in keep)
+            }
             if kept:
                 arrays_file(out, unit).parent.mkdir(exist_ok=True)
                 np.savez(arrays_file(out, unit), **kept)

@@ -14,7 +14,7 @@ from PIL import Image
 from jaxcam.models.network import Network, graph
 from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.store import flatten, unflatten
+from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig
 
 CLASSES = ("golf ball", "parachute", "tench", "church")

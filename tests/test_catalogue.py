@@ -6,7 +6,7 @@ import pytest
 
 from jaxcam.models.catalogue import CATALOGUE, KERAS, TORCHRAY, class_names
 from jaxcam.models.network import graph
-from jaxcam.models.store import flatten
+from jaxcam.models.trees import flatten
 
 
 def test_the_names_of_imagenet():

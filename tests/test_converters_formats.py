@@ -17,7 +17,8 @@ from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network, graph
 from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.store import flatten, load_network, save_network
+from jaxcam.models.store import load_network, save_network
+from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"

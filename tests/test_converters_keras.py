@@ -14,7 +14,7 @@ import pytest
 from jaxcam.converters import convert, export_torchvision, read_tensors
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network
-from jaxcam.models.store import flatten
+from jaxcam.models.trees import flatten
 
 h5py = pytest.importorskip("h5py")
 REFERENCE = pathlib.Path(__file__).parent / "reference"

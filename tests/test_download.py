@@ -8,26 +8,11 @@ import time
 import urllib.request
 
 import pytest
-from loopback import CONTENT, get, left, process, refused, serving
+from loopback import CONTENT, get, left, process, refused
 
 from jaxcam.errors import JaxcamError
 from jaxcam.models import transfer
 from jaxcam.models.download import fetch
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("JAXCAM_CACHE", str(folder))
-    monkeypatch.setattr(transfer, "_PAUSES", (0.0,) * 4)
-    monkeypatch.setattr(transfer, "_TIMEOUT", 10.0)
-    return folder
-
-
-@pytest.fixture
-def server():
-    with serving(CONTENT) as files:
-        yield files
 
 
 def test_a_file_is_fetched_once_and_then_found(cache, server):

@@ -9,26 +9,11 @@ import socket
 import sys
 
 import pytest
-from loopback import CONTENT, get, left, process, refused, serving
+from loopback import CONTENT, get, left, process, refused
 
 from jaxcam.errors import JaxcamError
 from jaxcam.models import download, transfer
 from jaxcam.models.download import cache_folder, fetch
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("JAXCAM_CACHE", str(folder))
-    monkeypatch.setattr(transfer, "_PAUSES", (0.0,) * 4)
-    monkeypatch.setattr(transfer, "_TIMEOUT", 10.0)
-    return folder
-
-
-@pytest.fixture
-def server():
-    with serving(CONTENT) as files:
-        yield files
 
 
 def test_not_found_is_one_line(cache, server):

@@ -22,7 +22,7 @@ from jaxcam.models.catalogue import CATALOGUE, class_names
 from jaxcam.models.checkpoint import save_checkpoint
 from jaxcam.models.network import Network, graph
 from jaxcam.models.preprocess import Preprocessing
-from jaxcam.models.store import flatten
+from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
 
 TINY = VGGConfig(depth=11, width=1 / 32, hidden=8, num_classes=7, pool_size=2)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html.parser
-import os
-import pathlib
 import re
 import shutil
-import subprocess
 
+import browser
 import numpy as np
 import pytest
 from evaluation_runs import CLASSES, EVIL, make_run
@@ -73,7 +71,7 @@ def test_the_page_holds_all_sections_tables_and_pictures(parsed, folder):
     ]  # fmt: skip
     run = read_run(folder)
     assert len(parsed.all("table")) == 2 + 1 + 1 + len(run.metrics)
-    # Six examples, and two best and two worst by ad, add, insertion, deletion, pointing (and cosine, equal for all: none).
+    # Six examples, and two best and two worst by ad, add, insertion, deletion, pointing (cosine: equal for all).
     assert len(parsed.all("img")) == (6 + 4 * 5) * (1 + len(run.methods))
     assert all(a["alt"] and a["src"].startswith("data:image/jpeg;base64,") for a in parsed.all("img"))
     assert all(a.get("aria-label") or a.get("aria-hidden") for a in parsed.all("svg"))
@@ -118,8 +116,8 @@ def test_agreement_is_the_mean_cosine(folder):
     result = plots.agreement(run, values)
     for i, j in ((0, 2), (3, 1)):
         cosines = [
-            coefficients[r[i]] @ coefficients[r[j]] / np.linalg.norm(coefficients[r[i]]) / np.linalg.norm(coefficients[r[j]])
-            for r in values.rows
+            a @ b / np.sqrt((a @ a) * (b @ b))
+            for a, b in ((coefficients[r[i]], coefficients[r[j]]) for r in values.rows)
         ]  # fmt: skip
         np.testing.assert_allclose(result[i, j], np.mean(cosines))
     np.testing.assert_allclose(np.diag(result), 1)
@@ -208,56 +206,52 @@ def test_ticks_are_round_and_inside():
     assert svg.log_ticks(30, 70) == [50]
 
 
-def _browser():
-    named = os.environ.get("JAXCAM_CHROMIUM")
-    for name in (named,) if named else ("chromium", "chromium-browser", "google-chrome", "chrome-headless-shell"):
-        if name and (found := shutil.which(name)):
-            return found
-    pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    binary = browser.find()
+    if binary is None:
+        pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
+    with browser.Browser(binary, str(tmp_path_factory.mktemp("profile"))) as b:
+        yield b
 
 
-#: Added to a copy of the page, which allows it; writes down what the browser made of the page. A frame of the asked width
-#: measures the same page, since a headless window has a least width.
-_PROBE = """<!DOCTYPE html><html><body><iframe id=f width={width} height=900 src="page.html"></iframe><pre id=o></pre><script>
-onload = () => {{ const d = f.contentDocument, w = f.contentWindow, e = d.documentElement;
-const small = [...d.querySelectorAll('p,td,th,figcaption,dd,li,h4')].filter(x => x.offsetWidth && parseFloat(w.getComputedStyle(x).fontSize) < 11).length;
-const labels = [...d.querySelectorAll('svg[role=img]')].filter(s => s.getBoundingClientRect().width).map(s => [...s.querySelectorAll('text')].filter(t => {{
-  const a = t.getBoundingClientRect(), b = s.getBoundingClientRect(); return a.left < b.left - 1 || a.right > b.right + 1 || a.height < 9 }}).length).reduce((a, b) => a + b, 0);
-o.textContent = JSON.stringify({{wide: e.scrollWidth, inner: w.innerWidth, small, labels,
-  broken: [...d.images].filter(i => !i.complete || !i.naturalWidth).length, images: d.images.length,
-  scripts: d.scripts.length, requests: w.performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:')).length,
-  ink: w.getComputedStyle(d.body).color, paper: w.getComputedStyle(d.body).backgroundColor}}); }};
-</script></body></html>"""
+_SMALL = """[...document.querySelectorAll('p, td, th, figcaption, figcaption span, dd, li, h4')]
+    .filter(e => e.offsetWidth && parseFloat(getComputedStyle(e).fontSize) < 11).length"""
+_CUT = """[...document.querySelectorAll('svg[role=img]')].flatMap(s => [...s.querySelectorAll('text')].filter(t => {
+    const a = t.getBoundingClientRect(), b = s.getBoundingClientRect();
+    return a.width && (a.left < b.left - 1 || a.right > b.right + 1 || a.bottom > b.bottom + 1 || a.height < 9); }))
+    .map(t => t.textContent)"""
 
 
 def _luminance(colour):
-    r, g, b = (int(v) / 255 for v in re.findall(r"\d+", colour)[:3])
-    return sum(k * (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for k, c in ((0.2126, r), (0.7152, g), (0.0722, b)))
+    linear = [
+        (c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4)
+        for c in map(int, re.findall(r"\d+", colour))
+    ]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear[:3]))
+
+
+def _contrast(chromium, selector):
+    colour, paper = (chromium.value(f"getComputedStyle(document.querySelector('{s}')).{p}")
+                     for s, p in ((selector, "color"), ("body", "backgroundColor")))  # fmt: skip
+    a, b = sorted((_luminance(colour), _luminance(paper)))
+    return (b + 0.05) / (a + 0.05)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1600])
-def test_in_a_real_browser(text, tmp_path: pathlib.Path, width, dark):
-    import json
-
-    browser = _browser()
-    (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    (tmp_path / "probe.html").write_text(_PROBE.format(width=width), encoding="utf-8")
-    command = [
-        browser, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--enable-logging=stderr",
-        "--log-level=0", f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1800,1000", "--virtual-time-budget=5000",
-        *(["--blink-settings=preferredColorScheme=0"] if dark else ["--blink-settings=preferredColorScheme=1"]),
-        "--dump-dom", (tmp_path / "probe.html").as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    found = re.search(r'<pre id="o">(.*?)</pre>', done.stdout, re.DOTALL)
-    assert found and found[1], done.stderr[-2000:]
-    seen = json.loads(found[1].replace("&lt;", "<").replace("&amp;", "&"))
-    assert "CONSOLE" not in done.stderr
-    assert seen["scripts"] == 0 and seen["requests"] == 0
-    assert seen["wide"] <= seen["inner"] <= width  # the page itself never scrolls sideways
-    assert seen["images"] > 50 and seen["broken"] == 0
-    assert seen["small"] == 0 and seen["labels"] == 0
-    ink, paper = _luminance(seen["ink"]), _luminance(seen["paper"])
-    assert (ink > paper) == dark
-    assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7
+def test_in_a_real_browser(chromium, folder, text, width, dark):
+    page = (folder / "report.html").as_uri()
+    chromium.open(page, width=width, dark=dark)
+    assert chromium.errors == []
+    assert [url for url in chromium.requests if not url.startswith("data:")] == [page]
+    assert chromium.value("document.documentElement.scrollWidth") <= width  # the page never scrolls sideways
+    assert chromium.value("document.images.length") > 50
+    assert chromium.value("[...document.images].filter(i => !i.complete || !i.naturalWidth).length") == 0
+    assert chromium.value("document.scripts.length") == 0
+    assert chromium.value(_SMALL) == 0 and chromium.value(_CUT) == []
+    assert (
+        _contrast(chromium, "body") > 12 and _contrast(chromium, "figcaption") > 4.5 and _contrast(chromium, "a") > 4.5
+    )
+    ink = _luminance(chromium.value("getComputedStyle(document.body).color"))
+    assert (ink > 0.5) == dark

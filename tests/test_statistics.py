@@ -35,7 +35,7 @@ def test_bootstrap_is_the_slow_one_with_clusters_of_unequal_size_and_undefined_v
     result = bootstrap(values, clusters, level=0.9, replicates=400, seed=5)
     for c in range(3):
         defined = values[~np.isnan(values[:, c]), c]
-        assert result.count[c] == len(defined)
+        assert result.defined[c] == len(defined)
         np.testing.assert_allclose(result.mean[c], defined.mean())
         np.testing.assert_allclose(
             (result.low[c], result.high[c]), _slow(values[:, c], clusters, 0.9, 400, 5), rtol=1e-10
@@ -78,7 +78,7 @@ def test_equal_values_have_an_interval_of_no_width_and_one_cluster_has_none():
     alone = bootstrap(np.asarray([[1.0], [2.0]]), np.zeros(2, int))
     assert np.isnan([alone.error[0], alone.low[0], alone.high[0]]).all() and alone.mean[0] == 1.5
     nothing = bootstrap(np.full((3, 1), np.nan), np.arange(3))
-    assert np.isnan(nothing.mean[0]) and nothing.count[0] == 0
+    assert np.isnan(nothing.mean[0]) and nothing.defined[0] == 0
 
 
 def test_cube_holds_the_records_in_published_units(run):
@@ -105,7 +105,7 @@ def test_differences_are_paired(run):
     # What the pictures share cancels: sharper than two separate intervals.
     width = summary.difference.high[0, 2, k] - summary.difference.low[0, 2, k]
     assert width < summary.score.high[0, k] - summary.score.low[0, k]
-    assert summary.score.count[0, k] == np.isfinite(values[:, 0, k]).sum() < len(pairs)
+    assert summary.score.defined[0, k] == np.isfinite(values[:, 0, k]).sum() < len(pairs)
 
 
 def test_best_follows_the_direction_and_ties_are_those_whose_difference_holds_zero(run):
@@ -116,7 +116,9 @@ def test_best_follows_the_direction_and_ties_are_those_whose_difference_holds_ze
     columns["ad"] = np.where(grad, columns["ad"][lift].repeat(len(run.methods))[: len(grad)], columns["ad"])
     columns["ad"][grad] = columns["ad"][lift]
     summary = summarise(dataclasses.replace(run, columns=columns))
-    best = {k: [m for m, b in zip(run.methods, summary.best[:, j], strict=True) if b] for j, k in enumerate(run.metrics)}
+    best = {
+        k: [m for m, b in zip(run.methods, summary.best[:, j], strict=True) if b] for j, k in enumerate(run.metrics)
+    }
     assert best["deletion"] == best["add"] == best["gap"] == ["lift_cam"]
     assert best["ad"] == ["lift_cam", "grad_cam"]
     insertion = run.metrics.index("insertion")

@@ -82,7 +82,9 @@ def test_main_table(run, summary):
     assert table.rows[2][0].text == "LIME-CAM (num_samples=6)"
     assert table.rows[2][heads.index("paper")].text == "37.40"
     notes = " ".join(table.notes)
-    assert f"EPG is defined for {summary.score.count[0, run.metrics.index('pointing')]} of {summary.pairs} maps" in notes
+    assert (
+        f"EPG is defined for {summary.score.defined[0, run.metrics.index('pointing')]} of {summary.pairs} maps" in notes
+    )
     assert "tables 5" in notes
     assert f"{summary.images} pictures, {summary.pairs} pairs" in table.caption
 
@@ -110,7 +112,9 @@ def test_latex_escapes_and_balances(run, summary):
     columns = text.split("\\begin{tabular}{")[1].split("}")[0]
     for row in body:
         assert row.endswith(r"\\") and row.replace("\\&", "").count("&") == len(columns) - 1
-    assert text.replace("\\{", "").replace("\\}", "").count("{") == text.replace("\\{", "").replace("\\}", "").count("}")
+    assert text.replace("\\{", "").replace("\\}", "").count("{") == text.replace("\\{", "").replace("\\}", "").count(
+        "}"
+    )
     assert text.isascii()
     assert formats.latex_text("50% & $x_1 #{~^\\}") == (
         r"50\% \& \$x\_1 \#\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
@@ -124,7 +128,7 @@ def test_csv_holds_every_digit(run, summary):
         i, j = run.methods.index(row["method"]), run.metrics.index(row["metric"])
         assert float(row["mean"]) == summary.score.mean[i, j] and float(row["high"]) == summary.score.high[i, j]
         assert float(row["difference"]) == summary.difference.mean[i, 0, j]
-        assert int(row["n"]) == summary.score.count[i, j]
+        assert int(row["n"]) == summary.score.defined[i, j]
         assert row["paper"] == "" or float(row["paper"]) == published(run.manifest, row["method"], row["metric"]).value
 
 
@@ -149,7 +153,9 @@ def test_difference_and_seed_tables(run, summary):
     seeds = over_seeds(run)
     table = tables.seeds_table(run, seeds, "ad")
     assert [h.text for h in table.heads] == ["Seed", "0", "1", "2", "mean", "s.d."]
-    assert table.rows[1][-2].text == f"{seeds.mean[1, j]:.2f}" and table.rows[1][-1].text == f"{seeds.deviation[1, j]:.2f}"
+    assert (
+        table.rows[1][-2].text == f"{seeds.mean[1, j]:.2f}" and table.rows[1][-1].text == f"{seeds.deviation[1, j]:.2f}"
+    )
     for column in range(1, 5):
         best = [r[column].best for r in table.rows]
         shown = [float(r[column].text) for r in table.rows]

@@ -22,7 +22,8 @@ def add_commands(commands: Any) -> None:
     """Adds the command to the parser."""
     p = commands.add_parser(
         "report", help="tables and a page of what a run of `jaxcam evaluate` found", allow_abbrev=False,
-        description="The results of a run, finished or not: by default a table here and a page, report.html, in the run's folder.",
+        description="The results of a run, finished or not: by default a table here, and a page, report.html, in "
+        "the run's folder.",
     )  # fmt: skip
     p.add_argument("folder", metavar="RUN", help="the folder that jaxcam evaluate wrote to")
     p.add_argument("--out", metavar="FILE|-", help="where to write; - for standard output")

@@ -35,7 +35,9 @@ def terminal(table: Table, width: int) -> Any:
 
     def needs(column: int) -> int:
         cells = [row[column] for row in table.rows]
-        longest = max((max(len(visible(c.text)) + c.tied, len(c.interval) + 2 * bool(c.interval)) for c in cells), default=0)
+        longest = max(
+            (max(len(visible(c.text)) + c.tied, len(c.interval) + 2 * bool(c.interval)) for c in cells), default=0
+        )
         return max(longest, len(_head(table.heads[column]))) + 3
 
     parts: list[list[int]] = [[]]
@@ -62,7 +64,9 @@ def terminal(table: Table, width: int) -> Any:
 def _terminal_cell(cell: Cell) -> Any:
     from rich.text import Text
 
-    text = Text(visible(cell.text) + (DAGGER if cell.tied else ""), "bold green" if cell.best else "dim" if cell.muted else "")
+    text = Text(
+        visible(cell.text) + (DAGGER if cell.tied else ""), "bold green" if cell.best else "dim" if cell.muted else ""
+    )
     if cell.interval:
         text.append(f"\n[{cell.interval}]", "not bold dim")
     return text
@@ -148,7 +152,7 @@ def comma_separated(run: Run, summary: Summary, reference: str) -> str:
             figure = published(run.manifest, m, k)
             writer.writerow(_plain((
                 m, k, METRICS[k].unit, METRICS[k].better, s.mean[i, j], s.error[i, j], s.low[i, j], s.high[i, j],
-                s.count[i, j], summary.images, int(summary.best[i, j]), int(summary.tied[i, j]), summary.empty[i],
+                s.defined[i, j], summary.images, int(summary.best[i, j]), int(summary.tied[i, j]), summary.empty[i],
                 reference, d.mean[i, r, j], d.low[i, r, j], d.high[i, r, j],
                 figure.value if figure else "", figure.table if figure else "",
             )))  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -102,7 +102,8 @@ class Gallery:
 
 
 def _preprocessing(fields: dict) -> Preprocessing:
-    return Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Preprocessing(**values)
 
 
 def overlay(picture: Image.Image, map: np.ndarray) -> np.ndarray:

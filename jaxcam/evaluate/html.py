@@ -27,7 +27,8 @@ def page(title: str, body: Iterable[str]) -> str:
 
 def section(name: str, title: str, *content: str) -> str:
     """A section with an anchor."""
-    return f'\n<section id="{name}" aria-labelledby="{name}-h"><h2 id="{name}-h">{escape(title)}</h2>{"".join(content)}</section>'
+    head = f'<h2 id="{name}-h">{escape(title)}</h2>'
+    return f'\n<section id="{name}" aria-labelledby="{name}-h">{head}{"".join(content)}</section>'
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -38,7 +39,10 @@ def paragraph(text: str, kind: str = "") -> str:
 def table(t: Table, *, label: str = "") -> str:
     """A table in a box of its own that scrolls where it is too wide, the first column staying."""
     heads = "".join(_head(h) for h in t.heads)
-    rows = "".join("<tr>" + "".join(_cell(c, h, i) for i, (c, h) in enumerate(zip(row, t.heads, strict=True))) + "</tr>" for row in t.rows)
+    rows = "".join(
+        "<tr>" + "".join(_cell(c, h, i) for i, (c, h) in enumerate(zip(row, t.heads, strict=True))) + "</tr>"
+        for row in t.rows
+    )
     notes = "".join(f"<p>{escape(n)}</p>" for n in t.notes)
     return (
         f'<figure class="table"><figcaption>{escape(t.caption)}</figcaption>'
@@ -50,7 +54,11 @@ def table(t: Table, *, label: str = "") -> str:
 
 
 def _head(head: Head) -> str:
-    arrow = f' <span class="arrow" aria-label="{_SAYS[head.better]}" role="img">{ARROWS[head.better]}</span>' if head.better else ""
+    arrow = (
+        f' <span class="arrow" aria-label="{_SAYS[head.better]}" role="img">{ARROWS[head.better]}</span>'
+        if head.better
+        else ""
+    )
     unit = f'<span class="unit">{escape(head.unit)}</span>' if head.unit else ""
     title = f' title="{escape(head.title)}"' if head.title else ""
     return f'<th scope="col"{title}{"" if head.numeric else " class=name"}>{escape(head.text)}{arrow}{unit}</th>'
@@ -100,14 +108,18 @@ def strip(heading: str, photo: tuple[str, str, str], overlays: Sequence[tuple[st
       photo: data URI, alternative text, caption.
       overlays: per method, data URI, alternative text, name, value.
     """
-    cells = [f'<figure><img src="{photo[0]}" alt="{escape(photo[1])}" width="160" height="160"><figcaption>{escape(photo[2])}</figcaption></figure>']
+    cells = [
+        f'<figure><img src="{photo[0]}" alt="{escape(photo[1])}" width="160" height="160">'
+        f"<figcaption>{escape(photo[2])}</figcaption></figure>"
+    ]
     for uri, alternative, name, value in overlays:
         cells.append(
             f'<figure><img src="{uri}" alt="{escape(alternative)}" width="160" height="160">'
             f"<figcaption>{escape(name)}<span>{escape(value)}</span></figcaption></figure>"
         )
     label = escape(heading)
-    return f'<div class="case"><h4>{label}</h4><div class="strip" tabindex="0" role="region" aria-label="{label}">{"".join(cells)}</div></div>'
+    strip = f'<div class="strip" tabindex="0" role="region" aria-label="{label}">{"".join(cells)}</div>'
+    return f'<div class="case"><h4>{label}</h4>{strip}</div>'
 
 
 def facts(items: Iterable[tuple[str, str]]) -> str:

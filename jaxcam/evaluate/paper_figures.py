@@ -66,8 +66,8 @@ def _simulations(text: str) -> dict[str, tuple[float, ...]]:
 
 
 #: Tables 7 to 10 by metric: number of the table, and per method the ten simulations and their average, in percent.
-#: As printed, although the ten figures of Ablation-CAM in table 10 have the mean 52.95 and not 53.15: a first one of 54.92
-#: in place of 52.92 would agree.
+#: As printed, although the ten figures of Ablation-CAM in table 10 have the mean 52.95 and not 53.15: a first one of
+#: 54.92 in place of 52.92 would agree.
 TABLES_7_TO_10: dict[str, tuple[int, dict[str, tuple[float, ...]]]] = {
     "ic": (7, _simulations("""
 23.5 24.9 26.3 24.5 23.5 23.1 26.1 23.4 26.3 21.9 24.35
@@ -143,8 +143,8 @@ def published(manifest: dict, method: str, metric: str) -> Published | None:
     return _in(TABLE_5, key, metric, kind, 5)
 
 
-def _in(table: _Faithfulness, row: str, metric: str, kind: int, number: int) -> Published | None:
-    values = table.get(row, {}).get(metric)
+def _in(table: _Faithfulness, row: str | None, metric: str, kind: int, number: int) -> Published | None:
+    values = table.get(row or "", {}).get(metric)
     return Published(values[kind], number) if values else None
 
 

@@ -24,7 +24,7 @@ from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.catalog import Request
 from jaxcam.metrics import BASELINES, METRICS
 from jaxcam.models.network import Network
-from jaxcam.models.store import digest
+from jaxcam.models.trees import digest
 
 #: What `--keep` can name.
 KEEP = ("coefficients", "maps", "curves")

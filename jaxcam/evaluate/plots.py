@@ -73,7 +73,7 @@ def cost_plots(run: Run, summary: Summary) -> list[tuple[str, str]]:
         j, s = summary.metrics.index(metric), summary.score
         bounds = svg.domain(np.concatenate([s.low[:, j], s.high[:, j], s.mean[:, j]]))
         x, y, body = _axes((low, high), bounds, log=True, x_title="time per map (ms, logarithmic)")
-        for i in np.flatnonzero(timed & np.isfinite(s.mean[:, j])):
+        for i in np.flatnonzero(timed & np.isfinite(s.mean[:, j])).tolist():
             at, kind = x(float(seconds[i])), f"whisker {svg.series(i)}"
             if np.isfinite(s.low[i, j]):
                 body.append(svg.line(at, y(s.low[i, j]), at, y(s.high[i, j]), kind))
@@ -111,8 +111,14 @@ def _axes(xs: tuple[float, float], ys: tuple[float, float], *, x_title: str, log
     for t in svg.ticks(*ys):
         body += [svg.line(left, y(t), right, y(t), "grid"), svg.text(left - 6, y(t) + 4, svg.plain(t), anchor="end")]
     for t in svg.log_ticks(*xs) if log else svg.ticks(*xs):
-        body += [svg.line(x(t), bottom, x(t), bottom + 4, "axis"), svg.text(x(t), bottom + 17, svg.plain(t), anchor="middle")]
-    body += [svg.line(left, bottom, right, bottom, "axis"), svg.text((left + right) / 2, bottom + 36, x_title, anchor="middle")]
+        body += [
+            svg.line(x(t), bottom, x(t), bottom + 4, "axis"),
+            svg.text(x(t), bottom + 17, svg.plain(t), anchor="middle"),
+        ]
+    body += [
+        svg.line(left, bottom, right, bottom, "axis"),
+        svg.text((left + right) / 2, bottom + 36, x_title, anchor="middle"),
+    ]
     return x, y, body
 
 

@@ -70,9 +70,7 @@ def _opening(run: Run, summary: Summary, name: str) -> str:
 
 
 def _results(run: Run, summary: Summary, focus: str) -> _Section:
-    charts = [
-        (plots.axis_title(k), plots.interval_plot(run, summary, k)) for k in plots.defined(run.metrics, summary)
-    ]
+    charts = [(plots.axis_title(k), plots.interval_plot(run, summary, k)) for k in plots.defined(run.metrics, summary)]
     caption = (
         f"Mean of each method and its interval: {tables.how(summary)}, n = {tables.how_many(summary)}. Filled: the "
         "best mean; blue outline: not distinguishable from it by the paired difference. Intervals of two methods may "
@@ -125,7 +123,9 @@ def _seeds(run: Run) -> _Section:
     if len(seeds.seeds) < 2:
         return None
     content = "".join(
-        html.details(METRICS[k].title, html.table(tables.seeds_table(run, seeds, k), label=METRICS[k].title), shown=not i)
+        html.details(
+            METRICS[k].title, html.table(tables.seeds_table(run, seeds, k), label=METRICS[k].title), shown=not i
+        )
         for i, k in enumerate(run.metrics)
     )
     note = html.paragraph("As the paper's tables 7 to 10. Subsets may share pictures: the deviation is then too small.")
@@ -168,9 +168,13 @@ def _case(run: Run, values: Cube, case, metric: str | None) -> str:
         value = ""
         if metric:
             m = METRICS[metric]
-            value = f"{m.short} {number(values.values[case.pair, i, run.metrics.index(metric)], tables.digits_of(metric))}"
+            value = (
+                f"{m.short} {number(values.values[case.pair, i, run.metrics.index(metric)], tables.digits_of(metric))}"
+            )
             value += f" {m.unit}" if m.unit else ""
-        overlays.append((uri, f"Map of {title} for {name}{', empty' if empty else ''}", title, "empty map" if empty else value))
+        overlays.append(
+            (uri, f"Map of {title} for {name}{', empty' if empty else ''}", title, "empty map" if empty else value)
+        )
     return html.strip(heading, (case.photo, f"{image}, explained for {name}", "picture"), overlays)
 
 
@@ -225,4 +229,3 @@ def _listing(broken: dict[str, str]) -> str:
 def _short(value: object) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 400 else text[:399] + "…"
-

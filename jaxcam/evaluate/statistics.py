@@ -29,14 +29,14 @@ class Interval(NamedTuple):
       mean: over all values that are defined.
       error: standard error of the mean, between clusters; for one value per cluster, `s / sqrt(n)`.
       low, high: bootstrap percentile interval. NaN for fewer than two clusters.
-      count: values that are defined.
+      defined: number of values that are defined.
     """
 
     mean: np.ndarray
     error: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    count: np.ndarray
+    defined: np.ndarray
 
 
 def bootstrap(
@@ -238,7 +238,7 @@ def _square(interval: Interval, upper: tuple[np.ndarray, np.ndarray], m: int) ->
     low[upper], low[upper[::-1]] = interval.low, -interval.high
     high[upper], high[upper[::-1]] = interval.high, -interval.low
     error[upper] = error[upper[::-1]] = interval.error
-    count[upper] = count[upper[::-1]] = interval.count
+    count[upper] = count[upper[::-1]] = interval.defined
     return Interval(mean, error, low, high, count)
 
 

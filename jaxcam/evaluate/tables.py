@@ -163,7 +163,7 @@ def _interval(low: float, high: float, write) -> str:
 def _undefined(summary: Summary) -> list[str]:
     notes = []
     for j, k in enumerate(summary.metrics):
-        least, most = int(summary.score.count[:, j].min()), int(summary.score.count[:, j].max())
+        least, most = int(summary.score.defined[:, j].min()), int(summary.score.defined[:, j].max())
         if least < summary.pairs:
             some = f"{least:,}" if least == most else f"{least:,} to {most:,}"
             why = " (no boxes)" if METRICS[k].needs_boxes else ""
@@ -189,7 +189,9 @@ def difference_table(run: Run, summary: Summary, reference: str) -> Table:
             interval = _interval(low, high, lambda v, n=digits: signed(v, n))
             cells.append(Cell(signed(d.mean[i, j, c], digits), interval, muted=bool(low <= 0 <= high)))
         rows.append(tuple(cells))
-    caption = f"Difference to {name[reference]} on the same maps, mean over {how_many(summary)}; in brackets {how(summary)}."
+    caption = (
+        f"Difference to {name[reference]} on the same maps, mean over {how_many(summary)}; in brackets {how(summary)}."
+    )
     heads = (Head("Method", numeric=False), *map(metric_head, summary.metrics))
     return Table("differences", caption, heads, tuple(rows), ("Grey: the interval holds 0.",))
 
@@ -211,8 +213,9 @@ def seeds_table(run: Run, seeds: Seeds, metric: str) -> Table:
         rows.append((Cell(name[method]), *values, Cell(number(seeds.deviation[i, k], digits))))
     heads = (Head("Seed", numeric=False), *(Head(str(s)) for s in seeds.seeds), Head("mean"), Head("s.d."))
     limit = run.manifest["settings"].get("limit")
+    better = "0 is best" if m.better == "zero" else f"{m.better} is better"
     caption = (
-        f"{m.title}{f' ({m.unit})' if m.unit else ''}, {m.better + ' is better' if m.better != 'zero' else '0 is best'}: "
+        f"{m.title}{f' ({m.unit})' if m.unit else ''}, {better}: "
         f"means over {count(len(seeds.seeds), 'random subset')}{f' of {limit:,} pictures' if limit else ''}, by seed."
     )
     return Table(f"seeds-{metric}", caption, heads, tuple(rows))

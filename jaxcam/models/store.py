@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,40 +17,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
 from jaxcam.models.network import CONFIGS, Network, graph
 from jaxcam.models.preprocess import Preprocessing
-
-#: Where in its folder a network keeps an Orbax checkpoint, where it keeps one.
-ORBAX = "weights.orbax"
-
-
-def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
-    """A nested dict of arrays as one dict with dotted paths, `layer4.2.conv1.kernel`."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        flat |= flatten(value, path + ".") if isinstance(value, dict) else {path: value}
-    return flat
-
-
-def digest(params: dict) -> str:
-    """The sha256 of the weights as float32: names, shapes and values."""
-    total = hashlib.sha256()
-    for name, value in sorted(flatten(params).items()):
-        array = np.ascontiguousarray(np.asarray(value, np.float32))
-        total.update(f"{name}{array.shape}".encode())
-        total.update(array.tobytes())
-    return total.hexdigest()
-
-
-def unflatten(flat: dict[str, Any]) -> dict:
-    """The inverse of `flatten`."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+from jaxcam.models.trees import flatten, unflatten
 
 
 def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "float32") -> None:
@@ -122,7 +87,7 @@ def load_network(folder: str | os.PathLike) -> Network:
     except (KeyError, TypeError, ValueError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
     if "orbax" in manifest:
-        from jaxcam.models.checkpoint import read_orbax  # slow to import, and few need it
+        from jaxcam.models.orbax import ORBAX, read_orbax  # slow to import, and few need it
 
         source, listed = folder / ORBAX, manifest["orbax"]
         tensors = read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
