@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxcam.errors import JaxcamError
+from jaxcam.long_maps import LongMaps, States
 from jaxcam.methods.catalog import Request
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.models.network import Network, Part
@@ -30,6 +32,7 @@ class Forward(NamedTuple):
       activations: `(n, h, w, K)`.
       logits: `(n, C)`.
       keys: `(batch,)` random keys, which depend on the seed and on the file name of the picture alone.
+      sources: what the pictures are called.
       seconds: per picture.
     """
 
@@ -38,6 +41,7 @@ class Forward(NamedTuple):
     activations: np.ndarray
     logits: np.ndarray
     keys: jax.Array
+    sources: tuple[str, ...]
     seconds: float
 
 
@@ -66,12 +70,23 @@ class Engine:
     that is not full compiles anything again.
     """
 
-    def __init__(self, network: Network, layer: str | None, batch_size: int, maps_at_once: int, seed: int = 0):
+    def __init__(
+        self,
+        network: Network,
+        layer: str | None,
+        batch_size: int,
+        maps_at_once: int,
+        seed: int = 0,
+        *,
+        mesh: Mesh | None = None,
+        states: States | None = None,
+    ):
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
         self.layer = str(self.head.after)
         self.params = jax.tree.map(jnp.asarray, network.params)
         self._at_zero: np.ndarray | None = None
+        self._long = LongMaps(self.head, self.params, mesh, states)
 
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
         """Activations and logits of `inputs (n, s, s, 3)`, `n` at most the batch size.
@@ -83,7 +98,9 @@ class Engine:
         padded = jnp.asarray(_pad(inputs, self.batch_size))
         (activations, logits), seconds = _timed(_forward(self.features, self.head), self.params, padded)
         keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
-        result = Forward(padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, seconds / n)
+        result = Forward(
+            padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, tuple(sources), seconds / n
+        )
         for source, a, f in zip(sources, result.activations, result.logits, strict=True):
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
                 raise self._not_finite(source)
@@ -101,13 +118,13 @@ class Engine:
         forward: Forward,
         pairs: Sequence[tuple[int, int]],
         references: jax.Array | None = None,
-        done: Callable[[int], None] = lambda maps: None,
+        done: Callable[[float], None] = lambda maps: None,
     ) -> Maps:
         """The maps of `pairs` of (row of the batch, class index).
 
         Args:
           references: inputs `(R, s, s, 3)` for a method that takes reference activations; None for the default.
-          done: called with the number of maps after each program, for progress.
+          done: called with the number of maps after each program, for progress; a part of one after a step of many.
 
         Raises:
           JaxcamError: the method is not defined for this head.
@@ -117,17 +134,24 @@ class Engine:
         extra, total = self._extra(info.takes, forward, references)
         # A sampling method fills the device, and the memory, with one map's coalitions.
         at_once = 1 if info.takes in ("key", "image") else self.maps_at_once
+        plan = self._long.plan(request, forward.padded[0])
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
             rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
             if info.takes == "image":
                 result, seconds = self._by_chunks(request, forward, rows[0], targets[0])
+            elif plan is not None:
+                [(row, target)] = some.tolist()
+                key = jax.random.fold_in(forward.keys[row], target)
+                a, source = forward.padded[row], forward.sources[row]
+                result, seconds = self._long.run(request, plan, a, key, target, source, done)
             else:
                 result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
-            done(len(some))
+            if plan is None:
+                done(len(some))
         coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
         deviation = diagnostics.get("not_gap_linear", np.zeros(1)).max()
         if not deviation <= 1e-4:

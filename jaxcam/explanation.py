@@ -17,12 +17,12 @@ from jaxcam.data.images import Picture, to_picture
 from jaxcam.engine import Engine, Forward, Maps
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
+from jaxcam.long_maps import States
 from jaxcam.maps import place_map, why_empty
 from jaxcam.methods.catalog import METHODS, Request, request
 from jaxcam.models.network import Network
-
-#: The n most probable classes, or classes by name or index; for pictures one by one, a list of such lists.
-Targets = int | Sequence[str | int] | Sequence[Sequence[str | int]]
+from jaxcam.shapley.sharded import orderings_mesh
+from jaxcam.targets import Targets, as_list, chooser
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,19 +114,19 @@ class Explanation:
             ],
         }  # fmt: skip
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, *, digest: str = "") -> None:
         """Writes everything but the picture to an `.npz`, which appears whole or not at all.
 
         Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
         result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`
         and `empty` ("" where the map shows something); besides `all_logits (C,)`, `classes (C,)`, `region (4,)`,
-        `source`, `model` and `layer`.
+        `source`, `model`, `layer` and `digest`, which tells a later run what the file was made with.
         """
         r = self.results
         with whole_file(path) as f:
             np.savez_compressed(
                 f,
-                source=self.source, model=self.model, layer=self.layer,
+                source=self.source, model=self.model, layer=self.layer, digest=digest,
                 classes=list(self.classes), all_logits=self.logits, region=r[0].region,
                 methods=[x.method for x in r], targets=[x.target for x in r], class_names=[x.class_name for x in r],
                 probabilities=[x.probability for x in r], logits=[x.logit for x in r],
@@ -157,7 +157,7 @@ def explain(
       network: from `jaxcam.load`, or any `Network`.
       images: paths, `PIL.Image`s or arrays (see `to_picture`), or one of them.
       methods: names from `METHODS`, with options as in `shap_cam:num_permutations=1000,estimator=plain`; or
-        "all": every one that is defined for this network and layer.
+        "all": every one that is defined for this network and layer (named beside "all", one keeps its options).
       targets: `n` for the n most probable classes of each picture, or class names and indices for all
         pictures, or one list of these per picture.
       layer: where to make the maps; the last convolutional layer unless given.
@@ -197,7 +197,8 @@ def explain_each(
     references: Sequence[Picture] | None = None,
     seed: int = 0,
     skipped: Callable[[str, str], None] = lambda name, why: None,
-    done: Callable[[str, str, int], None] = lambda source, method, maps: None,
+    done: Callable[[str, str, float], None] = lambda source, method, maps: None,
+    states: States | None = None,
 ) -> Iterator[Explanation]:
     """`explain`, lazily: takes `batch_size` pictures at a time from an iterable of any length.
 
@@ -205,14 +206,23 @@ def explain_each(
       images: pairs of what to call a picture and the picture.
       maps_at_once: maps computed at a time, `batch_size` unless given.
       skipped: called with a method and the reason when `methods="all"` leaves one out.
-      done: called with a batch's first picture, a method and how many of its maps are new, for progress.
+      done: called with a batch's first picture, a method and how many of its maps are new, for progress; a
+        map of many steps counts by parts.
+      states: where the states of such maps are kept, and taken up from.
     """
     if batch_size < 1 or (maps_at_once is not None and maps_at_once < 1):
         raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
-    asked = [request(m) for m in (METHODS if methods == "all" else _listed(methods))]
-    requests: dict[str, Request] = {r.label: r for r in asked}
-    choose, most = _chooser(network, targets)
-    engine = Engine(network, layer, batch_size, min(maps_at_once or batch_size, batch_size * most), seed)
+    everything, requests = requested(methods)
+    choose, most = chooser(network, targets)
+    engine = Engine(
+        network,
+        layer,
+        batch_size,
+        min(maps_at_once or batch_size, batch_size * most),
+        seed,
+        mesh=orderings_mesh(),
+        states=states,
+    )
     backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
     position, source = 0, iter(images)
     while chunk := list(itertools.islice(source, batch_size)):
@@ -226,7 +236,7 @@ def explain_each(
             try:
                 found[name] = engine.maps(wish, inputs, pairs, backgrounds, functools.partial(done, labels[0], name))
             except (JaxcamError, NotImplementedError) as e:
-                if methods != "all":
+                if not everything:
                     raise
                 del requests[name]
                 skipped(name, str(e))
@@ -235,6 +245,15 @@ def explain_each(
         for row, named in enumerate(zip(labels, pictures, strict=True)):
             yield _gather(network, engine, named, inputs, row, pairs, found)
         position += len(chunk)
+
+
+def requested(methods: str | Sequence[str]) -> tuple[bool, dict[str, Request]]:
+    """Whether all methods were asked for, and the requests by label; those beside "all" replace the plain ones."""
+    asked = [m.lower() if isinstance(m, str) and m.lower() == "all" else m for m in as_list(methods)]
+    named = [request(m) for m in asked if m != "all"]
+    if "all" in asked:
+        named = [*(request(m) for m in METHODS if m not in {r.name for r in named}), *named]
+    return "all" in asked, {r.label: r for r in named}
 
 
 def _gather(
@@ -263,41 +282,3 @@ def _gather(
         source=named[0], image=picture, model=network.name, layer=engine.layer, classes=network.classes, logits=logits,
         probabilities=probabilities, results=tuple(results),
     )  # fmt: skip
-
-
-def _is_one(value: Any) -> bool:
-    """Whether this is one name or index, and not a list of them."""
-    return isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
-
-
-def _listed(value: Any) -> list:
-    return [value] if _is_one(value) else list(value)
-
-
-def _unique(values: Iterable) -> list:
-    return list(dict.fromkeys(values))
-
-
-def _chooser(network: Network, targets: str | Targets) -> tuple[Callable[[np.ndarray, int], list[int]], int]:
-    """A function `(logits (C,), position of the picture) -> class indices`, and how many these are at most."""
-    if not isinstance(targets, str) and isinstance(targets, int | np.integer):
-        if targets < 1:
-            raise JaxcamError(f"the number of top classes must be at least 1, not {targets}")
-        first = min(int(targets), len(network.classes))
-        return (lambda logits, position: np.argsort(-logits, kind="stable")[:first].tolist()), first
-    listed = _listed(targets)
-    if not listed:
-        raise JaxcamError("no target: name a class, or give a number for that many of the most probable ones")
-    if all(map(_is_one, listed)):
-        shared = _unique(network.class_index(t) for t in listed)
-        return (lambda logits, position: shared), len(shared)
-    each = [_unique(network.class_index(t) for t in _listed(one)) for one in listed]
-    if not all(each):
-        raise JaxcamError(f"picture {each.index([])} has no target")
-
-    def own(logits: np.ndarray, position: int) -> list[int]:
-        if position >= len(each):
-            raise JaxcamError(f"{len(each)} lists of targets for more pictures than that")
-        return each[position]
-
-    return own, max(map(len, each))

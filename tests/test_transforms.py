@@ -14,6 +14,7 @@ from reference import seeded
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, xgrad_cam
 from jaxcam.methods.propagation import deep_shap_cam, lift_cam
+from jaxcam.methods.score import score_cam
 
 
 def deep_shap(params, activations, *, head, target):
@@ -21,6 +22,11 @@ def deep_shap(params, activations, *, head, target):
     return deep_shap_cam(
         params, activations, head=head, target=target, references=jnp.asarray(references, activations.dtype)
     )
+
+
+def score(params, activations, *, head, target):
+    # The activations are the image: the masks multiply what the head sees. In two chunks.
+    return score_cam(params, activations, activations, predict=head, target=target, score="logit", chunk_size=4)
 
 
 #: `f(params, activations, *, head, target) -> CAM`.
@@ -31,6 +37,7 @@ METHODS = {
     "xgrad_cam": xgrad_cam,
     "lift_cam": lift_cam,
     "deep_shap_cam": deep_shap,
+    "score_cam": score,
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 CASES = [(m, h) for m in METHODS for h in HEADS if m != "cam" or h == "linear_gap"]
@@ -173,8 +180,9 @@ def derivatives(method: str, head: str):
     """
     with jax.enable_x64(True):
         params = heads.to_jax(heads.HEADS[head].params, jnp.float64)
-        a = jnp.asarray(np.abs(seeded.activations(8, heads.SHAPE)) + 0.05 + 0.1 * seeded.activations(9, heads.SHAPE))
         rng = np.random.RandomState(0)
+        # Nothing equal to anything else: a minimum or maximum has a kink there.
+        a = jnp.asarray(seeded.activations(8, heads.SHAPE) + 0.1 * rng.uniform(0.5, 1.5, heads.SHAPE))
         point = (params, a)
         direction = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape)), point)
         weights = jnp.asarray(rng.standard_normal(heads.CHANNELS))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
@@ -11,6 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
+from jaxcam.cli import processes
+from jaxcam.cli.pictures import expand, stems
+from jaxcam.cli.table import rows_of, table_of
 from jaxcam.errors import JaxcamError
 
 if TYPE_CHECKING:
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxcam.explanation import Explanation
+    from jaxcam.models.network import Network
+    from jaxcam.resume import Digests
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "data" / "bundled" / "golf_ball_and_parachute.jpg"
 
@@ -28,7 +33,12 @@ def add_commands(commands: Any) -> None:
         "explain", help="say why a network scores photos as it does", allow_abbrev=False,
         description="For each photo: a table, a figure (photo and one map per class and method), and the raw arrays.",
     )  # fmt: skip
-    p.add_argument("images", nargs="*", metavar="IMAGE", help="photos in any common format; name them before options")
+    p.add_argument(
+        "images",
+        nargs="*",
+        metavar="IMAGE",
+        help="photos in any common format, or folders of them; name them before options",
+    )
     p.add_argument("--example", action="store_true", help="explain the picture that comes with jaxcam")
     p.add_argument(
         "--model", metavar="NAME|FOLDER", help="a network of `jaxcam models`, or a folder that holds one (default: "
@@ -43,7 +53,9 @@ def add_commands(commands: Any) -> None:
         help="methods of `jaxcam methods`, or all (default: lift_cam); options follow a colon, as in "
         "shap_cam:num_permutations=1000,estimator=plain",
     )  # fmt: skip
-    p.add_argument("--permutations", type=int, metavar="N", help="orderings that shap_cam samples")
+    p.add_argument(
+        "--permutations", type=int, metavar="N", help="orderings that shap_cam samples, unless its own options say"
+    )
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the methods that sample (default: 0)")
     which = p.add_mutually_exclusive_group()
     which.add_argument("--target", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index")
@@ -55,54 +67,41 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--json", metavar="FILE|-", help="write the numbers as JSON as well; - for standard output")
     p.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos and maps at a time (default: 8)")
     p.add_argument("--no-figure", action="store_true", help="write the arrays only")
+    p.add_argument(
+        "--resume", action="store_true", help="take up what the same command left when it was stopped, and leave the "
+        "same for the next time (photos are then computed one at a time)",
+    )  # fmt: skip
+    processes.add_options(p)
     p.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be read."""
-    paths = list(dict.fromkeys([*options.images, *([str(EXAMPLE)] if options.example else [])]))
-    if not paths:
+    named = [*options.images, *([str(EXAMPLE)] if options.example else [])]
+    if not named:
         raise JaxcamError("no picture named; give the path of a photo, or --example (see jaxcam explain --help)")
     if options.example and not EXAMPLE.is_file():
         raise JaxcamError("this installation of jaxcam lacks its example picture; install it again")
     # Everything that can be wrong is found out before the first picture is decoded.
-    methods: Any = "all" if "all" in (options.method or ()) else options.method or ["lift_cam"]
-    _check_names(options, methods)
-    from jaxcam.explanation import explain_each
+    processes.check(options)
+    _check_names(options)
+    methods = _requests(options)
+    paths = expand(named, pathlib.Path(options.out))
+    first = processes.start(options)
     from jaxcam.files import check_writable
     from jaxcam.models.zoo import load
 
     network = load(options.model, weights=options.weights)
     network.split(at=options.layer)
     targets: Any = [network.class_index(t) for t in options.target] if options.target else options.top
-    out = check_writable(options.out)
+    out = check_writable(options.out) if first else pathlib.Path(options.out)
     if options.json not in (None, "-"):
         check_writable(pathlib.Path(options.json).parent)
         if pathlib.Path(options.json).is_dir():
             raise JaxcamError(f"{options.json}: is a folder; name a file")
-
-    broken: list[tuple[str, str]] = []
-    notices: list[str] = []
-    explanations = explain_each(
-        network, _readable(paths, broken), methods=methods, targets=targets, layer=options.layer,
-        batch_size=min(options.batch_size, len(paths)), maps_at_once=options.batch_size,
-        skipped=lambda name, why: notices.append(f"{name} left out: {why}"),
-    )  # fmt: skip
-    console = _console(sys.stderr if options.json == "-" else sys.stdout)
-    names = _stems(paths, out)
-    rows: list[tuple] = []
-    records: list[dict] = []
-    with console.status("explaining") if console.is_terminal else contextlib.nullcontext():
-        for explanation in explanations:
-            files = _write(explanation, out, names[explanation.source], figure=not options.no_figure)
-            records.append(explanation.to_dict() | {"files": files})
-            rows += _rows(explanation)
-    if rows:
-        console.print(_table(rows, network.name, records[0]["layer"]))
-        what = "arrays" if options.no_figure else "figures and arrays"
-        notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
-    for notice in notices:
-        console.print(notice, markup=False, highlight=False, soft_wrap=True)
+    broken, records = _explain(options, network, methods, targets, paths, out, first)
+    if not first:
+        return 0
     for _, message in broken:
         print("jaxcam: error: " + " ".join(message.split()), file=sys.stderr)
     if options.json:
@@ -116,13 +115,137 @@ def run(options: argparse.Namespace) -> int:
     return 1 if records else 2
 
 
-def _check_names(options: argparse.Namespace, methods: Any) -> None:
-    """Errors that need no network; among them a photo swallowed by the option before it."""
-    from jaxcam.methods.catalog import method
+def _explain(
+    options: argparse.Namespace, network: Network, methods: list, targets: Any, paths: list[str], out: pathlib.Path,
+    first: bool,
+) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
+    """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
+    from jaxcam.cli.progress import maps_bar
+    from jaxcam.explanation import explain_each, requested
+    from jaxcam.resume import Digests, Unfinished, check_alike, settings_digest
 
-    for name in () if methods == "all" else methods:
+    broken: list[tuple[str, str]] = []
+    notices: list[str] = []
+    everything, requests = requested(methods)
+    labels = [*requests, *(["all"] if everything else [])]
+    settings = settings_digest(
+        network, layer=str(network.split(at=options.layer)[1].after), methods=labels, targets=targets, seed=options.seed
+    )
+    check_alike(settings)
+    digests = Digests(settings)
+    names = stems(paths, out)
+    console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first)
+    done: dict[str, tuple[list[tuple], dict]] = {}
+
+    def keep(explanation: Explanation, files: list[str]) -> None:
+        done[explanation.source] = rows_of(explanation), explanation.to_dict() | {"files": files}
+
+    unfinished = Unfinished(out, digests, paths) if options.resume else None
+    left, complete = paths, False
+    if unfinished is not None:
+        left = _take_up(paths, names, out, network, digests, keep, notices, figure=not options.no_figure)
+        if unfinished.strangers:
+            notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
+    count = len(targets) if isinstance(targets, list) else max(1, min(targets, len(network.classes)))
+    try:
+        with maps_bar(console, len(left) * len(requests) * count) as bar:
+            explanations = explain_each(
+                network, _readable(left, broken), methods=methods, targets=targets, layer=options.layer,
+                batch_size=1 if options.resume else min(options.batch_size, max(1, len(left))),
+                maps_at_once=options.batch_size, seed=options.seed, states=unfinished, done=bar,
+                skipped=lambda name, why: notices.append(f"{name} left out: {why}"),
+            )  # fmt: skip
+            for explanation in explanations:
+                if not first:
+                    continue
+                path, figure = explanation.source, not options.no_figure
+                keep(explanation, _write(explanation, out, names[path], figure=figure, digest=digests.of(path)))
+                if unfinished is not None:
+                    unfinished.forget(path)
+        complete = True
+    finally:
+        if unfinished is not None:
+            unfinished.close(remove=complete)
+    rows = [row for path in paths if path in done for row in done[path][0]]
+    records = [done[path][1] for path in paths if path in done]
+    if rows:
+        console.print(table_of(rows, network.name, records[0]["layer"]))
+        what = "arrays" if options.no_figure else "figures and arrays"
+        notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
+    for notice in notices:
+        console.print(notice, markup=False, highlight=False, soft_wrap=True)
+    return broken, records
+
+
+def _take_up(
+    paths: list[str], names: dict[str, str], out: pathlib.Path, network: Network, digests: Digests, keep: Any,
+    notices: list[str], *, figure: bool,
+) -> list[str]:  # fmt: skip
+    """The pictures that an earlier run has not finished; the results of the others are read, and kept."""
+    import jax
+
+    from jaxcam.data.images import open_image
+    from jaxcam.resume import from_first, read_explanation, saved_digest
+
+    left = list(paths)
+    if jax.process_index() == 0:
+        others = 0
+        for path in paths:
+            file = out / f"{names[path]}.npz"
+            found = saved_digest(file)
+            others += found not in (None, digests.of(path))
+            if found == digests.of(path):
+                explanation = read_explanation(file, open_image(path), network)
+                picture = out / f"{names[path]}.png"
+                if figure and not picture.is_file():
+                    from jaxcam.figures import plot
+
+                    plot(explanation, picture)
+                keep(explanation, [str(file), *([str(picture)] if figure else [])])
+                left.remove(path)
+        if others:
+            notices.append(f"{others} older results were made with other settings or pictures, and are made anew")
+        if len(left) < len(paths):
+            notices.append(f"{len(paths) - len(left)} of {len(paths)} pictures were finished by an earlier run")
+    return [str(path) for path in json.loads(from_first(json.dumps(left).encode()))]
+
+
+def _requests(options: argparse.Namespace) -> list:
+    """The methods asked for, with the number of orderings in those that it belongs to."""
+    from jaxcam.methods.catalog import request
+    from jaxcam.shapley.result import check_count
+
+    asked = list(options.method or ["lift_cam"])
+    everything = any(m.lower() == "all" for m in asked)
+    found: list[Any] = [request(m) for m in asked if m.lower() != "all"]
+    for one in found:
+        if "num_permutations" in dict(one.options):
+            check_count("num_permutations", dict(one.options)["num_permutations"])
+    if options.permutations is not None:
+        check_count("--permutations", options.permutations)
+        if everything and not any(r.name == "shap_cam" for r in found):
+            found.append(request("shap_cam"))
+        if not any(r.name == "shap_cam" for r in found):
+            raise JaxcamError("--permutations belongs to shap_cam, which was not asked for; add --method shap_cam")
+        setting = ("num_permutations", options.permutations)
+        found = [
+            dataclasses.replace(r, options=tuple(sorted({**dict([setting]), **dict(r.options)}.items())))
+            if r.name == "shap_cam"
+            else r
+            for r in found
+        ]
+    return [*(["all"] if everything else []), *found]
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Errors that need no network; among them a photo swallowed by the option before it."""
+    from jaxcam.methods.catalog import request
+
+    for name in options.method or ():
+        if name.lower() == "all":
+            continue
         try:
-            method(name)
+            request(name)
         except JaxcamError:
             if pathlib.Path(name).is_file():
                 raise JaxcamError(f"{name} was read as a method; name the pictures before the options") from None
@@ -143,64 +266,23 @@ def _readable(paths: Sequence[str], broken: list[tuple[str, str]]) -> Iterator[t
             broken.append((path, str(e)))
 
 
-def _write(explanation: Explanation, out: pathlib.Path, stem: str, *, figure: bool) -> list[str]:
-    """Writes the files of one picture and returns their paths."""
+def _write(explanation: Explanation, out: pathlib.Path, stem: str, *, figure: bool, digest: str) -> list[str]:
+    """Writes the files of one picture and returns their paths; the arrays last, as they say that all is done."""
     files = [out / f"{stem}.npz"]
-    explanation.save(files[0])
     if figure:
         from jaxcam.figures import plot
 
         files.append(out / f"{stem}.png")
         plot(explanation, files[1])
+    explanation.save(files[0], digest=digest)
     return [str(f) for f in files]
 
 
-def _stems(paths: Sequence[str], out: pathlib.Path) -> dict[str, str]:
-    """A file name without ending for each path: its stem, with a number where that is taken or is the photo itself."""
-    taken = {pathlib.Path(p).resolve() for p in paths}
-    stems: dict[str, str] = {}
-    used: set[str] = set()
-    for path in dict.fromkeys(paths):
-        base = stem = pathlib.Path(path).stem
-        number = 2
-        while stem.lower() in used or (out / f"{stem}.png").resolve() in taken:
-            stem, number = f"{base}-{number}", number + 1
-        used.add(stem.lower())  # as some file systems see no difference
-        stems[path] = stem
-    return stems
-
-
-def _console(stream: Any) -> Console:
+def _console(stream: Any, *, quiet: bool) -> Console:
     from rich.console import Console
 
     # A pipe or a file has no width, and the default of 80 would cut the table.
-    return Console(file=stream, width=None if stream.isatty() else 160)
-
-
-def _rows(explanation: Explanation) -> list[tuple]:
-    return [
-        (
-            explanation.source, r.class_name, f"{100 * r.probability:.1f} %", f"{r.logit:.3f}", r.method,
-            f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", r.empty or "",
-        )
-        for r in explanation.results
-    ]  # fmt: skip
-
-
-def _table(rows: Sequence[tuple], model: str, layer: str) -> Any:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"{model}, maps at {layer}", title_justify="left")
-    for name in ("image", "class", "probability", "logit", "method", "completeness gap", "ms"):
-        right = name in ("probability", "logit", "completeness gap", "ms")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
-    notes = any(row[-1] for row in rows)
-    if notes:
-        table.add_column("empty map", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in (row if notes else row[:-1])))
-    return table
+    return Console(file=stream, quiet=quiet, width=None if stream.isatty() else 160)
 
 
 def _write_json(target: str, document: dict) -> None:

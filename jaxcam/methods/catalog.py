@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods import coalition, gradient, propagation, relevance, sampling
+from jaxcam.methods import coalition, gradient, propagation, relevance, sampling, score
 from jaxcam.methods.result import CAM
 
 
@@ -26,7 +26,8 @@ class MethodInfo:
       paper: where it comes from.
       any_head: False where it is defined for particular heads only; `diagnostics["not_gap_linear"]` tells.
       takes: "" for nothing more; "references" for the keyword `references`, activations `(R, h, w, K)`; "key"
-        for a random key, third; "image" for the network's input, third, and the keyword `predict` in place of `head`.
+        for a random key, third; "image" for the network's input, third, and the keyword `predict` in place of `head`;
+        the engine loops over its channels on the host (`score.ScoreChunks`).
     """
 
     function: Callable[..., CAM]
@@ -112,6 +113,10 @@ METHODS: dict[str, MethodInfo] = {
         relevance.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
         "Bach et al., PLoS ONE 2015",
     ),
+    "score_cam": MethodInfo(
+        score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
+        takes="image",
+    ),
     "cam": MethodInfo(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
         "Zhou et al., CVPR 2016", any_head=False,
@@ -170,7 +175,7 @@ def _value(what: str, text: str, default: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = number and value == int(value)
+    whole = number and value % 1 == 0
     fits = {bool: isinstance(value, bool), int: whole, float: number, str: isinstance(value, str)}
     if not fits.get(type(default), value is None or number or isinstance(value, str)):
         raise JaxcamError(f"{what} must be a {type(default).__name__}, not {text!r}")

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 from jaxcam import shapley
 from jaxcam.errors import unknown
 from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
-from jaxcam.shapley.adjusted import Layer
 from jaxcam.shapley.result import check_count
+from jaxcam.shapley.surrogate import Layer
 from jaxcam.transforms.coalition import Game, coalition_game
 from jaxcam.transforms.first_layer import first_layer
 
 #: How `shap_cam` spends its evaluations; `plain` is the paper's.
 ESTIMATORS = ("auto", "adjusted", "antithetic", "plain")
 #: Elementwise arithmetic runs at about this fraction of the speed of matrix products.
-_ELEMENTWISE = 1 / 20
+ELEMENTWISE = 1 / 20
 #: Larger layers (a convolution's) cost more to follow along an ordering than they save.
 MAX_LAYER = 4096
 
@@ -26,7 +26,7 @@ def _game(params, activations, head, target, precision) -> Game:
     return coalition_game(scalar_score(head, params, target), activations, precision=precision)
 
 
-def _exact(game: Game) -> shapley.Estimate:
+def exact(game: Game) -> shapley.Estimate:
     """The Shapley values of an additive game, or of one channel: nothing to sample."""
     if not game.is_additive:
         return shapley.exact_shapley(game, num_players=game.num_players)
@@ -34,7 +34,7 @@ def _exact(game: Game) -> shapley.Estimate:
     return shapley.Estimate(values, jnp.zeros_like(values), jnp.asarray(0), base + jnp.sum(values), base)
 
 
-def _finish(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
+def finish(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
     alpha = estimate.values
     gap = jnp.sum(alpha) - (estimate.v_full - estimate.v_empty)
     return make_cam(
@@ -97,7 +97,7 @@ def shap_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     if game.is_additive or players == 1:
-        return _finish(_exact(game), activations)
+        return finish(exact(game), activations)
     if estimator != "plain":
         count += count % 2
     chunk = game.default_chunk(count * (players - 1)) if chunk_size is None else chunk_size
@@ -111,7 +111,7 @@ def shap_cam(
             game, key, num_players=players, num_permutations=count, antithetic=estimator != "plain",
             chunk_size=chunk, tolerance=tolerance,
         )  # fmt: skip
-    return _finish(estimate, activations)
+    return finish(estimate, activations)
 
 
 def sampled_layer(game: Game, estimator: str) -> Layer | None:
@@ -120,7 +120,7 @@ def sampled_layer(game: Game, estimator: str) -> Layer | None:
     if layer is None or layer.base.shape[0] > MAX_LAYER:
         return None
     # Some 15 operations per unit and channel, against K - 1 evaluations, for each ordering.
-    share = 15e-6 * layer.table.size / _ELEMENTWISE / (game.megaflops * (game.num_players - 1))
+    share = 15e-6 * layer.table.size / ELEMENTWISE / (game.megaflops * (game.num_players - 1))
     return None if estimator == "auto" and share > 0.1 else Layer(*layer)
 
 
@@ -161,13 +161,13 @@ def kernel_shap_cam(
     players = game.num_players
     count = 10 * players if num_samples is None else check_count("num_samples", num_samples)
     if game.is_additive or players == 1:
-        return _finish(_exact(game), activations)
+        return finish(exact(game), activations)
     count += count % 2 if paired else 0
     chunk = game.default_chunk(count) if chunk_size is None else chunk_size
     estimate = shapley.kernel_shapley(
         game, key, num_players=players, num_samples=count, paired=paired, chunk_size=chunk
     )
-    return _finish(estimate, activations)
+    return finish(estimate, activations)
 
 
 def lime_cam(
@@ -191,7 +191,7 @@ def lime_cam(
     Args:
       params, activations, key, head, target: as in `shap_cam`.
       num_samples: coalitions N; K when None. The paper uses K and 10 K.
-      beta: the penalty, in units of the logit squared.
+      beta: the penalty, in units of the logit.
       gamma: width of the weights.
       chunk_size, precision: as in `shap_cam`.
 
@@ -218,6 +218,6 @@ def lime_cam(
         game, key, num_players=players, num_samples=count, weight=weight, beta=beta,
         chunk_size=game.default_chunk(count) if chunk_size is None else chunk_size,
     )  # fmt: skip
-    cam = _finish(estimate, activations)
+    cam = finish(estimate, activations)
     kept = {k: v for k, v in cam.diagnostics.items() if k not in ("completeness_gap", "standard_error")}
     return cam._replace(diagnostics=kept)

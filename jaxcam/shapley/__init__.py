@@ -5,12 +5,13 @@ its coalition through one layer, `two_level_shapley` where it has a gradient, `k
 view, `lime_lasso` for a sparse linear one.
 """
 
-from jaxcam.shapley.adjusted import AdjustedState, Layer, adjusted_shapley
+from jaxcam.shapley.adjusted import AdjustedState, adjusted_shapley
 from jaxcam.shapley.exact import additive_shapley, exact_shapley, leave_one_out
 from jaxcam.shapley.kernel import constrained_least_squares, kernel_shapley, sample_coalitions
 from jaxcam.shapley.lasso import LassoFit, lime_lasso, weighted_lasso
 from jaxcam.shapley.permutations import PermutationState, permutation_shapley, permutation_shapley_steps
 from jaxcam.shapley.result import Estimate
+from jaxcam.shapley.surrogate import Layer
 from jaxcam.shapley.two_level import two_level_shapley
 
 __all__ = [

@@ -23,7 +23,8 @@ from jaxcam.transforms import folding
 from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, Task
 from jaxcam.transforms.walker import bind, location, trace, walk
 
-_CHUNK_ELEMENTS = 1 << 26
+#: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
+CHUNK_ELEMENTS = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ class Game:
 
     def default_chunk(self, wanted: int) -> int:
         """How many of `wanted` coalitions to evaluate at once: within memory, in chunks of equal size."""
-        fits = max(1, min(wanted, _CHUNK_ELEMENTS // max(1, self.elements)))
+        fits = max(1, min(wanted, CHUNK_ELEMENTS // max(1, self.elements)))
         chunks = -(-wanted // fits)
         return -(-wanted // chunks)
 

@@ -25,7 +25,7 @@ _NAME = "deeplift"
 
 # Linear in all active operands together, whatever the others are.
 _LINEAR = frozenset(
-    "reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_window_sum slice rev concatenate "
+    "reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_window_sum slice rev concatenate stack "
     "cumsum split copy copy_p reduce_precision pad dynamic_slice dynamic_update_slice gather add_any "
     "optimization_barrier sharding_constraint reshard".split()
 )
@@ -121,7 +121,7 @@ def _linear(eqn: Any, ins: list) -> list:
 
 def _homogeneous(eqn: Any, ins: list) -> bool:
     """Whether a linear equation has no constant summand: no operand beside the active ones is added in."""
-    if eqn.primitive.name in ("concatenate", "dynamic_update_slice", "add_any"):
+    if eqn.primitive.name in ("concatenate", "stack", "dynamic_update_slice", "add_any"):
         first = ins[:2] if eqn.primitive.name == "dynamic_update_slice" else ins
         return all(isinstance(v, Pair) for v in first)
     return True

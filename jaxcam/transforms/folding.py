@@ -144,11 +144,13 @@ def _dense(eqn: Any, ins: list, players: int) -> Additive | Diagonal | None:
     delta = jnp.transpose(value.on - value.off, (*free, *axes)).reshape(owner.shape)
     rest = [i for i in range(weights.ndim) if i not in other_axes]
     matrix = jnp.transpose(weights, (*other_axes, *rest)).reshape(owner.shape[1], -1)
-    if kind == "inner":
-        delta, matrix = delta.reshape(-1, repeats, players), matrix.reshape(repeats, players, -1)
+    shape = (repeats, players) if kind == "inner" else (players, repeats)
+    delta, matrix = delta.reshape(-1, *shape), matrix.reshape(*shape, -1)
+    if delta.shape[0] == 1:  # one pass over the weights; as batched products they would be transposed first
+        table = jnp.sum(delta[0, :, :, None] * matrix, axis=0 if kind == "inner" else 1)[:, None]
+    elif kind == "inner":
         table = jnp.einsum("fpk,pko->kfo", delta, matrix, precision="highest")
     else:
-        delta, matrix = delta.reshape(-1, players, repeats), matrix.reshape(players, repeats, -1)
         table = jnp.einsum("fkp,kpo->kfo", delta, matrix, precision="highest")
     rest_shape = [weights.shape[i] for i in rest]
     table = table.reshape(players, *free_shape, *rest_shape)

@@ -23,7 +23,7 @@ from jaxcam.transforms.walker import bind, location, trace, walk
 
 # Each element of the result is one element of one operand.
 _MOVES = frozenset(
-    "reshape squeeze expand_dims transpose broadcast_in_dim slice rev concatenate split pad dynamic_slice "
+    "reshape squeeze expand_dims transpose broadcast_in_dim slice rev concatenate stack split pad dynamic_slice "
     "dynamic_update_slice gather reduce_precision optimization_barrier sharding_constraint reshard".split()
 )
 #: Of these, the ones that a layer may stay open through.

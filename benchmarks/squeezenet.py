@@ -1,0 +1,100 @@
+"""A network from elsewhere on real pictures with boxes: `python -m benchmarks.squeezenet WEIGHTS.npz DATA`.
+
+SqueezeNet v1.0 with its ImageNet weights, in plain JAX (`tests/squeezenet.py`), cut behind fire9 by name. Top-1 accuracy,
+and for each method the mean share of the map's energy inside the object's boxes, beside a uniform map's share,
+and the largest violation of what the method promises. DATA is a folder of ImageNet pictures with `boxes.csv`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+import jaxcam
+from benchmarks.timing import save
+from jaxcam.data.boxes import pad_boxes
+from jaxcam.data.evaluation import load_dataset
+from jaxcam.maps import resize_map, scale_map
+from jaxcam.metrics import energy_pointing
+
+METHODS = {
+    "lift_cam": {}, "grad_cam": {}, "grad_cam_pp": {}, "xgrad_cam": {}, "lrp_cam": {}, "ablation_cam": {},
+}  # fmt: skip
+
+
+def pictures(data, size: int):
+    """For each picture: RGB `(size, size, 3)`, its class among the 1000, its boxes in pixels of that."""
+    wnids = (pathlib.Path(jaxcam.__file__).parent / "models/classes/imagenet_wnids.txt").read_text().split()
+    for item in data.items:
+        with Image.open(item.path) as opened:
+            scale = np.asarray([size / opened.width, size / opened.height] * 2)
+            rgb = np.asarray(opened.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+        [label] = item.labels
+        yield rgb, wnids.index(data.ids[label]), np.asarray(item.boxes[label]) * scale
+
+
+def main(argv=None) -> int:
+    """Prints a table and writes `benchmarks/results/squeezenet.json`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=pathlib.Path)
+    parser.add_argument("data")
+    parser.add_argument("--layer", default="fire9")
+    args = parser.parse_args(argv)
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
+    import squeezenet
+
+    params = squeezenet.load(args.weights)
+    size = squeezenet.SIZE
+    example = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+    features, head = jaxcam.split(squeezenet.squeezenet, params, at=args.layer, example=example)
+    found = list(pictures(load_dataset(args.data), size))
+    boxes, valid = pad_boxes([b for _, _, b in found])
+    activate = jax.jit(lambda p, x: (lambda a: (a, head(p, a)))(features(p, x)))
+    share = jax.jit(lambda m, b, v: energy_pointing(scale_map(resize_map(m, (size, size))), b, v))
+    runs = {}
+    for name, options in METHODS.items():
+        method = getattr(jaxcam, name)
+        runs[name] = jax.jit(
+            lambda p, a, t, method=method, options=options: method(p, a, head=head, target=t, **options)
+        )
+    correct, uniform = [], []
+    shares: dict[str, list] = {name: [] for name in METHODS}
+    promise: dict[str, float] = dict.fromkeys(METHODS, 0.0)
+    for i, (rgb, target, _) in enumerate(found):
+        activations, logits = activate(params, squeezenet.preprocess(rgb))
+        correct.append(int(jnp.argmax(logits)) == target)
+        uniform.append(float(energy_pointing(jnp.ones((size, size)), boxes[i], valid[i])))
+        for name, run in runs.items():
+            result = run(params, activations, jnp.asarray(target))
+            shares[name].append(float(share(result.map, boxes[i], valid[i])))
+            gap = result.diagnostics.get("completeness_gap", result.diagnostics.get("conservation_gap", 0.0))
+            promise[name] = max(promise[name], abs(float(gap)) / max(1.0, abs(float(result.diagnostics["logit"]))))
+    error = lambda x: float(np.std(x, ddof=1) / np.sqrt(len(x)))  # noqa: E731
+    print(f"{len(found)} pictures, top-1 {100 * np.mean(correct):.1f} % (+- {100 * error(correct):.1f})\n")
+    print("| method | energy in the boxes, % | above uniform, % | largest gap |\n|---|---|---|---|")
+    print(f"| a uniform map | {100 * np.mean(uniform):.1f} | | |")
+    rows = []
+    for name in METHODS:
+        gain = np.subtract(shares[name], uniform)
+        rows.append({"method": name, "share": float(np.mean(shares[name])), "gain": float(gain.mean()),
+                     "gain_error": error(gain), "largest_gap": promise[name]})  # fmt: skip
+        last = rows[-1]
+        print(
+            f"| {name} | {100 * last['share']:.1f} | {100 * last['gain']:.1f} +- {100 * last['gain_error']:.1f} "
+            f"| {last['largest_gap']:.1e} |"
+        )
+    save("squeezenet", {
+        "layer": args.layer, "pictures": len(found), "top_1": float(np.mean(correct)),
+        "uniform": float(np.mean(uniform)), "rows": rows,
+    })  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""One command run by several processes at once, on one machine or several."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import os
+import re
+import sys
+from typing import Any
+
+from jaxcam.errors import JaxcamError
+
+
+def add_options(parser: Any) -> None:
+    """Adds the options to a command."""
+    group = parser.add_argument_group(
+        "several processes",
+        "Run the same command in each, on the same pictures; all devices of all processes share the orderings of each "
+        "SHAP-CAM map, and process 0 writes.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached by the others")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises a JaxcamError where the options do not go together."""
+    given = {f"--{k}": getattr(options, k) for k in ("coordinator", "processes", "process")}
+    missing = [k for k, v in given.items() if v is None]
+    if len(missing) == len(given):
+        return
+    if missing:
+        raise JaxcamError(f"several processes need --coordinator, --processes and --process; {missing[0]} is missing")
+    if not re.fullmatch(r".+:\d{1,5}", options.coordinator):
+        raise JaxcamError(f"--coordinator must be HOST:PORT, as in 10.0.0.1:1234, not {options.coordinator!r}")
+    if options.processes < 1 or not 0 <= options.process < options.processes:
+        raise JaxcamError(f"--process must lie between 0 and {options.processes - 1}, not {options.process}")
+
+
+def start(options: argparse.Namespace) -> bool:
+    """Joins the other processes, before anything is computed; whether this is the one that writes.
+
+    Raises:
+      JaxcamError: they cannot be reached.
+    """
+    if options.coordinator is None:
+        return True
+    import jax
+
+    _keep_output_clean()
+    try:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(options.coordinator, options.processes, options.process)
+    except (RuntimeError, ValueError) as e:
+        first = (str(e).splitlines() or ["no reason given"])[0]
+        raise JaxcamError(f"{options.coordinator}: the processes do not find together ({first})") from None
+    counts = collections.Counter(device.process_index for device in jax.devices())
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{n} in process {i}" for i, n in sorted(counts.items()))
+        raise JaxcamError(f"every process must have as many devices as the others, not {each}")
+    return options.process == 0
+
+
+def _keep_output_clean() -> None:
+    """Sends to stderr what the runtime's own code writes to file 1, as Gloo does of its connections."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(own, "w", encoding=sys.stdout.encoding, errors="backslashreplace")

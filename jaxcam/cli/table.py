@@ -1,0 +1,39 @@
+"""The table that `jaxcam explain` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from jaxcam.explanation import Explanation
+
+
+def rows_of(explanation: Explanation) -> list[tuple]:
+    """A row for each result of a picture."""
+    return [
+        (
+            explanation.source, r.class_name, f"{100 * r.probability:.1f} %", f"{r.logit:.3f}", r.method,
+            f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", r.empty or "",
+        )
+        for r in explanation.results
+    ]  # fmt: skip
+
+
+def table_of(rows: Sequence[tuple], model: str, layer: str) -> Table:
+    """The table of all rows."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"{model}, maps at {layer}", title_justify="left")
+    for name in ("image", "class", "probability", "logit", "method", "completeness gap", "ms"):
+        right = name in ("probability", "logit", "completeness gap", "ms")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    notes = any(row[-1] for row in rows)
+    if notes:
+        table.add_column("empty map", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in (row if notes else row[:-1])))
+    return table

@@ -1,0 +1,193 @@
+"""What a run leaves for the next one with the same settings: finished pictures, and states of maps in flight."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from jaxcam import __version__
+from jaxcam.errors import JaxcamError
+from jaxcam.explanation import Attribution, Explanation
+from jaxcam.files import check_writable, try_lock, whole_file
+from jaxcam.methods.schedule import State
+from jaxcam.models.network import Network
+from jaxcam.models.store import manifest_of
+from jaxcam.models.trees import digest as weights_digest
+from jaxcam.shapley.adjusted import AdjustedState, Pilot
+from jaxcam.shapley.moments import Moments
+from jaxcam.shapley.permutations import PermutationState
+
+#: The folder, in that of the results, that holds the states.
+FOLDER = ".jaxcam-progress"
+#: Seconds between two states of a map that are kept.
+INTERVAL = 10.0
+_KINDS: dict[str, Any] = {"Pilot": Pilot, "AdjustedState": AdjustedState, "PermutationState": PermutationState}
+
+
+def settings_digest(network: Network, *, layer: str, methods: Sequence[str], targets: Any, seed: int) -> str:
+    """What decides the numbers of a run besides the pictures; batches and devices do not."""
+    about = manifest_of(network)
+    named = {k: about[k] for k in ("family", "architecture", "classes", "multi_label", "preprocessing")}
+    chosen = {"layer": layer, "methods": list(methods), "targets": targets, "seed": seed, "version": __version__}
+    text = json.dumps(named | chosen | {"weights": weights_digest(network.params)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def from_first(data: bytes) -> bytes:
+    """What the first process has, in all of them."""
+    if jax.process_count() == 1:
+        return data
+    from jax.experimental import multihost_utils as hosts
+
+    size = int(hosts.broadcast_one_to_all(np.int32(len(data))))
+    padded = np.frombuffer(data if jax.process_index() == 0 else bytes(size), np.uint8)
+    return np.asarray(hosts.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+
+def check_alike(settings: str) -> None:
+    """Raises a JaxcamError in all processes unless they were started with the same settings."""
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils as hosts
+
+    mine = np.frombuffer(bytes.fromhex(settings), np.uint8).astype(np.int32)
+    if len(np.unique(np.asarray(hosts.process_allgather(mine)), axis=0)) > 1:
+        raise JaxcamError("the processes were started with different weights, pictures or settings")
+
+
+class Digests:
+    """A digest for each picture: of its bytes and of the settings."""
+
+    def __init__(self, settings: str):
+        self.settings = settings
+        self._known: dict[str, str] = {}
+
+    def of(self, path: str) -> str:
+        """The digest of a picture; of one that cannot be read, that of nothing."""
+        if path not in self._known:
+            data = b""
+            with contextlib.suppress(OSError, ValueError):
+                data = pathlib.Path(path).read_bytes()
+            self._known[path] = hashlib.sha256(self.settings.encode() + hashlib.sha256(data).digest()).hexdigest()
+        return self._known[path]
+
+
+class Unfinished:
+    """The states of maps in flight, in a folder of their own that only one run uses at a time.
+
+    With several processes the first one alone reads and writes.
+
+    Attributes:
+      strangers: states found that belong to other pictures or settings; they are not used.
+
+    Raises:
+      JaxcamError: another run is at work in the folder, or it cannot be written.
+    """
+
+    def __init__(self, out: pathlib.Path, digests: Digests, paths: Sequence[str]):
+        self.folder, self.digests = out / FOLDER, digests
+        self.first = jax.process_index() == 0
+        self.strangers = 0
+        self._saved = 0.0
+        if self.first:
+            check_writable(self.folder)
+            self._lock = open(self.folder / "lock", "ab")  # noqa: SIM115  # held until `close`
+            if not try_lock(self._lock.fileno()):
+                raise JaxcamError(f"{out}: another jaxcam is at work there; wait for it, or choose another --out")
+            known = {digests.of(p)[:32] for p in paths}
+            self.strangers = sum(p.name[:32] not in known for p in self.folder.glob("*.npz"))
+
+    def _file(self, source: str, label: str, target: int) -> pathlib.Path:
+        which = hashlib.sha256(f"{label} {target}".encode()).hexdigest()[:16]
+        return self.folder / f"{self.digests.of(source)[:32]}-{which}.npz"
+
+    def load(self, source: str, label: str, target: int) -> State | None:
+        """The state of a map that an earlier run began; None where there is none that can be read."""
+        self._saved = time.monotonic()
+        data = b""
+        if self.first:
+            with contextlib.suppress(OSError):
+                data = self._file(source, label, target).read_bytes()
+        data = from_first(data)
+        return _parsed(data) if data else None
+
+    def save(self, source: str, label: str, target: int, state: State, last: bool) -> None:
+        """Keeps a state, unless another was kept a moment ago and this is not the last one."""
+        if not self.first or (not last and time.monotonic() - self._saved < INTERVAL):
+            return
+        leaves = {f"leaf{i}": x for i, x in enumerate(jax.tree.leaves(state))}
+        with whole_file(self._file(source, label, target)) as f:
+            np.savez(f, kind=type(state).__name__, **leaves)
+        self._saved = time.monotonic()
+
+    def forget(self, source: str) -> None:
+        """Removes the states of a picture whose results are written."""
+        if self.first:
+            for file in self.folder.glob(f"{self.digests.of(source)[:32]}-*.npz"):
+                file.unlink(missing_ok=True)
+
+    def close(self, *, remove: bool) -> None:
+        """Ends the run's hold on the folder; with `remove` nothing is left of it."""
+        if not self.first:
+            return
+        self._lock.close()
+        if remove:
+            with contextlib.suppress(OSError):
+                for file in (*self.folder.glob("*.npz"), *self.folder.glob(".*.tmp"), self.folder / "lock"):
+                    os.unlink(file)
+                self.folder.rmdir()
+
+
+def _parsed(data: bytes) -> State | None:
+    """A state, or None where the bytes are not one."""
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            kind = _KINDS[str(arrays["kind"])]
+            count = len(kind._fields) + len(Moments._fields) - 1
+            leaves = [arrays[f"leaf{i}"] for i in range(count)]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    inner = "free" if kind is Pilot else "samples"
+    shape = kind(**{f: Moments(0, 0, 0) if f == inner else 0 for f in kind._fields})  # type: ignore[arg-type]
+    return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+
+
+def saved_digest(file: pathlib.Path) -> str | None:
+    """The digest in a file of results; None where there is no such file, or not a whole one."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return str(arrays["digest"]) if "digest" in arrays else ""
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def read_explanation(file: pathlib.Path, image: Image.Image, network: Network) -> Explanation:
+    """What `Explanation.save` wrote, with the picture that it leaves out."""
+    with np.load(file, allow_pickle=False) as arrays:
+        a = {k: arrays[k] for k in arrays.files if k != "heatmaps"}
+    results = [
+        Attribution(
+            method=str(a["methods"][i]), target=int(a["targets"][i]), class_name=str(a["class_names"][i]),
+            probability=float(a["probabilities"][i]), logit=float(a["logits"][i]), coefficients=a["coefficients"][i],
+            map=a["maps"][i], completeness_gap=float(a["completeness_gaps"][i]), seconds=float(a["seconds"][i]),
+            empty=str(a["empty"][i]) or None, region=tuple(a["region"].tolist()), size=(image.height, image.width),
+        )
+        for i in range(len(a["methods"]))
+    ]  # fmt: skip
+    return Explanation(
+        source=str(a["source"]), image=image, model=str(a["model"]), layer=str(a["layer"]),
+        classes=tuple(a["classes"].tolist()), logits=a["all_logits"],
+        probabilities=np.asarray(network.probabilities(a["all_logits"])), results=tuple(results),
+    )  # fmt: skip

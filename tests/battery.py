@@ -1,0 +1,241 @@
+"""The networks and layers of the battery, and what every method makes of them in one compiled program each.
+
+A row is a network at a layer; its columns are the methods, `COLUMNS`. A method that cannot explain a row refuses
+with an error; which ones do is part of the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import guests
+import jax
+import jax.numpy as jnp
+import numpy as np
+import squeezenet
+
+from jaxcam import cutting
+from jaxcam.errors import JaxcamError
+from jaxcam.methods import coalition, gradient, propagation, relevance, sampling, score
+from jaxcam.models import zoo
+from jaxcam.transforms.walker import UnsupportedPrimitive
+
+TARGET = 1
+#: Compilation is most of the time here.
+FAST_TO_COMPILE = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+#: Score-CAM asks for so many channels here; they are the ones checked.
+SCORED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A network at a layer.
+
+    Attributes:
+      network: "vgg16_slim", "resnet50_slim", "squeezenet" or the name of a guest.
+      layer: where it is cut.
+      weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
+      refuses: method and what its error says; CAM refuses every row without `weights`.
+      skips: methods that would cost too much here, all of which other rows have.
+    """
+
+    network: str
+    layer: str
+    weights: Callable[[Any], jax.Array] | None = None
+    refuses: tuple[tuple[str, str], ...] = ()
+    skips: tuple[str, ...] = ()
+
+    def __str__(self):
+        return f"{self.network}-{self.layer}"
+
+
+ROWS = (
+    Row("vgg16_slim", "conv5_3"),
+    Row("vgg16_slim", "conv4_3", skips=("kernel_shap_cam",)),
+    Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
+    Row("resnet50_slim", "layer3", skips=("kernel_shap_cam",)),
+    Row("linen_residual", "block1.Conv_1"),
+    Row("equinox_cnn", "convs.1"),
+    Row("squeezenet", "fire9", skips=("kernel_shap_cam",)),
+    Row("vit_class_token", "block0", skips=("kernel_shap_cam",)),
+    Row("vit_mean", "block1"),
+    Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"]),
+    Row("convnext", "block0", skips=("kernel_shap_cam",)),
+    Row("log_sum_exp", "map", refuses=(("lrp_cam", "lrp has no rule for 'exp'"),)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A row, ready to be explained: `hold(params, image) -> (activations, what the head takes as params)`."""
+
+    params: Any
+    image: jax.Array
+    hold: Callable
+    head: Callable
+    predict: Callable
+
+
+def log_sum_exp(params: dict, x: jax.Array) -> jax.Array:
+    """A smooth maximum over the positions: relevance has no way through an exponential that is no softmax."""
+    a = cutting.tag(jax.nn.relu(x @ params["w1"] + params["b1"]), "map")
+    return jnp.log(jnp.mean(jnp.exp(a), axis=(0, 1))) @ params["w2"]
+
+
+def subject(row: Row, data: pathlib.Path | None) -> Subject | None:
+    """The network of a row on a small image; None where it is not to be had."""
+    if row.network in ("vgg16_slim", "resnet50_slim"):
+        network = zoo.load(row.network)
+        features, head = network.split(at=row.layer)
+        size = 64 if row.layer in ("conv5_3", "layer4") else 32
+        image = jax.image.resize(guests.image(3), (size, size, 3), "linear")
+        return Subject(network.params, image, lambda p, x: (features(p, x), p), head, network.predict)
+    if row.network == "squeezenet":
+        path = None if data is None else data / "squeezenet_v1.0_decoded.npz"
+        if path is None or not path.is_file():
+            return None
+        model, params, options = squeezenet.squeezenet, squeezenet.load(path), {}
+        image = squeezenet.preprocess(np.random.default_rng(0).uniform(0, 255, (5, 5, 3)).repeat(13, 0).repeat(13, 1))
+    elif row.network == "log_sum_exp":
+        shapes = {"w1": (3, 6), "b1": (6,), "w2": (6, guests.CLASSES)}
+        params = guests.draw({k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in shapes.items()})
+        model, options, image = log_sum_exp, {}, guests.image()[::2, ::2]
+    elif row.network in guests.GUESTS:
+        guest = guests.GUESTS[row.network]()
+        model, params, options, image = guest.model, guest.params, guest.options, guests.image()
+    else:
+        return None
+    cut = cutting.cut(model, params, at=row.layer, example=image, **options)
+    return Subject(params, image, cut.features.hold, cut.head, cut.predict)
+
+
+#: Method to `f(subject, params, activations, held, image) -> CAM`.
+COLUMNS: dict[str, Callable] = {}
+
+
+def column(function: Callable, **options) -> None:
+    """Adds a method of (params, activations)."""
+
+    def run(s, params, a, held, image):
+        return function(held, a, head=s.head, target=TARGET, **options)
+
+    COLUMNS[function.__name__] = run
+
+
+def sampled(function: Callable, **options) -> None:
+    """Adds a method that takes a random key."""
+
+    def run(s, params, a, held, image):
+        return function(held, a, jax.random.key(0), head=s.head, target=TARGET, **options)
+
+    COLUMNS[function.__name__] = run
+
+
+column(propagation.lift_cam)
+column(relevance.lrp_cam)
+column(gradient.grad_cam)
+column(gradient.grad_cam_pp)
+column(gradient.xgrad_cam)
+column(gradient.cam)
+column(coalition.ablation_cam)
+sampled(sampling.shap_cam, num_permutations=2, estimator="antithetic")
+sampled(sampling.kernel_shap_cam)
+
+
+def references(a: jax.Array) -> jax.Array:
+    """Two references `(2, h, w, K)` for DeepSHAP-CAM."""
+    return jnp.stack([jnp.zeros_like(a), 0.5 * jnp.flip(a, (0, 1))])
+
+
+def _deep_shap(s, params, a, held, image):
+    return propagation.deep_shap_cam(held, a, head=s.head, target=TARGET, references=references(a))
+
+
+def _score(s, params, a, held, image):
+    options = {"score": "logit", "top": SCORED, "chunk_size": SCORED}
+    return score.score_cam(params, a, image, predict=s.predict, target=TARGET, **options)
+
+
+COLUMNS |= {"deep_shap_cam": _deep_shap, "score_cam": _score}
+
+
+@dataclasses.dataclass(frozen=True)
+class Explained:
+    """A row, explained.
+
+    Attributes:
+      cams: method to its CAM, as NumPy arrays.
+      refused: method to its error.
+      activations: `(h, w, K)` of the row.
+      gradient: dF/dA.
+      logit, logit_zero, logit_whole: F(A), F(0), and what the uncut network says.
+      logit_references: `(2,)`, F of `references`.
+      logit_without: F without each channel of `ablated(K)`.
+      logit_masked: `(SCORED,)` of the image behind the masks of the channels of largest range.
+      weights: `(K, C)` or None.
+    """
+
+    cams: dict[str, Any]
+    refused: dict[str, Exception]
+    activations: np.ndarray
+    gradient: np.ndarray
+    logit: float
+    logit_zero: float
+    logit_whole: float
+    logit_references: np.ndarray
+    logit_without: np.ndarray
+    logit_masked: np.ndarray
+    weights: np.ndarray | None
+
+
+def ablated(channels: int) -> list[int]:
+    """The channels whose drop is checked."""
+    return [0, channels // 2, channels - 1]
+
+
+def explain(row: Row, s: Subject) -> Explained:
+    """Runs every method on a row, and what they are checked against, in one program."""
+    refused: dict[str, Exception] = {}
+
+    def everything(params, image):
+        a, held = s.hold(params, image)
+
+        def f(a):
+            return s.head(held, a)[TARGET]
+
+        cams = {}
+        for name, run in COLUMNS.items():
+            if name not in row.skips:
+                try:
+                    cams[name] = run(s, params, a, held, image)
+                except (JaxcamError, UnsupportedPrimitive) as error:
+                    refused[name] = error
+        without = jnp.stack([a.at[..., k].set(0.0) for k in ablated(a.shape[-1])])
+        others = jnp.concatenate([a[None], jnp.zeros_like(a)[None], references(a), without])
+        logits = jax.vmap(f)(others)
+        masks = jax.vmap(functools.partial(_mask, image, a))(_widest(a))
+        whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
+        weights = None if row.weights is None else row.weights(params)
+        return cams, a, jax.grad(f)(a), logits, whole, weights
+
+    run = jax.jit(everything, compiler_options=FAST_TO_COMPILE)
+    cams, a, g, logits, whole, weights = jax.tree.map(np.asarray, run(s.params, s.image))
+    g = g.astype(np.float64)
+    return Explained(
+        cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:], whole[1:],
+        weights,
+    )  # fmt: skip
+
+
+def _widest(a: jax.Array) -> jax.Array:
+    return jax.lax.top_k(jnp.max(a, (0, 1)) - jnp.min(a, (0, 1)), SCORED)[1]
+
+
+def _mask(image: jax.Array, a: jax.Array, k: jax.Array) -> jax.Array:
+    """The image behind a channel."""
+    mask = jax.image.resize(a[..., k], image.shape[:2], "bilinear", antialias=False)
+    return image * ((mask - mask.min()) / (mask.max() - mask.min()))[..., None]

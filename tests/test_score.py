@@ -1,0 +1,227 @@
+"""Score-CAM against a slow NumPy version of every published reading, as one program and driven from the host."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import networks
+import numpy as np
+import pytest
+
+from jaxcam.engine import Engine
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.catalog import request
+from jaxcam.methods.score import ScoreChunks, score_cam
+
+SIZE, CHANNELS, CLASSES = (9, 7), 7, 4
+READINGS = list(itertools.product(("softmax", "sigmoid", "logit"), ("softmax", "increase")))
+CONSTANT, DEAD = 2, 5
+
+
+def made() -> tuple[dict, np.ndarray, np.ndarray]:
+    """Parameters, activations (3, 4, 7) with a dead channel and a constant one, image (9, 7, 3); float64."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (3, 5), "b1": (5,), "w2": (5 * 9 * 7, CLASSES), "b2": (CLASSES,)}
+    params = {k: rng.normal(size=s) / (4 if k == "w2" else 1) for k, s in shapes.items()}
+    activations = np.maximum(rng.normal(size=(3, 4, CHANNELS)) + 0.3, 0) * rng.uniform(0.2, 3, CHANNELS)
+    activations[..., CONSTANT], activations[..., DEAD] = 0.7, 0.0
+    return params, activations, rng.normal(size=(*SIZE, 3))
+
+
+def network(xp, p, x):
+    """A dense layer on each pixel, ReLU, and a dense layer on all of them."""
+    return xp.maximum(x @ p["w1"] + p["b1"], 0).reshape(-1) @ p["w2"] + p["b2"]
+
+
+predict = functools.partial(network, jnp)
+
+
+def upsampled(a: np.ndarray) -> np.ndarray:
+    """Bilinear, half-pixel centres, position by position."""
+    (h, w), out = a.shape, np.zeros(SIZE)
+    for i, j in np.ndindex(*SIZE):
+        y = np.clip((i + 0.5) * h / SIZE[0] - 0.5, 0, h - 1)
+        x = np.clip((j + 0.5) * w / SIZE[1] - 0.5, 0, w - 1)
+        y0, x0 = int(y), int(x)
+        y1, x1, fy, fx = min(y0 + 1, h - 1), min(x0 + 1, w - 1), y - y0, x - x0
+        top, bottom = a[y0, x0] * (1 - fx) + a[y0, x1] * fx, a[y1, x0] * (1 - fx) + a[y1, x1] * fx
+        out[i, j] = top * (1 - fy) + bottom * fy
+    return out
+
+
+def slow(p, activations, image, target, score, normalise, channels=None) -> np.ndarray:
+    """Coefficients, one channel after the other, as the papers have it."""
+
+    def scored(x):
+        logits = network(np, p, x)
+        probability = np.exp(logits) / np.exp(logits).sum()
+        return {"logit": logits, "softmax": probability, "sigmoid": 1 / (1 + np.exp(-logits))}[score][target]
+
+    found = {}
+    for k in range(CHANNELS) if channels is None else channels:
+        if activations[..., k].max() > activations[..., k].min():
+            mask = upsampled(activations[..., k])
+            mask = (mask - mask.min()) / (mask.max() - mask.min())
+            found[k] = scored(image * mask[..., None])
+    alpha = np.zeros(CHANNELS)
+    for k, value in found.items():
+        if normalise == "increase":
+            alpha[k] = value - scored(np.zeros_like(image))
+        else:
+            alpha[k] = np.exp(value) / sum(np.exp(v) for v in found.values())
+    return alpha
+
+
+P, A, X = made()
+P32, A32, X32 = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), (P, A, X))
+
+
+@functools.cache
+def compiled(**options):
+    return jax.jit(lambda p, a, x, target: score_cam(p, a, x, predict=predict, target=target, **options))
+
+
+def close(got, want, tolerance=2e-6):
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(), 1e-30))
+
+
+@pytest.mark.parametrize(("score", "normalise"), READINGS)
+def test_every_reading_is_the_slow_one(score, normalise):
+    run = compiled(score=score, normalise=normalise, chunk_size=3)
+    for target in (0, 3):
+        got = run(P32, A32, X32, target)
+        want = slow(P, A, X, target, score, normalise)
+        close(got.coefficients, want, 1e-5)
+        assert got.coefficients[CONSTANT] == got.coefficients[DEAD] == 0
+        close(got.map, np.maximum(A @ want, 0), 2e-5)
+        close(got.diagnostics["logit"], network(np, P, X)[target])
+        assert got.diagnostics["scored"] == CHANNELS - 2 and got.diagnostics["left_out"] == 0
+        assert got.diagnostics["evaluations"] == CHANNELS - 2 + (2 if normalise == "increase" else 1)
+        if normalise == "softmax":
+            assert float(got.coefficients.sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_readings_differ():
+    alphas = [compiled(score=s, normalise=n, chunk_size=3)(P32, A32, X32, 0).coefficients for s, n in READINGS]
+    for one, other in itertools.combinations(alphas, 2):
+        assert np.abs(one / np.abs(one).max() - other / np.abs(other).max()).max() > 1e-2
+
+
+def test_only_the_channels_with_the_largest_range():
+    ranges = np.ptp(A, axis=(0, 1))
+    for top in (1, 3, 6):
+        first = np.argsort(-ranges)[:top]
+        got = compiled(score="logit", normalise="softmax", top=top, chunk_size=3)(P32, A32, X32, 1)
+        close(got.coefficients, slow(P, A, X, 1, "logit", "softmax", first), 1e-5)
+        rest = np.setdiff1d(np.arange(CHANNELS), first)
+        assert got.diagnostics["left_out"] == (ranges[rest] > 0).sum()
+        assert got.diagnostics["scored"] == min(top, 5)
+        close(got.diagnostics["range_left_out"], ranges[rest].sum() / ranges.sum())
+
+
+def test_a_large_constant_beside_a_small_range():
+    # Upsampling 1000 + noise in float32 would leave the noise with three digits.
+    shifted = A.astype(np.float32)
+    shifted[..., 1] = 1000 + np.round(shifted[..., 1] * 256) / 1024
+    got = compiled(score="logit", normalise="increase", chunk_size=3)(P32, jnp.asarray(shifted), X32, 1)
+    close(got.coefficients, slow(P, shifted.astype(np.float64), X, 1, "logit", "increase"), 1e-5)
+
+
+@pytest.mark.parametrize("activations", [np.zeros_like(A), np.full_like(A, 0.3)], ids=["dead", "constant"])
+@pytest.mark.parametrize("normalise", ["softmax", "increase"])
+def test_a_layer_without_any_range_has_zero_coefficients(activations, normalise):
+    got = compiled(score="softmax", normalise=normalise, chunk_size=3)(P32, jnp.asarray(activations, "float32"), X32, 1)
+    assert not got.coefficients.any() and not got.map.any()
+    assert got.diagnostics["scored"] == 0 and np.isfinite(jax.tree.leaves(got.diagnostics)).all()
+
+
+def test_chunks_change_nothing():
+    whole = compiled(score="logit", normalise="softmax", chunk_size=CHANNELS)(P32, A32, X32, 2)
+    for size in (1, 3, 50):
+        got = compiled(score="logit", normalise="softmax", chunk_size=size)(P32, A32, X32, jnp.asarray(2))
+        assert jax.tree.structure(got) == jax.tree.structure(whole)
+        jax.tree.map(close, got, whole)
+
+
+def test_driven_from_the_host_it_is_the_same_and_chunks_of_constant_channels_are_not_run():
+    pieces = ScoreChunks(predict, "softmax", "increase", chunk_size=3)
+    run, calls = functools.cache(jax.jit), []
+
+    def call(piece, *args):
+        calls.append(piece.__name__)
+        return run(piece)(*args)
+
+    want = compiled(score="softmax", normalise="increase", chunk_size=3)(P32, A32, X32, 1)
+    got = pieces.run(P32, A32, X32, jnp.asarray(1), call)
+    jax.tree.map(close, got, want)
+    assert calls == ["start", "chunk", "chunk", "finish"]  # 5 channels of 7 have a range
+    assert run(pieces.chunk)._cache_size() == 1
+    assert hash(ScoreChunks(predict, "softmax", "increase", chunk_size=3)) == hash(pieces)
+
+
+def test_vmap_is_a_loop_and_a_new_class_compiles_nothing():
+    run = compiled(score="softmax", normalise="softmax", chunk_size=3)
+    scale = jnp.asarray([1.0, -2.0, 0.5])[:, None, None, None]
+    activations = jnp.stack([A32, jnp.flip(A32, 0), jnp.zeros_like(A32)])
+    targets = jnp.asarray([0, 3, 1])
+    together = jax.jit(jax.vmap(run, (None, 0, 0, 0)))(P32, activations, scale * X32, targets)
+    for i in range(3):
+        alone = run(P32, activations[i], scale[i] * X32, targets[i])
+        jax.tree.map(lambda t, a, i=i: close(t[i], a, 1e-5), together, alone)
+    before = run._cache_size()
+    run(P32, A32, X32, jnp.asarray(2, targets.dtype))
+    assert run._cache_size() == before
+
+
+def test_a_difference_of_classes_as_target():
+    options = {"score": "logit", "normalise": "increase", "target": lambda scores: scores[0] - scores[1]}
+    got = jax.jit(lambda p, a, x: score_cam(p, a, x, predict=predict, **options))(P32, A32, X32)
+    want = slow(P, A, X, 0, "logit", "increase") - slow(P, A, X, 1, "logit", "increase")
+    close(got.coefficients, want, 1e-5)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_engine_drives_it_from_the_host(multi_label):
+    network = networks.network(networks.VGG, size=32, multi_label=multi_label)
+    inputs = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    engine = Engine(network, "conv4_1", batch_size=2, maps_at_once=2)
+    forward = engine.forward(inputs, ["a", "b"])
+    pairs = [(0, 1), (1, 3), (1, 0)]
+    seen = []
+    got = engine.maps(request("score_cam:top=9,chunk_size=4"), forward, pairs, done=seen.append)
+    assert seen == [1, 1, 1] and got.coefficients.shape == (3, forward.activations.shape[-1])
+    score = "sigmoid" if multi_label else "softmax"
+    one = jax.jit(
+        lambda p, a, x, target: score_cam(p, a, x, predict=network.predict, target=target, score=score, top=9)
+    )
+    for i, (row, target) in enumerate(pairs):
+        want = one(network.params, forward.activations[row], inputs[row], target)
+        close(got.coefficients[i], want.coefficients, 1e-5)
+        close(got.maps[i], want.map, 1e-5)
+        assert got.evaluations[i] == want.diagnostics["evaluations"] > 2
+
+
+BAD = [
+    ({"score": "probability"}, "no score called 'probability'"),
+    ({"normalise": "softmx"}, "no normalisation called 'softmx'; did you mean softmax"),
+    ({"top": 0}, "top must be a whole number of at least 1"),
+    ({"chunk_size": 2.5}, "chunk_size must be a whole number"),
+    ({"target": CLASSES}, "there is no class 4 among 4 logits"),
+    ({"target": lambda s: s[:2]}, "must return a scalar"),
+    ({"activations": A32[None]}, "vmap"),
+    ({"image": X32[None]}, r"image must have shape \(H, W, 3\)"),
+    ({"image": np.zeros((9, 7, 3), np.uint8)}, "preprocess it"),
+    ({"predict": lambda p, x: predict(p, x)[:1], "target": 0}, "softmax of a single logit"),
+    ({"predict": lambda p, x: predict(p, x)[None]}, "take its batch axis away"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), BAD)
+def test_mistakes_are_told_in_one_line(changed, message):
+    given = {"activations": A32, "image": X32, "predict": predict, "target": 0} | changed
+    with pytest.raises(JaxcamError, match=message) as caught:
+        score_cam(P32, given.pop("activations"), given.pop("image"), **given)
+    assert "\n" not in str(caught.value)
