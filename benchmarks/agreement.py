@@ -1,0 +1,198 @@
+"""Tables 1, 2 and 6 of the LIFT-CAM paper's supplement: `python -m benchmarks.agreement DATA [--model NAME ...]`.
+
+Table 1: the cosine between the coefficients of two independent SHAP-CAM_N runs, plain as in the paper beside ours;
+mean and standard deviation over the pictures. Tables 2 and 6: the cosine of LIFT-CAM, KSHAP-CAM (unpaired, as in the
+paper) and other methods with a long SHAP-CAM, per layer, with standard errors. The long SHAP-CAM has noise of its
+own, known from its standard errors; the last column is the cosine without it. The class is the top-1 one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import sys
+import zlib
+
+import jax
+import numpy as np
+
+from benchmarks.precision import ESTIMATORS, Runs, cosine_error, example, own_error, pictures, program
+from benchmarks.timing import save
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.catalog import request
+from jaxcam.methods.result import scalar_score
+from jaxcam.models.network import Network
+from jaxcam.models.vgg import VGGConfig
+from jaxcam.models.zoo import bundled, load
+from jaxcam.shapley import permutation_shapley_steps
+from jaxcam.transforms.coalition import coalition_game
+
+#: The paper's figures: VGG16 on ImageNet.
+PAPER_1 = {1: (0.87594, 1.445e-2), 10: (0.98672, 1.607e-3), 100: (0.99857, 1.609e-4), 1000: (0.99986, 2.729e-5),
+           10_000: (0.99999, 1.704e-6)}  # fmt: skip
+PAPER = {("LIFT-CAM", "conv5_3"): 0.980, ("LIFT-CAM", "conv5_2"): 0.924, ("LIFT-CAM", "conv5_1"): 0.879,
+         ("KSHAP-CAM_K", "conv5_3"): 0.708, ("KSHAP-CAM_10K", "conv5_3"): 0.994}  # fmt: skip
+#: Methods of tables 2 and 6; `{K}` is the number of channels.
+METHODS = {
+    "LIFT-CAM": "lift_cam", "KSHAP-CAM_K": "kernel_shap_cam:num_samples={K},paired=false",
+    "KSHAP-CAM_10K": "kernel_shap_cam:num_samples={10K},paired=false",
+    "KSHAP-CAM_10K, paired": "kernel_shap_cam:num_samples={10K}", "LIME-CAM_K": "lime_cam:num_samples={K}",
+    "LIME-CAM_10K": "lime_cam:num_samples={10K}", "Ablation-CAM": "ablation_cam", "XGrad-CAM": "xgrad_cam",
+    "Grad-CAM": "grad_cam", "Grad-CAM++": "grad_cam_pp",
+}  # fmt: skip
+
+
+def seed(*names) -> jax.Array:
+    return jax.random.key(zlib.crc32(" ".join(map(str, names)).encode()))
+
+
+def repeated(network: Network, layer: str, shown: list, orderings: list[int]) -> list[dict]:
+    """Table 1: one row per estimator and number of orderings."""
+    _, head = network.split(at=layer)
+    found: dict[tuple[str, int], list[float]] = {}
+    for picture in shown:
+        a, target = example(network, layer, picture)
+        for estimator in ESTIMATORS:
+            for n in orderings:
+                # As many runs of 1,000 as make up a longer one: one program, and the same distribution.
+                short, parts = program(head, estimator, min(n, 1000)), max(1, n // 1000)
+                keys = jax.random.split(seed(estimator, n, picture.name), 2 * parts)
+                runs = np.stack([np.asarray(short(network.params, a, key, target)[0], np.float64) for key in keys])
+                two = runs.reshape(2, parts, -1).mean(1)
+                found.setdefault((estimator, n), []).append(1 - cosine_error(*two))
+        print(f"table 1, {layer}: {picture.name}", file=sys.stderr, flush=True)
+    return [
+        {"estimator": e, "orderings": n, "mean": float(np.mean(c)), "std": float(np.std(c, ddof=1)), "cosines": c}
+        for (e, n), c in found.items()
+    ]
+
+
+@functools.cache
+def game_of(head):
+    """`(params, activations, target, masks) -> values`: the same function for all examples, to compile once."""
+
+    def values(params, a, target, masks):
+        return coalition_game(scalar_score(head, params, target), a)(masks)
+
+    return values
+
+
+def long_shap(network: Network, layer: str, a, target, name: str, orderings: int) -> np.ndarray:
+    """Ten independent parts `(10, K)` of an antithetic SHAP-CAM, from the host: convolutions are slow in loops."""
+    _, head = network.split(at=layer)
+    v = jax.tree_util.Partial(game_of(head), network.params, a, target)
+    players, each = a.shape[-1], -(-orderings // 20) * 2
+    chunk = 2 * (players - 1) * max(1, min(each // 2, 4096 // (2 * (players - 1))))
+    parts = []
+    for i in range(10):
+        key = jax.random.fold_in(seed("long", layer, name), i)
+        *_, state = permutation_shapley_steps(
+            v, key, num_players=players, num_permutations=each, antithetic=True, chunk_size=chunk
+        )
+        parts.append(np.asarray(state.estimate.values, np.float64))
+    return np.stack(parts)
+
+
+def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: int, kept: Runs) -> list[dict]:
+    """Tables 2 and 6: one row per method."""
+    _, head = network.split(at=layer)
+    shape = network.layer_shape(layer)
+    names = {m: t.replace("{10K}", str(10 * shape[-1])).replace("{K}", str(shape[-1])) for m, t in METHODS.items()}
+    compiled = {}
+    for name, text in names.items():
+        wanted = request(text)
+        compiled[name] = (wanted.info.takes == "key", jax.jit(functools.partial(wanted.function, head=head)))
+    found: dict[str, list[float]] = {name: [] for name in compiled}
+    noise = []
+    for picture in shown:
+        a, target = example(network, layer, picture)
+        stored = kept.kept.get(f"{network.name}/{layer}/{picture.name}/{int(target)}/antithetic", np.zeros((0, 1)))
+        if len(stored) * 1000 >= orderings:
+            parts = stored.astype(np.float64)
+        else:
+            parts = long_shap(network, layer, a, target, picture.name, orderings)
+        want = parts.mean(0)
+        noise.append(own_error(parts))
+        for name, (random, run) in compiled.items():
+            keys = [(jax.random.fold_in(seed(name, picture.name), i),) for i in range(runs)] if random else [()]
+            cosines = [1 - cosine_error(run(network.params, a, *key, target=target).coefficients, want) for key in keys]
+            found[name].append(float(np.mean(cosines)))
+        print(f"table 2, {layer}: {picture.name}", file=sys.stderr, flush=True)
+    rows = []
+    for name, cosines in found.items():
+        clean = np.asarray(cosines) / (1 - np.asarray(noise))
+        rows.append({
+            "layer": layer, "method": name, "cosine": float(np.mean(cosines)), "without_noise": float(clean.mean()),
+            "standard_error": float(np.std(cosines, ddof=1) / np.sqrt(len(cosines))), "pictures": len(cosines),
+            "orderings": orderings, "noise": float(np.mean(noise)), "cosines": cosines,
+        })  # fmt: skip
+    return rows
+
+
+def tables(name: str, first: list[dict], second: list[dict]) -> str:
+    """Both in Markdown, beside the paper's figures."""
+    out = []
+    if first:
+        out += [f"## {name}: cosine between two runs of SHAP-CAM_N ({len(first[0]['cosines'])} pictures)", "",
+                "| N | " + " | ".join(ESTIMATORS) + " | the paper's (plain, ImageNet) |", "|---" * 5 + "|"]  # fmt: skip
+        at = {(r["estimator"], r["orderings"]): r for r in first}
+        for n in dict.fromkeys(r["orderings"] for r in first):
+            cells = [f"{at[e, n]['mean']:.5f} ± {at[e, n]['std']:.1e}" for e in ESTIMATORS]
+            paper = "{:.5f} ± {:.1e}".format(*PAPER_1[n]) if n in PAPER_1 else ""
+            out.append(f"| {n:,} | " + " | ".join([*cells, paper]) + " |")
+        out.append("")
+    if second:
+        out += [f"## {name}: cosine with SHAP-CAM", "",
+                "| layer | method | cosine | the paper's | without SHAP-CAM's noise | pictures, orderings |",
+                "|---" * 6 + "|"]  # fmt: skip
+        for r in second:
+            paper = PAPER.get((r["method"], r["layer"]))
+            out.append(
+                f"| {r['layer']} | {r['method']} | {r['cosine']:.4f} ± {r['standard_error']:.4f} | {paper or ''} "
+                f"| {r['without_noise']:.4f} | {r['pictures']}, {r['orderings']:,} |"
+            )
+        out.append("")
+    return "\n".join(out)
+
+
+def main(argv=None) -> int:
+    """Prints the tables and writes `benchmarks/results/agreement.json` and `.md`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=pathlib.Path, help="a folder of pictures")
+    parser.add_argument("--model", nargs="+", default=list(bundled()), help="names, folders or files of weights")
+    parser.add_argument("--layers", nargs="+", help="default: conv5_3, conv5_2 and conv5_1 of a VGG, else the last")
+    parser.add_argument("--limit", type=int, default=50, help="pictures of tables 2 and 6")
+    parser.add_argument("--repeat-limit", type=int, default=20, help="pictures of table 1; 0 leaves it out")
+    parser.add_argument("--orderings", type=int, nargs="+", default=list(PAPER_1), help="N of table 1")
+    parser.add_argument("--shap", type=int, nargs="+", default=[10_000], help="antithetic orderings, for each layer")
+    parser.add_argument("--runs", type=int, default=10, help="of each random method")
+    parser.add_argument("--kept", type=pathlib.Path, help="runs that benchmarks.precision has kept")
+    args = parser.parse_args(argv)
+    record, texts, kept = {}, [], Runs(args.kept)
+    try:
+        for name in args.model:
+            network = load(name)
+            vgg = isinstance(network.config, VGGConfig)
+            layers = args.layers or (["conv5_3", "conv5_2", "conv5_1"] if vgg else [network.default_layer])
+            layers = [network.resolve_layer(layer) for layer in layers]
+            first = []
+            if args.repeat_limit:
+                first = repeated(network, layers[0], pictures(args.data, args.repeat_limit), args.orderings)
+            shown, second = pictures(args.data, args.limit), []
+            for i, layer in enumerate(layers):
+                second += agreeing(network, layer, shown, args.shap[min(i, len(args.shap) - 1)], args.runs, kept)
+            record[network.name] = {"table_1": first, "tables_2_and_6": second}
+            texts.append(tables(network.name, first, second))
+            print(texts[-1], flush=True)
+    except JaxcamError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    settings = {k: v for k, v in vars(args).items() if k not in ("data", "kept")}
+    path = save("agreement", {"settings": settings, **record})
+    path.with_suffix(".md").write_text("# Agreement with SHAP-CAM\n\n" + "\n".join(texts))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
