@@ -1,8 +1,8 @@
 """A network from elsewhere on real pictures with boxes: `python -m benchmarks.squeezenet WEIGHTS.npz DATA`.
 
 SqueezeNet v1.0 with its ImageNet weights, in plain JAX (`tests/squeezenet.py`), cut behind fire9 by name. Top-1
-accuracy, and for each method the mean share of the map's energy inside the object's boxes, beside a uniform map's share,
-and the largest violation of what the method promises. DATA is a folder of ImageNet pictures with `boxes.csv`.
+accuracy, and for each method the mean share of the map's energy inside the object's boxes, beside a uniform map's
+share, and the largest violation of what the method promises. DATA is a folder of ImageNet pictures with `boxes.csv`.
 """
 
 from __future__ import annotations
