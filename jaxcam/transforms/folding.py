@@ -146,8 +146,8 @@ def _dense(eqn: Any, ins: list, players: int) -> Additive | Diagonal | None:
     matrix = jnp.transpose(weights, (*other_axes, *rest)).reshape(owner.shape[1], -1)
     shape = (repeats, players) if kind == "inner" else (players, repeats)
     delta, matrix = delta.reshape(-1, *shape), matrix.reshape(*shape, -1)
-    if delta.shape[0] == 1:  # one pass over the weights; as batched products they would be transposed first
-        table = jnp.sum(delta[0, :, :, None] * matrix, axis=0 if kind == "inner" else 1)[:, None]
+    if delta.shape[0] == 1:
+        table = _owned_products(delta[0], matrix, 0 if kind == "inner" else 1)[:, None]
     elif kind == "inner":
         table = jnp.einsum("fpk,pko->kfo", delta, matrix, precision="highest")
     else:
@@ -159,6 +159,20 @@ def _dense(eqn: Any, ins: list, players: int) -> Additive | Diagonal | None:
         table = jnp.moveaxis(table, range(1, 1 + n), range(1 + len(rest_shape), 1 + len(rest_shape) + n))
     (base,) = bind(eqn, [value.off, weights] if side == 0 else [weights, value.off])
     return Additive(base, table.astype(base.dtype))
+
+
+def _owned_products(delta: jax.Array, matrix: jax.Array, places: int) -> jax.Array:
+    """`(K, O)`: `sum_p delta matrix` over the axis `places` of `delta (P, K)` or `(K, P)` and `matrix (..., O)`.
+
+    One pass over the weights, place by place: as products of batches they would be transposed first, and
+    in one expression XLA would compute delta anew for each of the O neurons.
+    """
+
+    def term(p):
+        take = lambda x: lax.dynamic_index_in_dim(x, p, places, keepdims=False)  # noqa: E731
+        return take(delta)[:, None] * take(matrix)
+
+    return lax.fori_loop(1, delta.shape[places], lambda p, total: total + term(p), term(0))
 
 
 def _convolution(eqn: Any, ins: list, players: int) -> Additive | None:
