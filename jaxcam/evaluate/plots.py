@@ -162,7 +162,8 @@ def _chunks(cube: Cube) -> Iterator[np.ndarray]:
 
 
 def _mean_curves(run: Run, cube: Cube, kind: str) -> np.ndarray | None:
-    total, count = 0.0, 0
+    total: np.ndarray | float = 0.0
+    count = 0
     for rows in _chunks(cube):
         curves = run.arrays(kind, rows=rows.ravel())
         if curves is None:
