@@ -14,8 +14,8 @@ import numpy as np
 from jaxcam.converters.architecture import label, recognise, sized
 from jaxcam.converters.names import Dialect, canonical, ignorable
 from jaxcam.converters.reading import open_checkpoint
-from jaxcam.converters.rules import Rule, source_shape, spellings, to_target
-from jaxcam.converters.tensors import FLOATS, Tensor, floats, shown
+from jaxcam.converters.rules import IN_ROWS, Rule, place, source_shape, spellings, to_target
+from jaxcam.converters.tensors import FLOATS, Tensor, aligned, floats, shown
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Config, Network, graph
 from jaxcam.models.preprocess import Preprocessing
@@ -36,7 +36,8 @@ def convert(
 ) -> Network:
     """Reads the weights of a VGG or ResNet that another library saved.
 
-    Nothing in the file is executed, and nothing is read before names, shapes and types have been found to fit.
+    Nothing in the file is executed, and nothing is read before names, shapes and types have been found to fit. The
+    weights are held once, beside a few megabytes of the file.
 
     Args:
       path: a file of PyTorch (torchvision, timm, TorchRay) or Keras (`keras.applications`).
@@ -64,7 +65,7 @@ def convert(
         problems += _problems(rules, tensors, expected, pool)
         ignored = sorted(n for n in tensors if ignorable(n))
         _refuse(problems, dialect, config)
-        params = dict(_filled(rules, tensors, pool, problems))
+        params = dict(_filled(rules, tensors, expected, pool, problems))
         _refuse(problems, dialect, config)
     rules_of_input = preprocessing or dialect.preprocessing
     if preprocessing is None and pool not in (1, 7):
@@ -120,24 +121,41 @@ def _problems(
 
 
 def _filled(
-    rules: list[Rule], tensors: dict[str, Tensor], pool: int, problems: list[str]
+    rules: list[Rule], tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], pool: int, problems: list[str]
 ) -> Iterator[tuple[str, jax.Array]]:
-    """Reads and converts one parameter after the other, so that no more than the largest is held twice."""
+    """Reads and converts one parameter after the other; the large ones a few rows at a time into their place."""
     for rule in rules:
-        values = []
-        for source in rule.sources:
-            x = floats(tensors[source])
-            if not np.isfinite([x.min(initial=0), x.max(initial=0)]).all():
-                problems.append(f"{source} holds NaN or values that float32 cannot hold")
-            elif rule.target.endswith(".var") and x.min(initial=0) < 0:
-                problems.append(f"{source} holds negative variances")
-            values.append(x)
-            del x
-        if problems:
+        if rule.kind in IN_ROWS:
+            made = _in_rows(rule, tensors[rule.sources[0]], expected[rule.target], pool, problems)
+        else:
+            values = [floats(tensors[source]) for source in rule.sources]
+            problems += [p for s, x in zip(rule.sources, values, strict=True) if (p := _wrong(rule, s, x))]
+            made = None if problems else to_target(rule.kind, values, pool)
+        if made is not None:
+            yield rule.target, jax.block_until_ready(jax.device_put(made))  # on a CPU the very array, if aligned
+
+
+def _in_rows(rule: Rule, tensor: Tensor, shape: tuple[int, ...], pool: int, problems: list[str]) -> np.ndarray | None:
+    out = None
+    for start, rows in tensor.stretches():
+        if problem := _wrong(rule, rule.sources[0], rows):
+            problems.append(problem)
+            return None
+        if problems:  # the rest is looked at only, to tell all that is wrong
             continue
-        made = to_target(rule.kind, values, pool)
-        del values
-        yield rule.target, jax.block_until_ready(jax.device_put(made))
+        if rule.kind == "same" and rows.shape == shape:  # whole, and in place already
+            return rows
+        out = aligned(shape) if out is None else out
+        place(rule.kind, out, start, rows, pool)
+    return out
+
+
+def _wrong(rule: Rule, source: str, x: np.ndarray) -> str:
+    """What is wrong with values; empty where nothing is."""
+    low, high = x.min(initial=0), x.max(initial=0)
+    if not np.isfinite([low, high]).all():
+        return f"{source} holds NaN or values that float32 cannot hold"
+    return f"{source} holds negative variances" if rule.target.endswith(".var") and low < 0 else ""
 
 
 def _refuse(problems: list[str], dialect: Dialect, config: Config) -> None:

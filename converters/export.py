@@ -19,6 +19,7 @@ from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
 
 _STEPS = "num_batches_tracked"
+_PART = 16 << 20
 
 
 def _rules(network: Network) -> list[Rule]:
@@ -35,9 +36,21 @@ def _rules(network: Network) -> list[Rule]:
     return dialect.rules(config)
 
 
-def _made(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> np.ndarray:
+def _parts(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
+    """The tensor of a rule, a few megabytes of its rows at a time."""
     pool = network.config.pool_size if isinstance(network.config, VGGConfig) else 1
-    return to_source(rule.kind, np.asarray(flat[rule.target], np.float32), pool)
+    values = np.asarray(flat[rule.target], np.float32)
+    if rule.kind == "same":
+        yield values
+        return
+    rows = values.shape[-1]
+    step = max(1, _PART * rows // max(1, values.nbytes))
+    for start in range(0, rows, step):
+        yield to_source(rule.kind, values[..., start : start + step], pool)
+
+
+def _made(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate(list(_parts(network, rule, flat)))
 
 
 def _counters(rules: list[Rule]) -> Iterator[str]:
@@ -74,8 +87,8 @@ def save_torchvision_safetensors(path: str | os.PathLike, network: Network) -> N
     plan = [(n, source_shape(r.kind, tuple(flat[r.target].shape)), "F32") for n, r in sources.items()]
     plan += [(name, (), "I64") for name in _counters(rules)]
 
-    def read(name: str) -> np.ndarray:
-        return _made(network, sources[name], flat) if name in sources else np.zeros((), np.int64)
+    def read(name: str) -> Iterator[np.ndarray]:
+        return _parts(network, sources[name], flat) if name in sources else iter([np.zeros((), np.int64)])
 
     metadata = {
         "format": "pt",

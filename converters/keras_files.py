@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcam.converters.tensors import DTYPES, Span, Tensor, shown, widen
+from jaxcam.converters.tensors import DTYPES, Span, Tensor, aligned, shown, widen
 from jaxcam.converters.torch_files import read_member, zip_span
 from jaxcam.errors import JaxcamError
 
@@ -132,7 +132,7 @@ def _tensor(data: Any, where: str, limit: int) -> Tensor:
 
 
 def _values(data: Any, dtype: str) -> np.ndarray:
-    values = np.empty(data.shape, data.dtype)
+    values = aligned(data.shape, data.dtype)
     if values.size:
         data.read_direct(values)
     if dtype == "bfloat16":

@@ -9,6 +9,8 @@ import numpy as np
 #: Keras's batch norm adds 1.001e-5 to the variance, ours 1e-5; the difference goes into the variance itself.
 KERAS_EPSILON = 1.001e-5
 EPSILON = 1e-5
+#: Kinds of which a few rows of the one source make a part of the parameter.
+IN_ROWS = ("conv", "conv_bgr", "dense", "flat", "same")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,8 +87,19 @@ def to_target(kind: str, values: list[np.ndarray], pool: int = 1) -> np.ndarray:
     return x
 
 
+def place(kind: str, out: np.ndarray, start: int, rows: np.ndarray, pool: int = 1) -> None:
+    """Puts what the rows from number `start` on of a source make into the parameter `out`; for `IN_ROWS` only."""
+    if kind == "same":
+        out[start : start + len(rows)] = rows
+    else:
+        out[..., start : start + len(rows)] = to_target(kind, [rows], pool)
+
+
 def to_source(kind: str, x: np.ndarray, pool: int = 1) -> np.ndarray:
-    """The inverse of `to_target`, for the kinds that torchvision's files consist of."""
+    """The inverse of `to_target`, for the kinds that torchvision's files consist of.
+
+    Of all but "same" the source's rows are the parameter's last axis, so that a part of it gives a part of them.
+    """
     if kind == "conv":
         return np.ascontiguousarray(x.transpose(3, 2, 0, 1))
     if kind == "dense":

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -55,13 +55,17 @@ def open_safetensors(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
 
 
 def write_safetensors(
-    path: str | os.PathLike, tensors: Iterable[tuple[str, tuple[int, ...], str]], read, *, metadata: dict[str, str]
+    path: str | os.PathLike,
+    tensors: Iterable[tuple[str, tuple[int, ...], str]],
+    read: Callable[[str], Iterable[np.ndarray]],
+    *,
+    metadata: dict[str, str],
 ) -> None:
-    """Writes a safetensors file one tensor at a time, so that the weights are never held twice.
+    """Writes a safetensors file a part of a tensor at a time, so that the weights are never held twice.
 
     Args:
       tensors: name, shape and type ("F32", "I64") of each.
-      read: gives the values of the tensor of a name.
+      read: gives the values of the tensor of a name, in one array or several that follow each other.
       metadata: texts to keep in the header.
     """
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -76,4 +80,5 @@ def write_safetensors(
         f.write(struct.pack("<Q", len(text)) + text)
         for name in header:
             if name != "__metadata__":
-                f.write(np.ascontiguousarray(read(name)).data)
+                for part in read(name):
+                    f.write(np.ascontiguousarray(part).data)

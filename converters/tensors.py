@@ -7,8 +7,8 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -29,6 +29,9 @@ DTYPES: dict[str, str] = {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _BLOCK = 1 << 20
+_ALIGNMENT = 64
+#: Bytes of a tensor that are read and turned round at once.
+_STRETCH = 16 << 20
 
 
 def itemsize(dtype: str) -> int:
@@ -52,16 +55,30 @@ class Tensor:
       shape: its dimensions, already checked against the size of the file.
       dtype: a key of `DTYPES`.
       read: returns the values, in a fresh array of that type (bfloat16 as float32).
+      rows: the same of the rows from one number to another, where they lie in one piece in the file.
     """
 
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], np.ndarray]
+    rows: Callable[[int, int], np.ndarray] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes that the values take in the file."""
         return math.prod(self.shape) * itemsize(self.dtype)
+
+    def stretches(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The number of a row and the values from it on as float32, a few megabytes at a time where that is possible.
+
+        What float32 cannot hold becomes infinite.
+        """
+        if self.rows is None:
+            yield 0, floats(self)
+            return
+        step = max(1, _STRETCH // max(1, math.prod(self.shape[1:]) * itemsize(self.dtype)))
+        for start in range(0, self.shape[0], step):
+            yield start, _float32(self.rows(start, min(start + step, self.shape[0])))
 
 
 @dataclasses.dataclass
@@ -97,7 +114,7 @@ class Span:
     def elements(self, dtype: str, first: int, count: int, what: str) -> np.ndarray:
         """`count` elements from number `first` on, `(count,)`."""
         self.verify(what)
-        values = np.empty(count, DTYPES[dtype])
+        values = aligned((count,), DTYPES[dtype])
         self.file.seek(self.start + first * values.itemsize)
         view = values.data.cast("B") if count else memoryview(b"")
         done = 0
@@ -107,6 +124,14 @@ class Span:
                 raise JaxcamError(f"{what}: is cut off")
             done += got
         return widen(values) if dtype == "bfloat16" else values
+
+
+def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """An array of unset values that begins where JAX on a CPU takes it as it is, without a copy."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    return room[start : start + size].view(dtype).reshape(shape)
 
 
 def widen(values: np.ndarray) -> np.ndarray:
@@ -136,7 +161,13 @@ def strided(name: str, span: Span, dtype: str, offset: int, shape: tuple[int, ..
         steps = tuple(s * flat.itemsize if d > 1 else 0 for d, s in zip(shape, strides, strict=True))
         return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, shape, steps)) if count else flat[:0]
 
-    return Tensor(shape, dtype, read)
+    def rows(start: int, stop: int) -> np.ndarray:
+        row = math.prod(shape[1:])
+        values = span.elements(dtype, offset + start * row, (stop - start) * row, shown(name))
+        return values.reshape(stop - start, *shape[1:])
+
+    whole = bool(count and shape) and strides == dense_strides(shape)
+    return Tensor(shape, dtype, read, rows if whole else None)
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -153,6 +184,9 @@ def check_total(path: pathlib.Path, tensors: dict[str, Tensor]) -> None:
 
 def floats(tensor: Tensor) -> np.ndarray:
     """The values as float32; what float32 cannot hold becomes infinite."""
-    values = tensor.read()
+    return _float32(tensor.read())
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         return np.asarray(values, np.float32)

@@ -45,7 +45,8 @@ def test_every_entry_can_be_fetched_and_checked():
         if len(digest) == 8:  # the publisher's own rule for naming files
             assert f"-{digest}.pth" in entry.url
         assert len(entry.class_names) == entry.config.num_classes
-        assert entry.licence in ("BSD-3-Clause", "CC-BY-4.0", "MIT", "CC-BY-NC-4.0")
+        assert entry.licence in ("BSD-3-Clause", "CC-BY", "MIT", "not stated") and entry.terms
+        assert entry.provenance["licence"] == f"{entry.licence}; {entry.terms}"
         assert 4 * entry.parameters < entry.largest
     assert CATALOGUE["vgg16"].url == "https://download.pytorch.org/models/vgg16-397923af.pth"
     assert CATALOGUE["resnet50.v2"].preprocessing.resize_to == 232

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from jaxcam.converters import convert, export_torchvision, read_tensors, save_torchvision_safetensors
+from jaxcam.converters import convert, export, export_torchvision, read_tensors, save_torchvision_safetensors, tensors
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network, graph
 from jaxcam.models.preprocess import Preprocessing
@@ -147,6 +147,25 @@ def test_round_trip_is_bit_identical(state, tmp_path):
         for k, v in state.items():
             assert back[k].tobytes() == v.tobytes() and back[k].shape == v.shape
     same(convert(tmp_path / "out.safetensors"), first)
+
+
+@pytest.mark.parametrize("write", [ff.write_zip, ff.write_legacy, lambda path, state: save_file(state, path) or path])
+def test_large_tensors_are_read_and_written_a_few_rows_at_a_time(write, state, expected, tmp_path, monkeypatch):
+    """Every small number of rows, so that the last part is often shorter; what is in it is looked at as well."""
+    for size in (1, 1000, 3000):
+        monkeypatch.setattr(tensors, "_STRETCH", size)
+        monkeypatch.setattr(export, "_PART", size)
+        same(convert(write(tmp_path / "w", state)), expected)
+        save_torchvision_safetensors(tmp_path / "back", expected)
+        back = load_file(tmp_path / "back")
+        assert all(np.array_equal(back[k], v) for k, v in state.items()) and len(back) == len(state)
+        for row in (0, -1):
+            spoiled = {k: state[k].copy() for k in ("classifier.0.weight", "features.3.weight")}
+            for array in spoiled.values():
+                array[row].flat[-1] = np.nan
+            with pytest.raises(JaxcamError) as e:
+                convert(write(tmp_path / "w", state | spoiled))
+            assert all(str(e.value).count(f"{k} holds NaN") == 1 for k in spoiled)
 
 
 def test_export_of_a_resnet_has_the_counters_that_pytorch_keeps(tmp_path):

@@ -81,7 +81,8 @@ def test_a_published_network_is_fetched_converted_and_kept(published, network):
         loaded = jaxcam.load("vgg11")
         assert same_weights(loaded, network)
         assert (loaded.name, loaded.classes, loaded.preprocessing) == ("vgg11", network.classes, RULES)
-        assert loaded.provenance["licence"] == "BSD-3-Clause" and loaded.provenance["source"].startswith("torchvision")
+        assert loaded.provenance["licence"].startswith("not stated; ")
+        assert loaded.provenance["source"].startswith("torchvision")
         assert loaded.provenance["file"] == "mine.safetensors" and len(loaded.provenance["sha256"]) == 64
     assert len(published.requests) == 1
 

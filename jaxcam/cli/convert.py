@@ -65,7 +65,8 @@ def run(options: argparse.Namespace) -> int:
         from jaxcam.models.checkpoint import save_checkpoint
 
         save_checkpoint(out, network)
-    print(_report(source, network, out, time.perf_counter() - started))
+    target = "safetensors in torchvision's names" if options.to == "safetensors" else "an Orbax checkpoint"
+    print(_report(source, network, out, target, time.perf_counter() - started))
     return 0
 
 
@@ -105,15 +106,18 @@ def _file_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:100] or "network"
 
 
-def _report(source: str, network: Network, out: pathlib.Path, seconds: float) -> str:
+def _report(source: str, network: Network, out: pathlib.Path, target: str, seconds: float) -> str:
     """What was done, in one line."""
     import jax
 
-    told = network.provenance
-    numbers = sum(x.size for x in jax.tree.leaves(network.params))
-    read = f"{told['tensors']} tensors in {told['names']}'s names" if "names" in told else "a network"
-    ignored = f" ({told['ignored']} more ignored)" if told.get("ignored") else ""
+    from jaxcam.converters.architecture import label
+
+    told, arrays = network.provenance, jax.tree.leaves(network.params)
+    kind, read = "a network of jaxcam's", f"{len(arrays)} arrays"
+    if "names" in told and not pathlib.Path(source).is_dir():
+        kind, ignored = told["format"], f"{told['ignored']} more ignored" if told["ignored"] else "none ignored"
+        read = f"{told['tensors']} tensors in {told['names']}'s names ({ignored})"
     return (
-        f"{source}: {read}{ignored}, {numbers:,} numbers for {len(network.classes)} classes, written to {out} in "
-        f"{seconds:.1f} s"
+        f"{source}: {kind}, {label(network.config)} of {read}, {sum(x.size for x in arrays):,} numbers for "
+        f"{len(network.classes)} classes; written to {out} as {target} in {seconds:.1f} s"
     )

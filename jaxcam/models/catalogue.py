@@ -2,6 +2,9 @@
 
 The digests are the publishers' own: torchvision and TorchRay write the first eight digits of the SHA-256 into the
 name of the file, the Hugging Face hub shows it in full, and Keras has MD5 sums in its source.
+
+A licence is given only where somebody stated one for the weights themselves. What the terms of the pictures they
+were trained on mean for weights is a question that none of the publishers answers.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ class Published:
       parameters: how many numbers are learnt, which tells the size of the file.
       url: where it is to be had.
       digest: `sha256:` or `md5:` and the digest or its beginning.
-      licence: of the weights.
+      licence: of the weights, in short; "not stated" where only the code that goes with them has one.
+      terms: who says so, and what else is known.
       source: who published them.
       preprocessing: the one they were evaluated with.
       classes: a list of names in `classes/`.
@@ -52,6 +56,7 @@ class Published:
     url: str
     digest: str
     licence: str
+    terms: str
     source: str
     preprocessing: Preprocessing
     classes: str = "imagenet"
@@ -77,7 +82,8 @@ class Published:
     @property
     def provenance(self) -> dict:
         """What a network's provenance says of these weights."""
-        told: dict = {"source": self.source, "url": self.url, "digest": self.digest, "licence": self.licence}
+        licence = f"{self.licence}; {self.terms}"
+        told: dict = {"source": self.source, "url": self.url, "digest": self.digest, "licence": licence}
         if self.top1 is not None:
             told |= {"accuracy": self.top1, "metric": "top-1 accuracy, as published,", "validation_pictures": 50_000}
         return told
@@ -135,6 +141,17 @@ resnet50.coco  23671952 e99468c5
 """
 
 
+_TERMS = {
+    "torchvision": "torchvision's code is BSD-3-Clause; its README says that weights may be under terms derived from "
+    "the data set they were trained on (ImageNet's pictures: non-commercial research and education)",
+    "timm": "as the model card says; torchvision, which trained these weights, states no licence for them",
+    "vgg": "the VGG group's page puts its models under the Creative Commons Attribution License",
+    "resnet": "Keras's documentation says so of Kaiming He's models, from which these were converted",
+    "torchray": "TorchRay's README puts TorchRay under CC-BY-NC and does not mention weights; those were trained by "
+    "the authors of Excitation Backprop, whose code is for academic research and non-commercial purposes only",
+}
+
+
 def _config(architecture: str, **options) -> Config:
     family, _, norm = architecture.partition("_")
     if family.startswith("vgg"):
@@ -152,8 +169,9 @@ def _torchvision():
     for name, architecture, *version, parameters, digest, top1 in _rows(_TORCHVISION):
         yield Published(
             name, _config(architecture), parameters, f"https://download.pytorch.org/models/{architecture}-{digest}.pth",
-            f"sha256:{digest}", "BSD-3-Clause", "torchvision, IMAGENET1K_" + ("V2" if version else "V1"),
-            TORCHVISION_V2 if version else TORCHVISION, top1=round(float(top1) / 100, 5),
+            f"sha256:{digest}", "not stated", _TERMS["torchvision"],
+            "torchvision, IMAGENET1K_" + ("V2" if version else "V1"), TORCHVISION_V2 if version else TORCHVISION,
+            top1=round(float(top1) / 100, 5),
         )  # fmt: skip
 
 
@@ -161,8 +179,8 @@ def _timm():
     for name, architecture, _, parameters, digest in _rows(_TIMM):
         yield Published(
             name, _config(architecture), parameters, f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
-            f"sha256:{digest}", "BSD-3-Clause", f"torchvision's weights, in timm/{name} on the Hugging Face hub",
-            TORCHVISION, file=f"{name}.safetensors",
+            f"sha256:{digest}", "BSD-3-Clause", _TERMS["timm"],
+            f"torchvision's weights, in timm/{name} on the Hugging Face hub", TORCHVISION, file=f"{name}.safetensors",
         )  # fmt: skip
 
 
@@ -174,7 +192,7 @@ def _keras():
         yield Published(
             name, _config(architecture, **({} if vgg else {"stride_first": True})), parameters,
             f"{address}/{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels.h5", f"md5:{digest}",
-            "CC-BY-4.0" if vgg else "MIT",
+            "CC-BY" if vgg else "MIT", _TERMS["vgg" if vgg else "resnet"],
             "keras.applications, from the VGG group's Caffe model" if vgg
             else "keras.applications, from Kaiming He's Caffe model", KERAS,
         )  # fmt: skip
@@ -186,7 +204,8 @@ def _torchray():
         yield Published(
             name, _config(architecture, num_classes=len(class_names(data)), **options), parameters,
             f"https://dl.fbaipublicfiles.com/torchray/{architecture}_{data}-{digest}.pth.tar", f"sha256:{digest}",
-            "CC-BY-NC-4.0", f"TorchRay, trained on {data.upper()} by Zhang et al. (Excitation Backprop)", TORCHRAY,
+            "not stated", _TERMS["torchray"],
+            f"TorchRay, trained on {data.upper()} by Zhang et al. (Excitation Backprop)", TORCHRAY,
             classes=data, multi_label=True,
         )  # fmt: skip
 

@@ -14,6 +14,8 @@ from jaxcam.models.network import Network
 from jaxcam.models.orbax import ORBAX, file_digests
 from jaxcam.models.store import manifest_of
 
+#: Bytes of one chunk of an array, and about of one file of a checkpoint. Every core works on some at a time.
+_CHUNK, _FILE = 1 << 20, 4 << 20
 _OURS = {"network.json", "weights.safetensors", ORBAX}
 
 
@@ -25,7 +27,7 @@ def save_checkpoint(folder: str | os.PathLike, network: Network) -> None:
     Raises:
       JaxcamError: the folder cannot be written, or holds files that are not a network's.
     """
-    import orbax.checkpoint as ocp
+    import orbax.checkpoint as ocp  # slow to import, and few need it
 
     folder = pathlib.Path(folder).absolute()  # Orbax refuses others
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -35,14 +37,28 @@ def save_checkpoint(folder: str | os.PathLike, network: Network) -> None:
         if foreign:
             raise JaxcamError(f"{folder}: holds other files ({foreign[0]}); choose another folder")
         with _whole_folder(folder) as temporary:
-            with ocp.StandardCheckpointer() as checkpointer:
-                checkpointer.save(temporary / ORBAX, network.params)
+            _save_orbax(temporary / ORBAX, network.params)
             manifest = manifest_of(network) | {
                 "orbax": {"version": ocp.__version__, "sha256": file_digests(temporary / ORBAX)}
             }
             (temporary / "network.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     except OSError as e:
         raise JaxcamError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder") from None
+
+
+def _save_orbax(folder: pathlib.Path, params: dict) -> None:
+    """Writes what `StandardCheckpointer` would, but in small chunks and files.
+
+    By itself Orbax compresses a whole array at once and gathers the results for files of 2 GB: the weights are held
+    twice then, and a VGG16 has one layer that is three quarters of it.
+    """
+    import jax
+    import orbax.checkpoint as ocp
+
+    small = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        told = ocp.args.PyTreeSave(params, save_args=small, ocdbt_target_data_file_size=_FILE)
+        checkpointer.save(folder, args=told)
 
 
 @contextlib.contextmanager
