@@ -3,11 +3,13 @@
 SqueezeNet v1.0 with its ImageNet weights, in plain JAX (`tests/squeezenet.py`), cut behind fire9 by name. Top-1
 accuracy, and for each method the mean share of the map's energy inside the object's boxes, beside a uniform map's
 share, and the largest violation of what the method promises. DATA is a folder of ImageNet pictures with `boxes.csv`.
+Score-CAM, which asks for hundreds of forward passes, sees the first `--score-limit` of the pictures, evenly spread.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import sys
 
@@ -21,11 +23,19 @@ from benchmarks.timing import save
 from jaxcam.data.boxes import pad_boxes
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.score import ScoreChunks
 from jaxcam.metrics import energy_pointing
 
 METHODS = {
     "lift_cam": {}, "grad_cam": {}, "grad_cam_pp": {}, "xgrad_cam": {}, "lrp_cam": {}, "ablation_cam": {},
+    "shap_cam": {"num_permutations": 100}, "lime_cam": {}, "kernel_shap_cam": {},
 }  # fmt: skip
+SAMPLED = ("shap_cam", "lime_cam", "kernel_shap_cam")
+#: Two of the published readings of Score-CAM: what is scored, and what becomes of the scores.
+SCORE_METHODS = {
+    "score_cam": {"score": "softmax", "normalise": "softmax"},
+    "score_cam:score=logit,normalise=increase": {"score": "logit", "normalise": "increase"},
+}
 
 
 def pictures(data, size: int):
@@ -39,12 +49,31 @@ def pictures(data, size: int):
         yield rgb, wnids.index(data.ids[label]), np.asarray(item.boxes[label]) * scale
 
 
+def compiled(name: str, head):
+    """`(params, activations, key, target) -> CAM`, compiled once."""
+    method, options = getattr(jaxcam, name), METHODS[name]
+
+    def run(params, a, key, target):
+        drawn = (key,) if name in SAMPLED else ()
+        return method(params, a, *drawn, head=head, target=target, **options)
+
+    return jax.jit(run)
+
+
+def scored(predict, options: dict):
+    """`(params, activations, image, target) -> CAM` by Score-CAM, its pieces compiled once."""
+    pieces = ScoreChunks(predict, **options)
+    call = functools.cache(jax.jit)
+    return lambda p, a, x, t: pieces.run(p, a, x, t, lambda piece, *values: call(piece)(*values))
+
+
 def main(argv=None) -> int:
     """Prints a table and writes `benchmarks/results/squeezenet.json`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=pathlib.Path)
     parser.add_argument("data")
     parser.add_argument("--layer", default="fire9")
+    parser.add_argument("--score-limit", type=int, default=30, help="pictures that Score-CAM sees")
     args = parser.parse_args(argv)
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
     import squeezenet
@@ -57,37 +86,42 @@ def main(argv=None) -> int:
     boxes, valid = pad_boxes([b for _, _, b in found])
     activate = jax.jit(lambda p, x: (lambda a: (a, head(p, a)))(features(p, x)))
     share = jax.jit(lambda m, b, v: energy_pointing(scale_map(resize_map(m, (size, size))), b, v))
-    runs = {}
-    for name, options in METHODS.items():
-        method = getattr(jaxcam, name)
-        runs[name] = jax.jit(
-            lambda p, a, t, method=method, options=options: method(p, a, head=head, target=t, **options)
-        )
+    runs = {name: compiled(name, head) for name in METHODS}
+    scores = {name: scored(squeezenet.squeezenet, options) for name, options in SCORE_METHODS.items()}
+    seen = set(np.linspace(0, len(found) - 1, min(args.score_limit, len(found))).round().astype(int).tolist())
     correct, uniform = [], []
-    shares: dict[str, list] = {name: [] for name in METHODS}
-    promise: dict[str, float] = dict.fromkeys(METHODS, 0.0)
+    shares: dict[str, list] = {name: [] for name in (*METHODS, *SCORE_METHODS)}
+    gains: dict[str, list] = {name: [] for name in shares}
+    promise: dict[str, float] = dict.fromkeys(shares, 0.0)
     for i, (rgb, target, _) in enumerate(found):
         activations, logits = activate(params, squeezenet.preprocess(rgb))
         correct.append(int(jnp.argmax(logits)) == target)
         uniform.append(float(energy_pointing(jnp.ones((size, size)), boxes[i], valid[i])))
-        for name, run in runs.items():
-            result = run(params, activations, jnp.asarray(target))
+        image = squeezenet.preprocess(rgb)
+        key = jax.random.fold_in(jax.random.key(0), i)
+        results = {name: run(params, activations, key, jnp.asarray(target)) for name, run in runs.items()}
+        if i in seen:
+            results |= {name: run(params, activations, image, jnp.asarray(target)) for name, run in scores.items()}
+        for name, result in results.items():
             shares[name].append(float(share(result.map, boxes[i], valid[i])))
+            gains[name].append(shares[name][-1] - uniform[-1])
             gap = result.diagnostics.get("completeness_gap", result.diagnostics.get("conservation_gap", 0.0))
             promise[name] = max(promise[name], abs(float(gap)) / max(1.0, abs(float(result.diagnostics["logit"]))))
+        if (i + 1) % 50 == 0:
+            print(f"{i + 1} of {len(found)}", file=sys.stderr, flush=True)
     error = lambda x: float(np.std(x, ddof=1) / np.sqrt(len(x)))  # noqa: E731
     print(f"{len(found)} pictures, top-1 {100 * np.mean(correct):.1f} % (+- {100 * error(correct):.1f})\n")
-    print("| method | energy in the boxes, % | above uniform, % | largest gap |\n|---|---|---|---|")
-    print(f"| a uniform map | {100 * np.mean(uniform):.1f} | | |")
+    print("| method | pictures | energy in the boxes, % | above uniform, % | largest gap |\n|---|---|---|---|---|")
+    print(f"| a uniform map | {len(found)} | {100 * np.mean(uniform):.1f} | | |")
     rows = []
-    for name in METHODS:
-        gain = np.subtract(shares[name], uniform)
-        rows.append({"method": name, "share": float(np.mean(shares[name])), "gain": float(gain.mean()),
-                     "gain_error": error(gain), "largest_gap": promise[name]})  # fmt: skip
+    for name in shares:
+        gain = np.asarray(gains[name])
+        rows.append({"method": name, "pictures": len(gain), "share": float(np.mean(shares[name])),
+                     "gain": float(gain.mean()), "gain_error": error(gain), "largest_gap": promise[name]})  # fmt: skip
         last = rows[-1]
         print(
-            f"| {name} | {100 * last['share']:.1f} | {100 * last['gain']:.1f} +- {100 * last['gain_error']:.1f} "
-            f"| {last['largest_gap']:.1e} |"
+            f"| {name} | {last['pictures']} | {100 * last['share']:.1f} "
+            f"| {100 * last['gain']:.1f} +- {100 * last['gain_error']:.1f} | {last['largest_gap']:.1e} |"
         )
     save("squeezenet", {
         "layer": args.layer, "pictures": len(found), "top_1": float(np.mean(correct)),
