@@ -1,0 +1,34 @@
+"""The example that trains: the explanation's term takes the shortcut away."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "explanation_loss.py"
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("explanation_loss", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_term_makes_the_network_look_at_the_bar(example):
+    alone, guided = (example.train(weight, steps=400) for weight in (0.0, 1.0))
+    assert alone["training"] > 0.98 and guided["training"] > 0.9
+    assert guided["test"] > alone["test"] + 0.1
+    assert guided["corner"] < 0.2 * alone["corner"]
+
+
+def test_half_of_the_test_patches_lie(example):
+    import numpy as np
+
+    images, labels = example.pictures(np.random.default_rng(0), 400, telling=False)
+    red = np.asarray(images[:, 0, -1, 0] > images[:, 0, -1, 2])
+    assert 0.4 < (red == np.asarray(labels)).mean() < 0.6
+    images, labels = example.pictures(np.random.default_rng(0), 400, telling=True)
+    # The patch is drawn over the noise: its colour is exact.
+    assert ((np.asarray(images[:, 0, -1, 0]) == 1.5) == np.asarray(labels)).all()
