@@ -21,6 +21,7 @@ _HOME = {
     "METHODS": "jaxcam.methods.catalog",
     "METRICS": "jaxcam.metrics",
     "Network": "jaxcam.models.network",
+    "Preprocessing": "jaxcam.models.preprocess",
     "ablation_cam": "jaxcam.methods.coalition",
     "cam": "jaxcam.methods.gradient",
     "coalition_game": "jaxcam.transforms.coalition",
@@ -48,6 +49,7 @@ _HOME = {
     "tag": "jaxcam.cutting",
     "tokens": "jaxcam.cutting",
     "why_empty": "jaxcam.maps",
+    "wrap": "jaxcam.models.wrapped",
     "xgrad_cam": "jaxcam.methods.gradient",
 }
 

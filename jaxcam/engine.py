@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import os
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,12 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxcam import compiled
+from jaxcam.compiled import timed
+from jaxcam.cutting import held
 from jaxcam.errors import JaxcamError
 from jaxcam.long_maps import LongMaps, States
 from jaxcam.methods.catalog import Request
 from jaxcam.methods.score import ScoreChunks
-from jaxcam.models.network import Network, Part
-from jaxcam.models.trees import flatten
+from jaxcam.models.classifier import Classifier
+from jaxcam.models.trees import named, numbers
 
 
 class Forward(NamedTuple):
@@ -29,6 +29,7 @@ class Forward(NamedTuple):
     Attributes:
       inputs: `(batch, s, s, 3)`, padded, on the device.
       padded: `(batch, h, w, K)`, their activations, on the device.
+      bypass: a pytree of the values that go around the layer, each with the axis `batch`; without leaves where none do.
       activations: `(n, h, w, K)`.
       logits: `(n, C)`.
       keys: `(batch,)` random keys, which depend on the seed and on the file name of the picture alone.
@@ -38,11 +39,16 @@ class Forward(NamedTuple):
 
     inputs: jax.Array
     padded: jax.Array
+    bypass: Any
     activations: np.ndarray
     logits: np.ndarray
     keys: jax.Array
     sources: tuple[str, ...]
     seconds: float
+
+    def example(self, row: int) -> tuple[jax.Array, Any]:
+        """Activations and bypass of one picture."""
+        return jax.tree.map(lambda x: x[row], (self.padded, self.bypass))
 
 
 class Maps(NamedTuple):
@@ -72,7 +78,7 @@ class Engine:
 
     def __init__(
         self,
-        network: Network,
+        network: Classifier,
         layer: str | None,
         batch_size: int,
         maps_at_once: int,
@@ -83,9 +89,9 @@ class Engine:
     ):
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
-        self.layer = str(self.head.after)
+        self.layer = network.resolve_layer(layer)
         self.params = jax.tree.map(jnp.asarray, network.params)
-        self._at_zero: np.ndarray | None = None
+        self._at_zero: tuple[Forward | None, np.ndarray] | None = None
         self._long = LongMaps(self.head, self.params, mesh, states)
 
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
@@ -96,19 +102,21 @@ class Engine:
         """
         n = len(inputs)
         padded = jnp.asarray(_pad(inputs, self.batch_size))
-        (activations, logits), seconds = _timed(_forward(self.features, self.head), self.params, padded)
+        program = compiled.forward(self.features, self.head)
+        (activations, bypass, logits), seconds = timed(program, self.params, padded)
         keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
         result = Forward(
-            padded, activations, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, tuple(sources), seconds / n
-        )
+            padded, activations, bypass, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, tuple(sources),
+            seconds / n,
+        )  # fmt: skip
         for source, a, f in zip(sources, result.activations, result.logits, strict=True):
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
                 raise self._not_finite(source)
         return result
 
     def _not_finite(self, source: str) -> JaxcamError:
-        for name, value in flatten(self.network.params).items():
-            if not np.isfinite(np.asarray(value)).all():
+        for name, value in named(self.network.params).items():
+            if not np.isfinite(numbers(value)).all():
                 return JaxcamError(f"{self.network.name}: the weights {name} hold NaN or infinite values")
         return JaxcamError(f"{source}: {self.network.name} gives NaN or infinite values for it")
 
@@ -130,11 +138,11 @@ class Engine:
           JaxcamError: the method is not defined for this head.
         """
         info = request.info
-        program = _maps(request, self.head)
+        program = compiled.maps(request, self.head)
         extra, total = self._extra(info.takes, forward, references)
         # A sampling method fills the device, and the memory, with one map's coalitions.
         at_once = 1 if info.takes in ("key", "image") else self.maps_at_once
-        plan = self._long.plan(request, forward.padded[0])
+        plan = self._long.plan(request, *forward.example(0))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
@@ -144,10 +152,11 @@ class Engine:
             elif plan is not None:
                 [(row, target)] = some.tolist()
                 key = jax.random.fold_in(forward.keys[row], target)
-                a, source = forward.padded[row], forward.sources[row]
-                result, seconds = self._long.run(request, plan, a, key, target, source, done)
+                given = (*forward.example(row), key, target, forward.sources[row])
+                result, seconds = self._long.run(request, plan, *given, done)
             else:
-                result, seconds = _timed(program, self.params, forward.padded, rows, targets, *extra, warm=at_once > 1)
+                batch = (forward.padded, forward.bypass, rows, targets)
+                result, seconds = timed(program, self.params, *batch, *extra, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
             if plan is None:
@@ -162,7 +171,7 @@ class Engine:
         gaps = diagnostics.get("completeness_gap")
         if gaps is None:
             rows, targets = np.asarray(pairs).T
-            difference = forward.logits[rows, targets].astype(np.float64) - self._logits_at_zero()[targets]
+            difference = forward.logits[rows, targets].astype(np.float64) - self._logits_at_zero(forward)[rows, targets]
             gaps = coefficients.sum(1, dtype=np.float64) - difference
         evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
         return Maps(coefficients, maps, gaps, evaluations, total / len(pairs))
@@ -174,31 +183,35 @@ class Engine:
         if takes != "references":
             return (), 0.0
         if references is None:
-            background, seconds = _timed(_default_references(self.features), self.params, forward.inputs)
+            background, seconds = timed(compiled.default_references(self.features), self.params, forward.inputs)
             return (background,), seconds
-        shared = _timed(_part(self.features), self.params, references)[0]
+        shared = timed(compiled.jitted(self.features), self.params, references)[0]
         return (jnp.broadcast_to(shared, (self.batch_size, *shared.shape)),), 0.0
 
     def _by_chunks(self, request: Request, forward: Forward, row: jax.Array, target: jax.Array) -> tuple[tuple, float]:
         """One map of Score-CAM, and its seconds: a program for each chunk of channels, the loop on the host."""
         score = {"score": "sigmoid" if self.network.multi_label else "softmax"}
-        pieces = ScoreChunks(Part(self.network.config, None, None), **score | dict(request.options))
+        pieces = ScoreChunks(self.network.whole, **score | dict(request.options))
         total = 0.0
 
         def call(piece, *args):
             nonlocal total
-            result, seconds = _timed(_piece(pieces, piece.__name__), *args)
+            result, seconds = timed(compiled.piece(pieces, piece.__name__), *args)
             total += seconds
             return result
 
         cam = pieces.run(self.params, forward.padded[row], forward.inputs[row], target, call)
         return jax.tree.map(lambda x: x[None], tuple(cam)), total
 
-    def _logits_at_zero(self) -> np.ndarray:
-        if self._at_zero is None:
-            zero = jnp.zeros(self.network.layer_shape(self.layer))
-            self._at_zero = np.asarray(_timed(_part(self.head), self.params, zero)[0], np.float64)
-        return self._at_zero
+    def _logits_at_zero(self, forward: Forward) -> np.ndarray:
+        """F(0), `(batch, C)`: the same for all pictures where nothing goes around the layer."""
+        around = bool(jax.tree.leaves(forward.bypass))
+        if self._at_zero is None or around and self._at_zero[0] is not forward:
+            zeros = jnp.zeros(forward.padded.shape[0 if around else 1 :], forward.padded.dtype)
+            logits, _ = timed(compiled.jitted(self.head), held(self.params, forward.bypass), zeros)
+            shape = (self.batch_size, logits.shape[-1])
+            self._at_zero = forward if around else None, np.broadcast_to(np.asarray(logits, np.float64), shape)
+        return self._at_zero[1]
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:
@@ -211,88 +224,3 @@ def _keys(seed: int, sources: Sequence[str]) -> jax.Array:
     names = [os.path.basename(source).encode("utf-8", "surrogateescape") for source in sources]
     data = jnp.asarray([zlib.crc32(name) for name in names], jnp.uint32)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), data)
-
-
-def _timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
-    """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside."""
-    compiled = _compiled(program, *args)
-    if warm and not compiled.warm:
-        jax.block_until_ready(compiled.call(*args))
-        compiled.warm = True
-    start = time.perf_counter()
-    result = jax.block_until_ready(compiled.call(*args))
-    return result, time.perf_counter() - start
-
-
-@dataclasses.dataclass
-class _Compiled:
-    call: Callable
-    warm: bool = False
-
-
-def _compiled(program: Any, *args: Any) -> _Compiled:
-    leaves, tree = jax.tree.flatten(args)
-    return _compile(program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves))
-
-
-@functools.lru_cache(maxsize=128)
-def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Compiled:
-    with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
-        return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
-
-
-@functools.lru_cache(maxsize=128)
-def _part(part: Part) -> Any:
-    return jax.jit(part)
-
-
-@functools.lru_cache(maxsize=128)
-def _forward(features: Part, head: Part) -> Any:
-    @jax.jit
-    def forward(params, inputs):
-        activations = features(params, inputs)
-        return activations, head(params, activations)
-
-    return forward
-
-
-@functools.lru_cache(maxsize=128)
-def _maps(request: Request, head: Part) -> Any:
-    function, takes = request.function, request.info.takes
-
-    @jax.jit
-    def maps(params, activations, rows, targets, *extra):
-        def one(row, target):
-            a = activations[row]
-            if takes == "references":
-                return tuple(function(params, a, head=head, target=target, references=extra[0][row]))
-            if takes == "key":
-                return tuple(function(params, a, jax.random.fold_in(extra[0][row], target), head=head, target=target))
-            return tuple(function(params, a, head=head, target=target))
-
-        if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
-            return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))
-        return jax.vmap(one)(rows, targets)
-
-    return maps
-
-
-@functools.lru_cache(maxsize=128)
-def _piece(pieces: ScoreChunks, name: str) -> Any:
-    return jax.jit(getattr(pieces, name))
-
-
-@functools.lru_cache(maxsize=128)
-def _default_references(features: Part) -> Any:
-    """Activations `(b, 4, h, w, K)` of nothing, and of each picture blurred, its mean colour, and noise."""
-
-    @jax.jit
-    def references(params, inputs):
-        b, s = inputs.shape[:2]
-        coarse = jax.image.resize(inputs, (b, min(8, s), min(8, s), 3), "linear")
-        blurred = features(params, jax.image.resize(coarse, inputs.shape, "linear"))
-        plain = jnp.stack([jnp.zeros(inputs.shape[1:]), jax.random.normal(jax.random.key(0), inputs.shape[1:])])
-        shared = jnp.broadcast_to(features(params, plain), (b, 2, *blurred.shape[1:]))
-        return jnp.concatenate([jnp.zeros_like(blurred)[:, None], blurred[:, None], shared], axis=1)
-
-    return references

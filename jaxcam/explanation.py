@@ -20,7 +20,7 @@ from jaxcam.files import whole_file
 from jaxcam.long_maps import States
 from jaxcam.maps import place_map, why_empty
 from jaxcam.methods.catalog import METHODS, Request, request
-from jaxcam.models.network import Network
+from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.sharded import orderings_mesh
 from jaxcam.targets import Targets, as_list, chooser
 
@@ -141,7 +141,7 @@ def _plain(value: Any) -> Any:
 
 
 def explain(
-    network: Network,
+    network: Classifier,
     images: Picture | Sequence[Picture],
     *,
     methods: str | Sequence[str] = ("lift_cam",),
@@ -154,13 +154,13 @@ def explain(
     """Explains why a network scores pictures as it does.
 
     Args:
-      network: from `jaxcam.load`, or any `Network`.
+      network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
       images: paths, `PIL.Image`s or arrays (see `to_picture`), or one of them.
       methods: names from `METHODS`, with options as in `shap_cam:num_permutations=1000,estimator=plain`; or
         "all": every one that is defined for this network and layer (named beside "all", one keeps its options).
       targets: `n` for the n most probable classes of each picture, or class names and indices for all
         pictures, or one list of these per picture.
-      layer: where to make the maps; the last convolutional layer unless given.
+      layer: where to make the maps; the network's default layer, the last convolutional one, unless given.
       batch_size: pictures, and maps, computed at a time. It changes speed and memory, not results.
       references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
         four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
@@ -186,7 +186,7 @@ def explain(
 
 
 def explain_each(
-    network: Network,
+    network: Classifier,
     images: Iterable[tuple[str, Picture]],
     *,
     methods: str | Sequence[str] = ("lift_cam",),
@@ -257,7 +257,7 @@ def requested(methods: str | Sequence[str]) -> tuple[bool, dict[str, Request]]:
 
 
 def _gather(
-    network: Network,
+    network: Classifier,
     engine: Engine,
     named: tuple[str, Image.Image],
     inputs: Forward,

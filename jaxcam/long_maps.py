@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxcam.cutting import held
 from jaxcam.methods.catalog import Request
 from jaxcam.methods.schedule import Plan, State, plan_shap_cam
 from jaxcam.methods.steps import is_done, shap_cam_result, shap_cam_steps
-from jaxcam.models.network import Part
+from jaxcam.models.classifier import Predict
 from jaxcam.shapley.sharded import replicate
 
 
@@ -39,27 +40,29 @@ class LongMaps:
       states: where states are kept; None for nowhere.
     """
 
-    def __init__(self, head: Part, params: Any, mesh: Mesh | None, states: States | None):
+    def __init__(self, head: Predict, params: Any, mesh: Mesh | None, states: States | None):
         self.head, self.params, self.mesh, self.states = head, params, mesh, states
         self._placed: Any = None
         self._warm: set[Any] = set()
 
-    def plan(self, request: Request, activations: jax.Array) -> Plan | None:
+    def plan(self, request: Request, activations: jax.Array, bypass: Any) -> Plan | None:
         """How a request goes about it; None where one program does it at once."""
         if request.name != "shap_cam":
             return None
         options: dict[str, Any] = {k: v for k, v in request.options if k != "head"}
-        plan = plan_shap_cam(self.params, activations, head=self.head, target=0, **options)
+        first = held(self.params, bypass)
+        plan = plan_shap_cam(first, activations, head=self.head, target=0, **options)
         if plan.steps == 1:  # whatever the number of devices
             return None
         devices = 1 if self.mesh is None else self.mesh.size
-        return plan_shap_cam(self.params, activations, head=self.head, target=0, devices=devices, **options)
+        return plan_shap_cam(first, activations, head=self.head, target=0, devices=devices, **options)
 
     def run(
         self,
         request: Request,
         plan: Plan,
         activations: jax.Array,
+        bypass: Any,
         key: jax.Array,
         target: int,
         source: str,
@@ -71,9 +74,9 @@ class LongMaps:
         options: dict[str, Any] = dict(request.options)
         where = (source, request.label, target)
         state = None if self.states is None else self.states.load(*where)
-        a = self._agreed(activations)
+        a, bypass = jax.tree.map(self._agreed, (activations, bypass))
         steps = shap_cam_steps(
-            self._placed, a, key, head=self.head, target=target, mesh=self.mesh, state=state, **options
+            held(self._placed, bypass), a, key, head=self.head, target=target, mesh=self.mesh, state=state, **options
         )
         seconds = collections.defaultdict(list)
         told, before = 0.0, type(state)
@@ -95,13 +98,13 @@ class LongMaps:
         cam = shap_cam_result(state, np.asarray(a))  # type: ignore[arg-type]
         return jax.tree.map(lambda x: np.asarray(x)[None], tuple(cam)), self._without_compilation(request, seconds)
 
-    def _agreed(self, activations: jax.Array) -> Any:
-        """The activations, to the bit the same in all processes."""
+    def _agreed(self, values: jax.Array) -> Any:
+        """An array, to the bit the same in all processes."""
         if jax.process_count() == 1:
-            return activations
+            return values
         from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(activations)))
+        return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
 
     def _without_compilation(self, request: Request, seconds: dict[Any, list[float]]) -> float:
         total = 0.0

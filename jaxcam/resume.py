@@ -22,9 +22,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.explanation import Attribution, Explanation
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.schedule import State
-from jaxcam.models.network import Network
-from jaxcam.models.store import manifest_of
-from jaxcam.models.trees import digest as weights_digest
+from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.adjusted import AdjustedState, Pilot
 from jaxcam.shapley.moments import Moments
 from jaxcam.shapley.permutations import PermutationState
@@ -36,12 +34,12 @@ INTERVAL = 10.0
 _KINDS: dict[str, Any] = {"Pilot": Pilot, "AdjustedState": AdjustedState, "PermutationState": PermutationState}
 
 
-def settings_digest(network: Network, *, layer: str, methods: Sequence[str], targets: Any, seed: int) -> str:
+def settings_digest(network: Classifier, *, layer: str, methods: Sequence[str], targets: Any, seed: int) -> str:
     """What decides the numbers of a run besides the pictures; batches and devices do not."""
-    about = manifest_of(network)
-    named = {k: about[k] for k in ("family", "architecture", "classes", "multi_label", "preprocessing")}
+    named = {"classes": list(network.classes), "multi_label": network.multi_label, **network.described()}
+    named["preprocessing"] = network.preprocessing.fields()
     chosen = {"layer": layer, "methods": list(methods), "targets": targets, "seed": seed, "version": __version__}
-    text = json.dumps(named | chosen | {"weights": weights_digest(network.params)}, sort_keys=True)
+    text = json.dumps(named | chosen | {"weights": network.digest()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -173,7 +171,7 @@ def saved_digest(file: pathlib.Path) -> str | None:
         return None
 
 
-def read_explanation(file: pathlib.Path, image: Image.Image, network: Network) -> Explanation:
+def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier) -> Explanation:
     """What `Explanation.save` wrote, with the picture that it leaves out."""
     with np.load(file, allow_pickle=False) as arrays:
         a = {k: arrays[k] for k in arrays.files if k != "heatmaps"}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.models.network import Network
+from jaxcam.models.classifier import Classifier
 
 #: The n most probable classes, or classes by name or index; for pictures one by one, a list of such lists.
 Targets = int | Sequence[str | int] | Sequence[Sequence[str | int]]
@@ -28,7 +28,7 @@ def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def chooser(network: Network, targets: str | Targets) -> tuple[Callable[[np.ndarray, int], list[int]], int]:
+def chooser(network: Classifier, targets: str | Targets) -> tuple[Callable[[np.ndarray, int], list[int]], int]:
     """A function `(logits (C,), position of the picture) -> class indices`, and how many these are at most."""
     if not isinstance(targets, str) and isinstance(targets, int | np.integer):
         if targets < 1:

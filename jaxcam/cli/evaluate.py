@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxcam.cli import networks
 from jaxcam.errors import JaxcamError
 
 if TYPE_CHECKING:
@@ -29,8 +30,7 @@ def add_commands(commands: Any) -> None:
         "it before the options",
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
-    p.add_argument("--model", metavar="NAME|FOLDER", help="as for jaxcam explain")
-    p.add_argument("--weights", metavar="FILE|DIR", help="as for jaxcam explain")
+    networks.add_options(p)
     p.add_argument(
         "--methods", nargs="+", action="extend", metavar="M", help="methods of `jaxcam methods`, with options where "
         "wanted (shap_cam:num_permutations=100), or all (default: lift_cam)",
@@ -46,7 +46,7 @@ def add_commands(commands: Any) -> None:
         "--targets", choices=("label", "predicted"), default="label",
         help="explain every class that is in a picture, or the most probable one (default: label)",
     )  # fmt: skip
-    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the last convolutional layer)")
+    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument(
         "--baseline",
         choices=("mean", "zero", "blur"),
@@ -79,7 +79,6 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.data.datasets import read_class_names
     from jaxcam.data.evaluation import load_dataset
     from jaxcam.evaluate import evaluate
-    from jaxcam.models.zoo import load
 
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     data = load_dataset(
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for line in data.summary():
         print(line)
-    network = load(options.model, weights=options.weights)
+    network = networks.load(options)
     with _progress() as report:
         watch = _Watch(report)
         found = evaluate(

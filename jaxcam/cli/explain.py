@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
-from jaxcam.cli import processes
+from jaxcam.cli import networks, processes
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.table import rows_of, table_of
 from jaxcam.errors import JaxcamError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jaxcam.explanation import Explanation
-    from jaxcam.models.network import Network
+    from jaxcam.models.classifier import Classifier
     from jaxcam.resume import Digests
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "data" / "bundled" / "golf_ball_and_parachute.jpg"
@@ -40,14 +40,7 @@ def add_commands(commands: Any) -> None:
         help="photos in any common format, or folders of them; name them before options",
     )
     p.add_argument("--example", action="store_true", help="explain the picture that comes with jaxcam")
-    p.add_argument(
-        "--model", metavar="NAME|FOLDER", help="a network of `jaxcam models`, or a folder that holds one (default: "
-        "the first of `jaxcam models`)",
-    )  # fmt: skip
-    p.add_argument(
-        "--weights", metavar="FILE|DIR", help="use these weights, a file by PyTorch or Keras or a folder by jaxcam; "
-        "--model may then name the architecture, which the file tells otherwise",
-    )  # fmt: skip
+    networks.add_options(p)
     p.add_argument(
         "--method", nargs="+", action="extend", metavar="M",
         help="methods of `jaxcam methods`, or all (default: lift_cam); options follow a colon, as in "
@@ -62,7 +55,7 @@ def add_commands(commands: Any) -> None:
     which.add_argument(
         "--top", type=int, default=1, metavar="N", help="explain the N most probable classes of each photo (default: 1)"
     )
-    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the last convolutional layer)")
+    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument("--out", default="explanations", metavar="DIR", help="where the files go (default: explanations)")
     p.add_argument("--json", metavar="FILE|-", help="write the numbers as JSON as well; - for standard output")
     p.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos and maps at a time (default: 8)")
@@ -89,10 +82,9 @@ def run(options: argparse.Namespace) -> int:
     paths = expand(named, pathlib.Path(options.out))
     first = processes.start(options)
     from jaxcam.files import check_writable
-    from jaxcam.models.zoo import load
 
-    network = load(options.model, weights=options.weights)
-    network.split(at=options.layer)
+    network = networks.load(options)
+    network.resolve_layer(options.layer)
     targets: Any = [network.class_index(t) for t in options.target] if options.target else options.top
     out = check_writable(options.out) if first else pathlib.Path(options.out)
     if options.json not in (None, "-"):
@@ -116,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _explain(
-    options: argparse.Namespace, network: Network, methods: list, targets: Any, paths: list[str], out: pathlib.Path,
+    options: argparse.Namespace, network: Classifier, methods: list, targets: Any, paths: list[str], out: pathlib.Path,
     first: bool,
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
@@ -129,7 +121,7 @@ def _explain(
     everything, requests = requested(methods)
     labels = [*requests, *(["all"] if everything else [])]
     settings = settings_digest(
-        network, layer=str(network.split(at=options.layer)[1].after), methods=labels, targets=targets, seed=options.seed
+        network, layer=network.resolve_layer(options.layer), methods=labels, targets=targets, seed=options.seed
     )
     check_alike(settings)
     digests = Digests(settings)
@@ -178,7 +170,7 @@ def _explain(
 
 
 def _take_up(
-    paths: list[str], names: dict[str, str], out: pathlib.Path, network: Network, digests: Digests, keep: Any,
+    paths: list[str], names: dict[str, str], out: pathlib.Path, network: Classifier, digests: Digests, keep: Any,
     notices: list[str], *, figure: bool,
 ) -> list[str]:  # fmt: skip
     """The pictures that an earlier run has not finished; the results of the others are read, and kept."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jaxcam.models.catalogue import Published
-    from jaxcam.models.network import Network
+    from jaxcam.models.classifier import Classifier
 
 
 def add_commands(commands: Any) -> None:
@@ -22,7 +22,10 @@ def add_commands(commands: Any) -> None:
         description="Lists the networks that come with jaxcam, the default one first, and published ones that it can "
         "download; or shows one in detail.",
     )  # fmt: skip
-    models.add_argument("name", nargs="?", metavar="NAME|FOLDER", help="the network to show")
+    models.add_argument(
+        "name", nargs="?", metavar="NAME|FOLDER|FILE.py:NAME", help="the network to show; FILE.py:NAME, one of your "
+        "own from jaxcam.wrap, runs that Python file",
+    )  # fmt: skip
     models.set_defaults(run=_models)
     methods = commands.add_parser(
         "methods", help="list the methods", allow_abbrev=False,
@@ -62,6 +65,7 @@ def score(provenance: dict) -> str:
 
 
 def _models(options: argparse.Namespace) -> int:
+    from jaxcam.cli.networks import named
     from jaxcam.models.catalogue import CATALOGUE
     from jaxcam.models.zoo import bundled, load
 
@@ -69,27 +73,27 @@ def _models(options: argparse.Namespace) -> int:
     if options.name is None:
         table = _table("name", "architecture", "classes", "input", "validation", "layers")
         for name in bundled():
-            network = load(name)
-            size = f"{network.preprocessing.size} x {network.preprocessing.size}"
-            layers = f"{len(network.layers)}, maps at {network.default_layer}"
-            _add(table, name, _kind(network), len(network.classes), size, score(network.provenance), layers)
+            shown = load(name)
+            size = f"{shown.preprocessing.size} x {shown.preprocessing.size}"
+            layers = f"{len(shown.layers)}, maps at {shown.default_layer}"
+            _add(table, name, _kind(shown), len(shown.classes), size, score(shown.provenance), layers)
         console.print(table)
         _catalogue(console)
         return 0
     if options.name in CATALOGUE and options.name not in bundled():
         _published(console, CATALOGUE[options.name])
         return 0
-    network = load(options.name)
+    network: Classifier = named(options.name)
     console.print(f"{network.name}: {_kind(network)}, {score(network.provenance)}", markup=False)
     console.print(f"classes ({len(network.classes)}): {', '.join(network.classes)}", markup=False)
-    console.print("preprocessing: " + _pairs(vars(network.preprocessing)), markup=False)
+    console.print("preprocessing: " + _pairs(network.preprocessing.fields()), markup=False)
     for key, value in network.provenance.items():
         console.print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}", markup=False)
     _layers(console, network)
     return 0
 
 
-def _layers(console: Console, network: Network) -> None:
+def _layers(console: Console, network: Classifier) -> None:
     table = _table("layer", "height x width x channels", "")
     default = network.resolve_layer(network.default_layer)
     for layer in network.layers:
@@ -136,9 +140,11 @@ def _published(console: Console, entry: Published) -> None:
 def _kind(network: Any) -> str:
     import jax
 
-    config = network.config
-    family = type(config).__name__.removesuffix("Config") + str(config.depth)
     parameters = sum(x.size for x in jax.tree.leaves(network.params))
+    config = getattr(network, "config", None)
+    if config is None:
+        return f"a network of your own, {parameters:,} numbers"
+    family = type(config).__name__.removesuffix("Config") + str(config.depth)
     width = "" if config.width == 1 else f", width {config.width:g}"
     return f"{family}{'-BN' if config.batch_norm and family.startswith('VGG') else ''}{width}, {parameters:,} numbers"
 

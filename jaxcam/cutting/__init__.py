@@ -4,9 +4,9 @@
 all that is known about the place, `layers` the places there are, and `tag` marks one in one's own code.
 """
 
-from jaxcam.cutting.cut import Cut, Features, Head, Held, cut, split
+from jaxcam.cutting.cut import Cut, Features, Head, Held, cut, held, split
 from jaxcam.cutting.layouts import Layout, tokens
 from jaxcam.cutting.listing import Layer, layers
 from jaxcam.cutting.tags import tag
 
-__all__ = ["Cut", "Features", "Head", "Held", "Layer", "Layout", "cut", "layers", "split", "tag", "tokens"]
+__all__ = ["Cut", "Features", "Head", "Held", "Layer", "Layout", "cut", "held", "layers", "split", "tag", "tokens"]

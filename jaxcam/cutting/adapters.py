@@ -65,6 +65,16 @@ def adapt(model: Any, params: Any, call: Call) -> Adapter:
     return Adapter(run)
 
 
+def own_params(model: Any, params: Any) -> Any:
+    """`params`, as plain containers; the module's own where none are given (of a function there are none to take)."""
+    nnx, eqx = sys.modules.get("flax.nnx"), sys.modules.get("equinox")
+    if params is None and nnx is not None and isinstance(model, nnx.Module):
+        params = nnx.state(model, nnx.Not(nnx.RngState))  # the keys of dropout, which is off, stay with the module
+    if params is None and eqx is not None and isinstance(model, eqx.Module):
+        return eqx.filter(model, eqx.is_array)
+    return nnx.to_pure_dict(params) if nnx is not None and isinstance(params, nnx.State) else params
+
+
 def _invoke(module: Any, x: Any, call: Call) -> Any:
     return call(module, x) if callable(call) else module(x, **(call or {}))
 

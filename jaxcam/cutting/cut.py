@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend import core as jex
 
 from jaxcam.cutting import layouts, listing, program
 from jaxcam.cutting.adapters import Call
+from jaxcam.cutting.checks import Checked, like, same_structure, some
 from jaxcam.cutting.layouts import Layout
 from jaxcam.errors import JaxcamError, unknown
 
@@ -27,22 +27,16 @@ class Held(NamedTuple):
     bypass: Any
 
 
+def held(params: Any, bypass: Any) -> Any:
+    """What a head takes first: `Held`, or the parameters alone where nothing goes around the cut."""
+    return Held(params, bypass) if jax.tree.leaves(bypass) else params
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Side:
-    closed: jex.ClosedJaxpr
+class _Side(Checked):
     layout: Layout
     axis: int | None
     layer: str
-    params: Any
-
-    def run(self, params: Any, *rest: jax.Array) -> list:
-        given, expected = jax.tree.leaves(params), jax.tree.leaves(self.params)
-        if not _same_structure(params, self.params):
-            raise JaxcamError(
-                f"the params are not of the structure that the network was cut with: {_difference(params, self.params)}"
-            )
-        leaves = [_like(leaf, shape, "params") for leaf, shape in zip(given, expected, strict=True)]
-        return jex.jaxpr_as_fun(self.closed)(*leaves, *rest)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +63,7 @@ class Features(_Side):
         image = jnp.asarray(image)
         if image.ndim == self.image.ndim + 1:
             return jax.vmap(self.with_bypass, in_axes=(None, 0))(params, image)
-        value, *around = self.run(params, _like(image, self.image, "the image"))
+        value, *around = self.run(params, like(image, self.image, "the image"))
         if self.axis is not None:
             value = jnp.squeeze(value, self.axis)
         activations, rest = self.layout.as_map(value)
@@ -113,13 +107,13 @@ class Head(_Side):
         if not isinstance(params, Held):
             if self.needs_bypass:
                 raise JaxcamError(
-                    f"values of this image go around {self.layer!r} ({_some(self.around)}) and the head needs them: "
+                    f"values of this image go around {self.layer!r} ({some(self.around)}) and the head needs them: "
                     "use `activations, held = features.hold(params, image)`, and `held` where params are asked for"
                 )
             params = Held(params, self.bypass)
         params, bypass = params
         given, expected, tree = jax.tree.leaves(bypass), jax.tree.leaves(self.bypass), jax.tree.structure(bypass)
-        if not _same_structure(bypass, self.bypass):
+        if not same_structure(bypass, self.bypass):
             raise JaxcamError(f"the bypass is not that of a cut at {self.layer!r}; take features.with_bypass(...)")
         activations = jnp.asarray(activations)
         if activations.ndim == 4:
@@ -127,9 +121,9 @@ class Head(_Side):
             held_axes = Held(None, jax.tree.unflatten(tree, axes))
             return jax.vmap(self, in_axes=(held_axes, 0))(Held(params, bypass), activations)
         around, rest = jax.tree.unflatten(
-            tree, [_like(v, s, "the bypass") for v, s in zip(given, expected, strict=True)]
+            tree, [like(v, s, "the bypass") for v, s in zip(given, expected, strict=True)]
         )
-        value = self.layout.from_map(_like(activations, self.activations, "the activations"), rest)
+        value = self.layout.from_map(like(activations, self.activations, "the activations"), rest)
         if self.axis is not None:
             value = jnp.expand_dims(value, self.axis)
         (logits,) = self.run(params, *around, value)
@@ -165,18 +159,22 @@ def cut(
     Returns:
       A `Cut`: `features`, `head`, `layer` and `predict`.
     """
-    traced = listing.trace(model, params, example, call, batched)
-    place, occurrence = _find(listing.numbered(traced), at)
+    return cut_traced(listing.trace(model, params, example, call, batched), at, layout)
+
+
+def cut_traced(traced: listing.Traced, at: str, layout: str | Layout | None = None) -> Cut:
+    """`cut`, of a network that is traced already."""
+    name, place, occurrence = _find(listing.numbered(traced), at)
     axis = listing.batch_axis(place, traced.batched)
     shape = tuple(n for i, n in enumerate(place.shape) if i != axis)
     resolved = layouts.resolve(traced.layout if layout is None else layout)
-    activations, rest = layouts.checked(resolved, jax.ShapeDtypeStruct(shape, place.dtype), at)
+    activations, rest = layouts.checked(resolved, jax.ShapeDtypeStruct(shape, place.dtype), name)
     halves = program.halve(traced.closed, place.name, occurrence, len(jax.tree.leaves(traced.params)))
     around = tuple(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in halves.features.out_avals[1:])
     told = halves.bypass + [f"{r.shape} beside the map" for r in jax.tree.leaves(rest)]
-    shared = {"layout": resolved, "axis": axis, "layer": at, "params": traced.params}
+    shared = {"params": traced.params, "layout": resolved, "axis": axis, "layer": name}
     return Cut(
-        listing.Layer(at, activations.shape, place.kind),
+        listing.Layer(name, activations.shape, place.kind),
         Features(halves.features, image=traced.image, **shared),
         Head(halves.head, activations=activations, bypass=(around, rest), around=tuple(told), **shared),
     )
@@ -224,7 +222,8 @@ def split(
     return made.features, made.head
 
 
-def _find(places: dict[str, tuple[program.Place, int]], at: str) -> tuple[program.Place, int]:
+def _find(places: dict[str, tuple[program.Place, int]], at: str) -> tuple[str, program.Place, int]:
+    """The place called `at`, its name as `layers` spells it, and which of that name it is."""
     name = at.replace("/", ".") if at not in places else at
     repeated = [n for n in places if n.rsplit("#", 1)[0] == name and n != name]
     if name in places:
@@ -241,35 +240,4 @@ def _find(places: dict[str, tuple[program.Place, int]], at: str) -> tuple[progra
         raise JaxcamError(
             f"{at!r} is inside {place.inside}, and a loop or branch cannot be cut within: cut before or behind it"
         )
-    return place, occurrence
-
-
-def _like(value: Any, expected: jax.ShapeDtypeStruct, what: str) -> jax.Array:
-    """`value` as an array of the expected shape and dtype."""
-    value = jnp.asarray(value)
-    if value.shape != expected.shape:
-        raise JaxcamError(f"{what}: shape {value.shape}, but the network was cut for {expected.shape}; split it anew")
-    if value.dtype == expected.dtype:
-        return value
-    if jnp.issubdtype(value.dtype, jnp.floating) and jnp.issubdtype(expected.dtype, jnp.floating):
-        return value.astype(expected.dtype)
-    raise JaxcamError(f"{what}: dtype {value.dtype}, but the network was cut for {expected.dtype}; split it anew")
-
-
-def _same_structure(one: Any, other: Any) -> bool:
-    first: Any = jax.tree.structure(one)
-    return first == jax.tree.structure(other)
-
-
-def _difference(given: Any, expected: Any) -> str:
-    ours, theirs = (
-        {jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_flatten_with_path(t)[0]} for t in (given, expected)
-    )
-    lacking, extra = sorted(theirs - ours), sorted(ours - theirs)
-    parts = [f"{what} {_some(names)}" for what, names in (("lacks", lacking), ("has besides", extra)) if names]
-    return " and ".join(parts) or "other containers hold the same values"
-
-
-def _some(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return name, place, occurrence

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -127,6 +128,18 @@ def batch_axis(place: program.Place, batched: bool) -> int | None:
     )
 
 
+def unbatched(traced: Traced) -> Iterator[tuple[str, program.Place, tuple[int, ...]]]:
+    """The places outside of loops, each with its name and its shape without the network's batch axis."""
+    for name, (place, _) in numbered(traced).items():
+        if place.inside:
+            continue
+        try:
+            axis = batch_axis(place, traced.batched)
+        except JaxcamError:
+            continue
+        yield name, place, tuple(n for i, n in enumerate(place.shape) if i != axis)
+
+
 def layers(
     model: Any, params: Any = None, *, example: Any, call: Call = None, layout: str | None = None,
     batched: bool | None = None,
@@ -148,14 +161,9 @@ def layers(
     """
     traced = trace(model, params, example, call, batched)
     listed = []
-    for name, (place, _) in numbered(traced).items():
-        if place.inside or not jnp.issubdtype(place.dtype, jnp.floating):
+    for name, place, shape in unbatched(traced):
+        if not jnp.issubdtype(place.dtype, jnp.floating):
             continue
-        try:
-            axis = batch_axis(place, traced.batched)
-        except JaxcamError:
-            continue
-        shape = tuple(n for i, n in enumerate(place.shape) if i != axis)
         if len(shape) == 3 and (layout or traced.layout) == "khw":
             shape = (*shape[1:], shape[0])
         if len(shape) in (2, 3):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from jax.extend import core as jex
 
 from jaxcam.cutting import tags
@@ -187,3 +191,24 @@ def _assemble(closed: Any, flat: Flat, invars: list, outvars: list, eqns: list[j
     told = closed.jaxpr.debug_info._replace(arg_names=None, result_paths=None)
     jaxpr = jex.Jaxpr([v for v, _ in held], invars, outvars, eqns, effects, told)
     return jex.ClosedJaxpr(jaxpr, [c for _, c in held])
+
+
+def fingerprint(closed: jex.ClosedJaxpr) -> str:
+    """The SHA-256 of a program: its text, and the constants in it and in the programs that it calls."""
+    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
+    for value in _constants(closed):
+        key = jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(value) if key else value)
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    jaxpr, consts = opened(program)
+    yield from consts
+    for eqn in jaxpr.eqns:
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, tuple | list) else (value,):
+                if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                    yield from _constants(inner)

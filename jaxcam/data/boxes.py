@@ -10,10 +10,10 @@ import numpy as np
 from jaxcam.data.samples import clip_boxes
 
 if TYPE_CHECKING:
-    from jaxcam.models.preprocess import Preprocessing
+    from jaxcam.models.classifier import Rules
 
 
-def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: Rules) -> np.ndarray:
     """Boxes in a picture as boxes in what the network sees of it.
 
     Args:
@@ -24,11 +24,11 @@ def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: Prep
     Returns:
       `(m, 4)` float32 in pixels of the input, clipped to it; boxes that the crop leaves nothing of are left out.
     """
-    side = preprocessing.size
+    height, width, _ = preprocessing.shape
     x0, y0, x1, y1 = preprocessing.region(*size)
-    scale = np.asarray([side / (x1 - x0), side / (y1 - y0)] * 2)
+    scale = np.asarray([width / (x1 - x0), height / (y1 - y0)] * 2)
     moved = (np.asarray(boxes, np.float64).reshape(-1, 4) - (x0, y0, x0, y0)) * scale
-    return clip_boxes(moved.astype(np.float32), (side, side))[0]
+    return clip_boxes(moved.astype(np.float32), (width, height))[0]
 
 
 def pad_boxes(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,7 @@ from jaxcam.data.samples import Item, clip_boxes
 from jaxcam.errors import JaxcamError
 
 if TYPE_CHECKING:
-    from jaxcam.models.preprocess import Preprocessing
+    from jaxcam.models.classifier import Rules
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,8 +28,8 @@ class Loaded:
     Attributes:
       index: its place among the items that were asked for.
       item: which picture.
-      pixels: `(s, s, 3)` uint8 RGB, resized and cropped; `preprocessing.normalize` makes the input of it. None where
-        the picture could not be read.
+      pixels: `(s, s, 3)` uint8 RGB, resized and cropped; `preprocessing.normalize` makes the input of it (which it is
+        already where the preprocessing is a function). None where the picture could not be read.
       boxes: of each label that has any within the crop, `(n, 4)` float32 in pixels of the input.
       picture_size: `(w, h)` of the picture; (0, 0) where it could not be read.
       error: why it could not be read, in one line; None where it was.
@@ -47,9 +47,7 @@ class Loaded:
     seconds: float
 
 
-def stream(
-    items: Iterable[Item], preprocessing: Preprocessing, *, threads: int = 4, ahead: int = 32
-) -> Iterator[Loaded]:
+def stream(items: Iterable[Item], preprocessing: Rules, *, threads: int = 4, ahead: int = 32) -> Iterator[Loaded]:
     """Reads pictures in threads and yields them in order, at most `ahead` of them before they are asked for.
 
     A picture that cannot be read is yielded with its `error`, never raised. Closing the iterator stops the threads.
@@ -67,7 +65,7 @@ def stream(
     return _stream(items, preprocessing, threads, ahead)
 
 
-def _stream(items: Iterable[Item], preprocessing: Preprocessing, threads: int, ahead: int) -> Iterator[Loaded]:
+def _stream(items: Iterable[Item], preprocessing: Rules, threads: int, ahead: int) -> Iterator[Loaded]:
     pool = cf.ThreadPoolExecutor(threads, thread_name_prefix="jaxcam-decode")
     waiting: collections.deque[cf.Future[Loaded]] = collections.deque()
     try:
@@ -81,7 +79,7 @@ def _stream(items: Iterable[Item], preprocessing: Preprocessing, threads: int, a
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def load(index: int, item: Item, preprocessing: Preprocessing) -> Loaded:
+def load(index: int, item: Item, preprocessing: Rules) -> Loaded:
     """Reads one picture, here and now; see `stream`."""
     start = time.perf_counter()
     try:
@@ -97,7 +95,7 @@ def load(index: int, item: Item, preprocessing: Preprocessing) -> Loaded:
 
 
 def _locate(
-    item: Item, size: tuple[int, int], preprocessing: Preprocessing
+    item: Item, size: tuple[int, int], preprocessing: Rules
 ) -> tuple[dict[int, np.ndarray], tuple[Problem, ...]]:
     """The item's boxes in the input, measured in the picture that there really is."""
     w, h = size

@@ -27,7 +27,7 @@ from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.methods.catalog import METHODS, Request, request
 from jaxcam.metrics import METRICS
-from jaxcam.models.network import Network
+from jaxcam.models.classifier import Classifier
 
 
 class Progress(NamedTuple):
@@ -47,7 +47,7 @@ class Progress(NamedTuple):
 
 
 def evaluate(
-    network: Network,
+    network: Classifier,
     data: Dataset | str | os.PathLike,
     *,
     methods: str | Sequence[str] = ("lift_cam",),
@@ -77,7 +77,7 @@ def evaluate(
     Several devices make a unit each at the same time; every one of them compiles its own programs.
 
     Args:
-      network: the network.
+      network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
       data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`).
       methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
       metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data.
@@ -85,7 +85,7 @@ def evaluate(
       limit: draw random subsets of this many pictures, one per seed; None for all pictures. A picture in several
         subsets is evaluated once.
       seeds: of the subsets, or how many of them.
-      layer: where the maps are made; the last convolutional layer unless given.
+      layer: where the maps are made; the network's default layer, the last convolutional one, unless given.
       targets: "label" explains every class that is in a picture, "predicted" the most probable class.
       reference: method whose coefficients the metric `cosine` compares with; it adds that metric.
       baseline: what a removed pixel becomes: "mean", "zero" or "blur".
@@ -111,8 +111,9 @@ def evaluate(
     if not isinstance(data, Dataset):
         data = load_dataset(data)
     data, known = _for_network(network, data, targets)
+    boxes = data.has_boxes and network.preprocessing.places_boxes
     options = Options(
-        methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, data, reference),
+        methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, boxes, reference),
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size, keep=tuple(keep),
     )  # fmt: skip
@@ -137,7 +138,7 @@ def evaluate(
         return gather(folder, read_manifest(folder), read_units(folder))
 
 
-def _for_network(network: Network, data: Dataset, targets: str) -> tuple[Dataset, bool]:
+def _for_network(network: Classifier, data: Dataset, targets: str) -> tuple[Dataset, bool]:
     """The data with the network's classes; and whether it has these. Where it need not, labels and boxes are void."""
     try:
         return data.for_classes(network.classes), True
@@ -148,7 +149,7 @@ def _for_network(network: Network, data: Dataset, targets: str) -> tuple[Dataset
 
 
 def _methods(
-    network: Network, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path, batch_size: int
+    network: Classifier, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path, batch_size: int
 ) -> tuple[Request, ...]:
     listed = [asked] if isinstance(asked, str) else list(asked)
     if "all" not in listed:
@@ -162,11 +163,10 @@ def _methods(
     return tuple(chosen)
 
 
-def _is_defined(network: Network, method: Request, layer: str | None) -> bool:
+def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool:
     """Whether a method that is for particular heads is for this one, by trying it."""
     engine = Engine(network, layer, 1, 1)
-    size = network.preprocessing.size
-    noise = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(size=(1, *network.preprocessing.shape)).astype(np.float32)
     try:
         engine.maps(method, engine.forward(noise, ["noise"]), [(0, 0)], None)
     except JaxcamError:
@@ -174,10 +174,10 @@ def _is_defined(network: Network, method: Request, layer: str | None) -> bool:
     return True
 
 
-def _metrics(asked: str | Sequence[str], data: Dataset, reference: str | None) -> tuple[str, ...]:
+def _metrics(asked: str | Sequence[str], boxes: bool, reference: str | None) -> tuple[str, ...]:
     listed = [asked] if isinstance(asked, str) else list(asked)
     if "all" in listed:
-        listed = [n for n, m in METRICS.items() if n != "cosine" and (data.has_boxes or not m.needs_boxes)]
+        listed = [n for n, m in METRICS.items() if n != "cosine" and (boxes or not m.needs_boxes)]
     if reference is not None and "cosine" not in listed:
         listed.append("cosine")
     return tuple(listed)
@@ -191,7 +191,9 @@ def _present(folder: pathlib.Path, plan: Plan) -> dict[int, Unit]:
     return {n: u for n, u in units.items() if not u.lines or arrays_file(folder, n).is_file()}
 
 
-def _loaded(network: Network, data: Dataset, plan: Plan, missing: Sequence[int]) -> Generator[list[Loaded], None, None]:
+def _loaded(
+    network: Classifier, data: Dataset, plan: Plan, missing: Sequence[int]
+) -> Generator[list[Loaded], None, None]:
     """The decoded pictures of the missing units, made in the background."""
     places = np.concatenate([plan.units[n] for n in missing])
     items = [data.items[i] for i in places]
@@ -203,7 +205,7 @@ def _loaded(network: Network, data: Dataset, plan: Plan, missing: Sequence[int])
 
 
 def _makers(
-    network: Network, options: Options, known: bool, devices: Sequence[Any], stop: threading.Event
+    network: Classifier, options: Options, known: bool, devices: Sequence[Any], stop: threading.Event
 ) -> Callable[[int, Sequence[Loaded]], Done]:
     """A function that makes a unit; each thread that calls it takes a device of its own."""
     local, free = threading.local(), list(devices)
@@ -213,7 +215,7 @@ def _makers(
             local.device = free.pop()
         with jax.default_device(local.device):
             if not hasattr(local, "worker"):
-                here = dataclasses.replace(network, params=jax.device_put(network.params, local.device))
+                here = network.with_params(jax.device_put(network.params, local.device))
                 local.worker = Worker(here, options, known_labels=known, stopping=stop.is_set)
             return local.worker.unit(number, loaded)
 

@@ -59,7 +59,9 @@ class Gallery:
         self.failed: dict[str, str] = {}
         self._drawn: dict[int, Case | None] = {}
         self.missing: str | None = None
-        if self.root is None:
+        if self.preprocessing is None:
+            self.missing = "the part of a picture that the network saw is known to its own preprocessing alone"
+        elif self.root is None:
             self.missing = "the run does not say where its pictures are; name their folder with --data"
         elif not self.root.is_dir():
             self.missing = f"there is no folder {self.root}; name the folder of the pictures with --data"
@@ -89,7 +91,7 @@ class Gallery:
         if (rows < 0).any():
             return None
         name = str(self.run.columns["image"][rows[0]])
-        assert self.root is not None
+        assert self.root is not None and self.preprocessing is not None
         try:
             seen = self.preprocessing.pixels(open_image(self.root / name))
         except JaxcamError as e:
@@ -101,7 +103,11 @@ class Gallery:
         return Case(pair, data_uri(np.asarray(picture)), [data_uri(overlay(picture, m)) for m in maps])
 
 
-def _preprocessing(fields: dict) -> Preprocessing:
+def _preprocessing(fields: dict) -> Preprocessing | None:
+    """What shows of a picture what the network saw; None where only a function of the user's knows."""
+    if "function" in fields:
+        side = max(fields["shape"][:2])  # the thumbnail is a square anyway
+        return Preprocessing(size=side, resize="squash") if fields["whole_picture"] else None
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return Preprocessing(**values)
 

@@ -23,8 +23,8 @@ from jaxcam.evaluate.store import in_use, read_units
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.catalog import Request
 from jaxcam.metrics import BASELINES, METRICS
-from jaxcam.models.network import Network
-from jaxcam.models.trees import digest
+from jaxcam.models.classifier import Classifier
+from jaxcam.models.preprocess import Preprocessing
 
 #: What `--keep` can name.
 KEEP = ("coefficients", "maps", "curves")
@@ -98,7 +98,7 @@ class Plan:
     units: list[np.ndarray]
 
 
-def make_plan(network: Network, data: Dataset, options: Options, about: dict | None = None) -> Plan:
+def make_plan(network: Classifier, data: Dataset, options: Options, about: dict | None = None) -> Plan:
     """Draws the subsets and writes down the settings.
 
     Raises:
@@ -108,17 +108,28 @@ def make_plan(network: Network, data: Dataset, options: Options, about: dict | N
         raise JaxcamError(f"{data.root}: holds no pictures to evaluate")
     if "pointing" in options.metrics and not data.has_boxes:
         raise JaxcamError(f"{data.root}: has no boxes, which the metric pointing needs; leave it out, or name --boxes")
+    rules = network.preprocessing
+    if "pointing" in options.metrics and not rules.places_boxes:
+        raise JaxcamError(
+            f"the metric pointing needs boxes in the network's input, and the preprocessing of {network.name} is a "
+            "function that does not say where they come to lie; leave the metric out, or use jaxcam.Preprocessing"
+        )
+    if options.baseline == "zero" and not isinstance(rules, Preprocessing):
+        raise JaxcamError(
+            f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "
+            "that does both in one; take mean or blur, or use jaxcam.Preprocessing"
+        )
     position = {item.name: i for i, item in enumerate(data.items)}
     subsets = {}
     for seed in options.seeds:
         chosen = data if options.limit is None else data.subset(options.limit, seed)
         subsets[str(seed)] = [position[item.name] for item in chosen.items]
     indices = np.unique(np.concatenate([np.asarray(s, np.int64) for s in subsets.values()]))
-    layer = network.resolve_layer(options.layer or network.default_layer)
+    layer = network.resolve_layer(options.layer)
     settings = {
         "model": {
-            "name": network.name, "sha256": digest(network.params), "multi_label": network.multi_label,
-            "classes": list(network.classes), "preprocessing": dataclasses.asdict(network.preprocessing),
+            "name": network.name, "sha256": network.digest(), "multi_label": network.multi_label,
+            "classes": list(network.classes), "preprocessing": network.preprocessing.fields(),
         },
         "data": {
             "name": data.root.resolve().name, "kind": data.kind, "sha256": data.digest, "images": len(indices),

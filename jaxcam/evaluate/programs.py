@@ -13,8 +13,7 @@ import numpy as np
 from jaxcam import metrics
 from jaxcam.data.boxes import pad_boxes
 from jaxcam.maps import resize_map, scale_map
-from jaxcam.models.network import Network, Part
-from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.classifier import Classifier, Predict, Rules
 
 #: Points of an insertion or deletion curve that are evaluated at once, for each map of a batch.
 _POINTS = 4
@@ -33,11 +32,11 @@ class Programs:
       steps: of the curves.
     """
 
-    def __init__(self, network: Network, maps_at_once: int, baseline: str, steps: int):
-        size = network.preprocessing.size
-        self.predict, self.at_once = Part(network.config, None, None), maps_at_once
+    def __init__(self, network: Classifier, maps_at_once: int, baseline: str, steps: int):
+        size = network.preprocessing.shape[:2]
+        self.predict, self.at_once = network.whole, maps_at_once
         self.score = "sigmoid" if network.multi_label else "softmax"
-        self.size, self.counts = (size, size), metrics.step_counts((size, size), steps)
+        self.size, self.counts = size, metrics.step_counts(size, steps)
         self._baselines = _baselines(baseline, network.preprocessing)
 
     def baselines(self, inputs: jax.Array) -> jax.Array:
@@ -99,7 +98,7 @@ def _heatmaps(size: tuple[int, int]) -> Callable:
 
 
 @functools.lru_cache(maxsize=8)
-def _confidence(predict: Part, score: str) -> Callable:
+def _confidence(predict: Predict, score: str) -> Callable:
     @jax.jit
     def confidence(params, inputs, baselines, logits, rows, heatmaps, targets):
         def one(row, heatmap, target):
@@ -114,7 +113,7 @@ def _confidence(predict: Part, score: str) -> Callable:
 
 
 @functools.lru_cache(maxsize=8)
-def _curve(predict: Part, score: str) -> Callable:
+def _curve(predict: Predict, score: str) -> Callable:
     @jax.jit
     def curve(params, start, end, rows, ranks, counts, targets):
         def one(row, rank, target):
@@ -128,7 +127,7 @@ def _curve(predict: Part, score: str) -> Callable:
 
 
 @functools.lru_cache(maxsize=8)
-def _baselines(kind: str, preprocessing: Preprocessing) -> Callable:
+def _baselines(kind: str, preprocessing: Rules) -> Callable:
     return jax.jit(jax.vmap(functools.partial(metrics.baseline, kind, normalize=preprocessing.normalize)))
 
 

@@ -18,7 +18,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.plan import Options
 from jaxcam.evaluate.programs import Programs
 from jaxcam.maps import why_empty
-from jaxcam.models.network import Network
+from jaxcam.models.classifier import Classifier
 
 
 class Stopped(Exception):
@@ -43,7 +43,9 @@ class Worker:
       stopping: asked now and then; where it says so the unit is given up.
     """
 
-    def __init__(self, network: Network, options: Options, *, known_labels: bool = True, stopping: Callable[[], bool]):
+    def __init__(
+        self, network: Classifier, options: Options, *, known_labels: bool = True, stopping: Callable[[], bool]
+    ):
         self.network, self.options = network, options
         self.known_labels, self.stopping = known_labels, stopping
         self.engine = Engine(network, options.layer, options.batch_size, options.batch_size, seed=options.seed)

@@ -1,4 +1,4 @@
-"""A network with its weights, classes and preprocessing, split at any named layer."""
+"""This library's own families: a network with its weights, classes and preprocessing, split at any named layer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.classifier import Classifier
 from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.vgg import VGGConfig
@@ -58,10 +58,14 @@ class Part:
         # into one program that packs their weights anew at every call (VGG16, b = 8: 3.3 s instead of 1.9 s).
         return jax.vmap(self, in_axes=(None, 0))(params, x)
 
+    def with_bypass(self, params: dict, x: jax.Array) -> tuple[jax.Array, tuple]:
+        """`self(params, x)`, and the values that go around it to later stages: none do."""
+        return self(params, x), ()
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Network:
-    """A classifier that can be explained: pure functions, and the data that goes with them.
+class Network(Classifier):
+    """A VGG or ResNet that can be explained: pure functions, and the data that goes with them.
 
     Attributes:
       name: what `jaxcam.load` calls it.
@@ -109,16 +113,16 @@ class Network:
     def layer_shape(self, at: str) -> tuple[int, ...]:
         """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
         features, _ = self.split(at=at)
-        size = self.preprocessing.size
-        image = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)
+        image = jax.ShapeDtypeStruct(self.preprocessing.shape, jnp.float32)
         return jax.eval_shape(features, graph(self.config)[2], image).shape
 
-    def resolve_layer(self, at: str) -> str:
-        """The full name of a layer: `layer4` is `layer4.2` in a ResNet-50.
+    def resolve_layer(self, at: str | None = None) -> str:
+        """The full name of a layer: `layer4` is `layer4.2` in a ResNet-50. Of the default one unless given.
 
         Raises:
           JaxcamError: there is no such layer; the message names the nearest ones.
         """
+        at = at or self.default_layer
         if at in self.layers:
             return at
         blocks = [n for n in self.layers if n.startswith(at + ".")]
@@ -126,17 +130,10 @@ class Network:
             raise unknown("layer", at, self.layers)
         return blocks[-1]
 
-    def preprocess(self, picture: Picture) -> jax.Array:
-        """The network's input `(s, s, 3)` for a picture (path, `PIL.Image` or array, see `to_picture`)."""
-        return self.preprocessing(to_picture(picture))
-
-    def predict(self, params: dict, x: jax.Array) -> jax.Array:
-        """Logits `(C,)` of an input `x (s, s, 3)`, or `(b, C)` of a batch of them."""
-        return Part(self.config, None, None)(params, x)
-
-    def probabilities(self, logits: jax.Array) -> jax.Array:
-        """Softmax of `logits (..., C)`, or their sigmoid for a multi-label network."""
-        return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
+    @property
+    def whole(self) -> Part:
+        """The network as a function of `(params, x)`."""
+        return Part(self.config, None, None)
 
     def split(self, *, at: str | None = None) -> tuple[Part, Part]:
         """Cuts the network behind the layer `at` (default: the last convolutional one).
@@ -148,22 +145,10 @@ class Network:
         Raises:
           JaxcamError: there is no such layer; the message names the nearest ones.
         """
-        layer = self.resolve_layer(at or self.default_layer)
+        layer = self.resolve_layer(at)
         return Part(self.config, None, layer), Part(self.config, layer, None)
 
-    def class_index(self, name: str | int) -> int:
-        """The index of a class given by its name (case does not matter) or index.
-
-        Raises:
-          JaxcamError: no class has that name or index; the message names the nearest ones.
-        """
-        lowered = [c.lower() for c in self.classes]
-        if str(name).lower() in lowered:
-            return lowered.index(str(name).lower())
-        try:
-            index = int(name)
-        except ValueError:
-            raise unknown("class", name, self.classes) from None
-        if not 0 <= index < len(self.classes):
-            raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")
-        return index
+    def described(self) -> dict[str, Any]:
+        """`family` and `architecture`, for JSON; `CONFIGS` reads them."""
+        family = next(k for k, v in CONFIGS.items() if isinstance(self.config, v))
+        return {"family": family, "architecture": dataclasses.asdict(self.config)}

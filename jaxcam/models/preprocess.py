@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,18 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
     scale: float = 255.0
     channels: str = "RGB"
+
+    #: Boxes in a picture can be followed into the input.
+    places_boxes: ClassVar[bool] = True
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an input: `(size, size, 3)`."""
+        return self.size, self.size, 3
+
+    def fields(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return dataclasses.asdict(self)
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """The part of the picture that the network sees: `(size, size, 3)` uint8 RGB."""

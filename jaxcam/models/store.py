@@ -26,7 +26,7 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
     Args:
       dtype: "float32", or "float16" to halve the size (values beyond its range are refused).
     """
-    folder = pathlib.Path(folder)
+    folder, manifest = pathlib.Path(folder), manifest_of(network)
     with np.errstate(over="ignore"):  # told below, with the name of the weights
         tensors = {k: np.asarray(v).astype(dtype) for k, v in flatten(network.params).items()}
     bad = [k for k, v in tensors.items() if not np.isfinite(v).all()]
@@ -36,15 +36,20 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
     with whole_file(folder / "weights.safetensors") as f:
         f.write(serialize_safetensors(tensors))
     with whole_file(folder / "network.json") as f:
-        f.write((json.dumps(manifest_of(network), indent=2) + "\n").encode())
+        f.write((json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def manifest_of(network: Network) -> dict:
-    """What `network.json` says of a network: everything but its weights."""
+    """What `network.json` says of a network: everything but its weights.
+
+    Raises:
+      JaxcamError: it is not of this library's families, so that nothing could read it again.
+    """
+    if not isinstance(network, Network):
+        raise JaxcamError(f"{network.name}: only a VGG or ResNet of jaxcam's can be saved; save this one yourself")
     return {
         "name": network.name,
-        "family": next(k for k, v in CONFIGS.items() if isinstance(network.config, v)),
-        "architecture": dataclasses.asdict(network.config),
+        **network.described(),
         "layers": list(network.layers),
         "classes": list(network.classes),
         "multi_label": network.multi_label,

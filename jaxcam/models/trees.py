@@ -1,10 +1,11 @@
-"""Parameters as nested dicts and as flat ones with dotted paths, and their digest."""
+"""Parameters as nested dicts, or other pytrees, and as flat dicts with dotted paths; their digest."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -17,14 +18,27 @@ def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def digest(params: dict) -> str:
+def named(tree: Any) -> dict[str, Any]:
+    """The arrays of any pytree with dotted paths; of nested dicts, what `flatten` gives."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def digest(params: Any) -> str:
     """The sha256 of the weights as float32: names, shapes and values."""
     total = hashlib.sha256()
-    for name, value in sorted(flatten(params).items()):
-        array = np.ascontiguousarray(np.asarray(value, np.float32))
+    for name, value in sorted(named(params).items()):
+        array = np.ascontiguousarray(numbers(value), np.float32)
         total.update(f"{name}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+def numbers(value: Any) -> np.ndarray:
+    """An array of JAX's in NumPy; of random keys the numbers in them."""
+    if jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    return np.asarray(value)
 
 
 def unflatten(flat: dict[str, Any]) -> dict:

@@ -1,0 +1,108 @@
+"""The programs of the engine: each compiled once for a network's functions and shapes, and timed without that."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.cutting import held
+from jaxcam.methods.catalog import Request
+from jaxcam.methods.score import ScoreChunks
+from jaxcam.models.classifier import Features, Predict
+
+
+def timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
+    """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside."""
+    compiled = _compiled(program, *args)
+    if warm and not compiled.warm:
+        jax.block_until_ready(compiled.call(*args))
+        compiled.warm = True
+    start = time.perf_counter()
+    result = jax.block_until_ready(compiled.call(*args))
+    return result, time.perf_counter() - start
+
+
+@dataclasses.dataclass
+class _Compiled:
+    call: Callable
+    warm: bool = False
+
+
+def _compiled(program: Any, *args: Any) -> _Compiled:
+    leaves, tree = jax.tree.flatten(args)
+    return _compile(program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves))
+
+
+@functools.lru_cache(maxsize=128)
+def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Compiled:
+    with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
+        return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
+
+
+@functools.lru_cache(maxsize=128)
+def jitted(function: Callable) -> Any:
+    """A function of a network, compiled."""
+    return jax.jit(function)
+
+
+@functools.lru_cache(maxsize=128)
+def forward(features: Features, head: Predict) -> Any:
+    """`(params, inputs (b, H, W, 3)) -> (activations, bypass, logits)`, each with a leading axis."""
+
+    @jax.jit
+    def run(params, inputs):
+        activations, bypass = features.with_bypass(params, inputs)
+        return activations, bypass, head(held(params, bypass), activations)
+
+    return run
+
+
+@functools.lru_cache(maxsize=128)
+def maps(request: Request, head: Predict) -> Any:
+    """`(params, activations, bypass, rows, targets, *extra) -> CAM` of pairs of a row of the batch and a class."""
+    function, takes = request.function, request.info.takes
+
+    @jax.jit
+    def run(params, activations, bypass, rows, targets, *extra):
+        def one(row, target):
+            a, bypassed = jax.tree.map(lambda x: x[row], (activations, bypass))
+            first = held(params, bypassed)
+            if takes == "references":
+                return tuple(function(first, a, head=head, target=target, references=extra[0][row]))
+            if takes == "key":
+                return tuple(function(first, a, jax.random.fold_in(extra[0][row], target), head=head, target=target))
+            return tuple(function(first, a, head=head, target=target))
+
+        if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
+            return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))
+        return jax.vmap(one)(rows, targets)
+
+    return run
+
+
+@functools.lru_cache(maxsize=128)
+def piece(pieces: ScoreChunks, name: str) -> Any:
+    """A piece of Score-CAM, compiled."""
+    return jax.jit(getattr(pieces, name))
+
+
+@functools.lru_cache(maxsize=128)
+def default_references(features: Features) -> Any:
+    """Activations `(b, 4, h, w, K)` of nothing, and of each picture blurred, its mean colour, and noise."""
+
+    @jax.jit
+    def references(params, inputs):
+        b, h, w, c = inputs.shape
+        coarse = jax.image.resize(inputs, (b, min(8, h), min(8, w), c), "linear")
+        blurred = features(params, jax.image.resize(coarse, inputs.shape, "linear"))
+        plain = jnp.stack([jnp.zeros(inputs.shape[1:]), jax.random.normal(jax.random.key(0), inputs.shape[1:])])
+        shared = jnp.broadcast_to(features(params, plain), (b, 2, *blurred.shape[1:]))
+        return jnp.concatenate([jnp.zeros_like(blurred)[:, None], blurred[:, None], shared], axis=1)
+
+    return references

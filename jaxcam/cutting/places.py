@@ -1,0 +1,116 @@
+"""A network traced once: the places where it can be cut, each cut made once, and the whole of it as a function."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import threading
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.cutting import layouts, listing, program
+from jaxcam.cutting.adapters import Call
+from jaxcam.cutting.checks import Checked, like
+from jaxcam.cutting.cut import Cut, cut_traced
+from jaxcam.cutting.layouts import Layout
+from jaxcam.errors import JaxcamError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Whole(Checked):
+    """`whole(params, image (H, W, 3)) -> logits (C,)`; a batch `(b, H, W, 3)` is mapped over.
+
+    Attributes:
+      image: shape and dtype of the image that the network was traced for, and takes.
+    """
+
+    image: jax.ShapeDtypeStruct
+
+    def __call__(self, params: Any, image: jax.Array) -> jax.Array:
+        image = jnp.asarray(image)
+        if image.ndim == self.image.ndim + 1:
+            return jax.vmap(self, in_axes=(None, 0))(params, image)
+        (logits,) = self.run(params, like(image, self.image, "the image"))
+        return logits
+
+
+class Places:
+    """The places of a network.
+
+    Its functions are the same objects however often they are asked for, so that what is compiled for them is kept.
+
+    Attributes:
+      maps: of each place that gives a map under the layout, in the order of execution, the shape `(h, w, K)`.
+      whole: the network uncut.
+      logits: how many there are.
+    """
+
+    def __init__(
+        self, model: Any, params: Any, *, example: Any, call: Call = None, layout: str | Layout | None = None,
+        batched: bool | None = None,
+    ):  # fmt: skip
+        """Traces a network; arguments and errors as in `jaxcam.split`."""
+        # The precision of a product is settled when it is traced, and differences of close numbers are to come.
+        with jax.default_matmul_precision("highest"):
+            self._traced = listing.trace(model, params, example, call, batched)
+        self._resolved = layouts.resolve(self._traced.layout if layout is None else layout)
+        self._cuts: dict[str, Cut] = {}
+        self._lock = threading.Lock()
+        self.whole = Whole(self._traced.closed, self._traced.params, self._traced.image)
+        self.logits = int(self._traced.closed.out_avals[0].shape[0])
+        self.maps = self._maps()
+
+    def _maps(self) -> dict[str, tuple[int, ...]]:
+        found = {}
+        for name, place, shape in listing.unbatched(self._traced):
+            try:
+                activations, _ = layouts.checked(self._resolved, jax.ShapeDtypeStruct(shape, place.dtype), name)
+            except Exception:  # noqa: BLE001, S112 - a layout of the user's meets shapes that it was not written for
+                continue
+            found[name] = activations.shape
+        return found
+
+    def cut(self, at: str) -> Cut:
+        """The network cut behind the layer called `at`.
+
+        Raises:
+          JaxcamError: it cannot be cut there; see `jaxcam.split`.
+        """
+        with self._lock:
+            if at not in self._cuts:
+                made = cut_traced(self._traced, at, self._resolved)
+                self._cuts[at] = self._cuts.setdefault(made.layer.name, made)
+            return self._cuts[at]
+
+    def last(self) -> str:
+        """The last place whose map has more than one row and column, and where the network can be cut.
+
+        Raises:
+          JaxcamError: there is none.
+        """
+        why = ""
+        for name, (h, w, _) in reversed(self.maps.items()):
+            if h > 1 and w > 1:
+                try:
+                    return self.cut(name).layer.name
+                except JaxcamError as e:  # a result that is not used, for example
+                    why = why or f" ({e})"
+        tokens = any(len(shape) == 2 for _, _, shape in listing.unbatched(self._traced))
+        hint = "; where layers give tokens, say how they lie, with layout=jaxcam.tokens(...)" if tokens else ""
+        raise JaxcamError(
+            f"no named layer gives a map with more than one position{why}: mark one in the network's code with "
+            f"`x = jaxcam.tag(x, 'name')`{hint}"
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The SHA-256 of what is computed, for parameters whatever they are, and of how layers become maps."""
+        parts = [program.fingerprint(self._traced.closed)]
+        for name, place, shape in listing.unbatched(self._traced):
+            if name in self.maps:
+                seen = jax.make_jaxpr(self._resolved.as_map)(jax.ShapeDtypeStruct(shape, place.dtype))
+                parts.append(f"{name} {program.fingerprint(seen)}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()

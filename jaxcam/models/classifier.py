@@ -1,0 +1,137 @@
+"""What the rest of the library needs of a network: one base for this library's families and for everybody else's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+
+from jaxcam.data.images import Picture, to_picture
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.own_preprocess import OwnPreprocessing
+from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.trees import digest
+
+#: How pictures become a network's inputs.
+Rules = Preprocessing | OwnPreprocessing
+#: `(params, x) -> logits (C,)`; or with a batch axis for both.
+Predict = Callable[[Any, jax.Array], jax.Array]
+
+
+class Features(Protocol):
+    """A network up to a layer, for one input `(H, W, 3)` or a batch of them."""
+
+    def __call__(self, params: Any, image: jax.Array, /) -> jax.Array:
+        """The activations `(h, w, K)`."""
+
+    def with_bypass(self, params: Any, image: jax.Array, /) -> tuple[jax.Array, Any]:
+        """The activations, and a pytree of the values that go around the layer; without leaves where none do."""
+
+    def __hash__(self) -> int:
+        """Equal for equal functions."""
+
+
+class Classifier:
+    """A network that can be explained: pure functions, and the data that goes with them.
+
+    The functions (`whole`, and both halves of `split`) are hashable, and equal however often they are asked for: what
+    is compiled for them is kept by them. They depend on the weights only through their first argument.
+
+    Attributes:
+      name: what it is called.
+      params: its weights, a pytree of arrays.
+      classes: names of the C logits.
+      preprocessing: how pictures become inputs.
+      multi_label: whether probabilities are sigmoids of independent logits.
+      provenance: where the weights come from (source, licence, accuracy ...).
+    """
+
+    name: str
+    params: Any
+    classes: tuple[str, ...]
+    preprocessing: Rules
+    multi_label: bool
+    provenance: dict
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the places to split at, from the image to the logits."""
+        raise NotImplementedError
+
+    @property
+    def default_layer(self) -> str:
+        """Where maps are made unless another layer is named."""
+        raise NotImplementedError
+
+    def resolve_layer(self, at: str | None = None) -> str:
+        """The full name of a layer; of the default one unless given.
+
+        Raises:
+          JaxcamError: there is no such layer; the message names the nearest ones.
+        """
+        raise NotImplementedError
+
+    def layer_shape(self, at: str) -> tuple[int, ...]:
+        """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
+        raise NotImplementedError
+
+    @property
+    def whole(self) -> Predict:
+        """The network as a function of `(params, x)`."""
+        raise NotImplementedError
+
+    def split(self, *, at: str | None = None) -> tuple[Features, Predict]:
+        """Cuts the network behind the layer `at`, the default one unless given.
+
+        Returns:
+          `features (params, image) -> activations (h, w, K)` and `head (params, activations) -> logits (C,)`, which
+          takes `jaxcam.Held` for `params` where values go around the layer.
+
+        Raises:
+          JaxcamError: there is no such layer; the message names the nearest ones.
+        """
+        raise NotImplementedError
+
+    def described(self) -> dict[str, Any]:
+        """`family` and `architecture`: what it computes, apart from the weights; for JSON."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """The sha256 of the weights."""
+        return digest(self.params)
+
+    def with_params(self, params: Any) -> Any:
+        """The same network with other weights of the same shapes."""
+        this: Any = self
+        return dataclasses.replace(this, params=params)
+
+    def preprocess(self, picture: Picture) -> jax.Array:
+        """The network's input `(s, s, 3)` for a picture (path, `PIL.Image` or array, see `to_picture`)."""
+        return self.preprocessing(to_picture(picture))
+
+    def predict(self, params: Any, x: jax.Array) -> jax.Array:
+        """Logits `(C,)` of an input `x (s, s, 3)`, or `(b, C)` of a batch of them."""
+        return self.whole(params, x)
+
+    def probabilities(self, logits: jax.Array) -> jax.Array:
+        """Softmax of `logits (..., C)`, or their sigmoid for a multi-label network."""
+        return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
+
+    def class_index(self, name: str | int) -> int:
+        """The index of a class given by its name (case does not matter) or index.
+
+        Raises:
+          JaxcamError: no class has that name or index; the message names the nearest ones.
+        """
+        lowered = [c.lower() for c in self.classes]
+        if str(name).lower() in lowered:
+            return lowered.index(str(name).lower())
+        try:
+            index = int(name)
+        except ValueError:
+            raise unknown("class", name, self.classes) from None
+        if not 0 <= index < len(self.classes):
+            raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")
+        return index

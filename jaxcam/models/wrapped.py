@@ -1,0 +1,137 @@
+"""`wrap`: a network that is not of this library's families, with all that explaining and evaluating it needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.cutting.adapters import Call, own_params
+from jaxcam.cutting.cut import Features, Head
+from jaxcam.cutting.layouts import Layout
+from jaxcam.cutting.places import Places, Whole
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.catalogue import class_names
+from jaxcam.models.classifier import Classifier, Rules
+from jaxcam.models.own_preprocess import own_preprocessing
+from jaxcam.models.preprocess import Preprocessing
+
+_KNOWN_CLASSES = ("imagenet", "voc", "coco")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wrapped(Classifier):
+    """A network of the user's own, from `wrap`.
+
+    Attributes:
+      name, params, classes, preprocessing, multi_label, provenance: as in `Classifier`.
+      places: the network itself, and where it can be cut.
+      layer: the default one.
+    """
+
+    name: str
+    params: Any
+    classes: tuple[str, ...]
+    preprocessing: Rules
+    places: Places
+    layer: str
+    multi_label: bool = False
+    provenance: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if len(self.classes) != self.places.logits:
+            raise JaxcamError(f"{self.name}: {len(self.classes)} class names for {self.places.logits} logits")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the places that give maps, in the order of execution."""
+        return tuple(self.places.maps)
+
+    @property
+    def default_layer(self) -> str:
+        """The layer named to `wrap`, or else the last one whose map has more than one position."""
+        return self.layer
+
+    def resolve_layer(self, at: str | None = None) -> str:
+        """The name of a layer as `layers` has it; of the default one unless given.
+
+        Raises:
+          JaxcamError: the network cannot be cut there; see `jaxcam.split`.
+        """
+        return self.places.cut(at or self.layer).layer.name
+
+    def layer_shape(self, at: str) -> tuple[int, ...]:
+        """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
+        return self.places.maps.get(at) or self.places.cut(at).layer.shape
+
+    @property
+    def whole(self) -> Whole:
+        """The network as a function of `(params, x)`."""
+        return self.places.whole
+
+    def split(self, *, at: str | None = None) -> tuple[Features, Head]:
+        """Cuts the network behind the layer `at`, the default one unless given; see `jaxcam.split`."""
+        cut = self.places.cut(at or self.layer)
+        return cut.features, cut.head
+
+    def described(self) -> dict[str, Any]:
+        """`family` and `architecture`: the digest of the network's program; for JSON."""
+        return {"family": "wrapped", "architecture": {"program": self.places.fingerprint}}
+
+    def digest(self) -> str:
+        """The sha256 of the weights and of the network's program."""
+        return hashlib.sha256(f"{super().digest()} {self.places.fingerprint}".encode()).hexdigest()
+
+
+def wrap(
+    model: Any, params: Any = None, *, preprocessing: Any, classes: str | Sequence[str], layer: str | None = None,
+    multi_label: bool = False, name: str | None = None, provenance: dict | None = None, call: Call = None,
+    layout: str | Layout | None = None, batched: bool | None = None,
+) -> Wrapped:  # fmt: skip
+    """Any network as one that `jaxcam.explain` and `jaxcam.evaluate.evaluate` take; the model itself is left as it is.
+
+    It is traced once, on shapes, in eval mode, and with the highest precision of matrix products where it does not name
+    its own: explanations are small differences.
+
+    Args:
+      model, params, call, layout, batched: as in `jaxcam.split`. An NNX or Equinox module's own parameters
+        are taken where none are given.
+      preprocessing: a `jaxcam.Preprocessing`; or a function that takes an RGB `PIL.Image` and returns the network's
+        input `(H, W, 3)`, always of one shape. A function that does not use the whole picture needs an attribute
+        `region`, a function `(w, h) -> (x0, y0, x1, y1)`: the part that it uses, in pixels of the picture.
+      classes: names of the C logits; or "imagenet", "voc" or "coco".
+      layer: where maps are made unless another layer is asked for; the last one with more than one row and
+        column unless given. See `jaxcam.layers`.
+      multi_label: whether the logits are independent, their probabilities sigmoids.
+      name: what to call it; the model's class or the function unless given.
+      provenance: what is known of the weights, for reports.
+
+    Returns:
+      The network, with `predict`, `preprocess`, `layers`, `split(at=...)` and the rest that one of `jaxcam.load` has.
+
+    Raises:
+      JaxcamError: the network gives no logits for such inputs, or not as many as there are classes; it has no such
+        layer, or none that gives a map; the preprocessing fails, or crops the picture and does not say where.
+    """
+    rules = preprocessing if isinstance(preprocessing, Preprocessing) else own_preprocessing(preprocessing)
+    if isinstance(classes, str):
+        if classes not in _KNOWN_CLASSES:
+            raise unknown("list of classes", classes, _KNOWN_CLASSES)
+        classes = class_names(classes)
+    params = own_params(model, params)
+    example = jax.ShapeDtypeStruct(rules.shape, jnp.float32)
+    places = Places(model, params, example=example, call=call, layout=layout, batched=batched)
+    return Wrapped(
+        name=str(name or getattr(model, "__name__", type(model).__name__)),
+        params=jax.tree.map(jnp.asarray, params),
+        classes=tuple(map(str, classes)),
+        preprocessing=rules,
+        places=places,
+        layer=places.cut(layer).layer.name if layer else places.last(),
+        multi_label=multi_label,
+        provenance=dict(provenance or {}),
+    )

@@ -1,0 +1,231 @@
+"""Networks that are not ours, wrapped: the numbers of `jaxcam.cut`, batches, and what is compiled and refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+
+import guests
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import squeezenet
+from networks import CLASSES
+from PIL import Image
+from wrapped import EXAMPLE_INPUT, NAMES, PICTURES, RULES, by_hand, made, same, wrapped
+
+import jaxcam
+from jaxcam import cutting
+from jaxcam.cli.explain import EXAMPLE
+from jaxcam.errors import JaxcamError
+from jaxcam.explanation import explain_each
+from jaxcam.methods.catalog import METHODS, MethodInfo, request
+
+#: A guest, its default layer, and whether values go around that.
+WRAPPED = [("linen_residual", "block2", False), ("nnx_blocks", "blocks.2", False), ("function_tagged", "second", False)]
+WRAPPED += [("linen_dense", "conv2", True), ("vit_mean", "norm", False), ("equinox_cnn", "dropout", False)]
+
+
+@pytest.fixture(scope="module")
+def residual():
+    """The Linen network with residuals, and the same wrapped with a default layer inside a block."""
+    guest = made("linen_residual")
+    return guest, wrapped(guest, layer="block1.Conv_1", name="mine")
+
+
+@pytest.mark.parametrize(("name", "layer", "around"), WRAPPED)
+def test_the_default_layer_gives_what_cutting_by_hand_gives(name, layer, around):
+    guest = made(name)
+    network = wrapped(guest)
+    assert network.default_layer == layer == network.resolve_layer() and layer in network.layers
+    features, head = network.split()
+    assert head.needs_bypass == around and network.layer_shape(layer) == head.activations.shape
+    assert "Precision.HIGHEST" in str(network.whole.closed)  # whatever the accelerator's own choice is
+    x = RULES(PICTURES[0])
+    same(jax.jit(network.predict)(network.params, x), jax.jit(guest.logits)(guest.params, x))
+    for explanation, pixels in zip(
+        jaxcam.explain(network, PICTURES, methods=["lift_cam", "grad_cam"], batch_size=2), PICTURES, strict=True
+    ):
+        assert explanation.layer == layer and explanation.classes == NAMES
+        for result in explanation.results:
+            logits, cam, at_zero = by_hand(name, layer, result.method)(pixels, result.target)
+            same(explanation.logits, logits)
+            same(result.coefficients, cam.coefficients)
+            same(result.map, cam.map)
+            gap = cam.coefficients.sum() - (logits - at_zero)[result.target]
+            np.testing.assert_allclose(result.completeness_gap, gap, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_every_method_inside_a_residual_block(residual):
+    """The first picture's, by hand; `cam` is not defined for this head, and left out."""
+    guest, network = residual
+    asked = [m for m in METHODS if m != "cam"]
+    few = {"shap_cam": {"num_permutations": 6}, "kernel_shap_cam": {"num_samples": 60}, "lime_cam": {"num_samples": 60}}
+    text = [m + (":" + ",".join(f"{k}={v}" for k, v in few[m].items()) if m in few else "") for m in asked]
+    (explanation,) = jaxcam.explain(network, PICTURES[0], methods=text, targets=[1], references=PICTURES[1:])
+    cut = cutting.cut(guest.model, guest.params, at=network.layer, example=EXAMPLE_INPUT, **guest.options)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(zlib.crc32(b"image 0"))), 1)
+    _, _, at_zero = by_hand("linen_residual", network.layer, "grad_cam")(PICTURES[0], 1)
+    x, references = RULES(PICTURES[0]), jnp.stack([RULES(p) for p in PICTURES[1:]])
+    for method, result in zip(asked, explanation.results, strict=True):
+        info, options = METHODS[method], dict(few.get(method, {}))
+
+        @jax.jit
+        def run(params, x, key, references, info=info, options=options):
+            a, held = cut.features.hold(params, x)
+            if info.takes == "image":
+                return info.function(params, a, x, predict=cut.predict, target=1)
+            more = (key,) if info.takes == "key" else ()
+            if info.takes == "references":
+                options = options | {"references": cut.features(params, references)}
+            return info.function(held, a, *more, head=cut.head, target=1, **options)
+
+        expected = run(guest.params, x, key, references)
+        np.testing.assert_allclose(result.coefficients, expected.coefficients, rtol=1e-3, atol=1e-5, err_msg=method)
+        if method != "deep_shap_cam":
+            drop = result.logit - float(at_zero[1])
+            assert result.completeness_gap == pytest.approx(result.coefficients.sum() - drop, abs=1e-4)
+    with pytest.raises(JaxcamError, match="CAM is defined for a global average pool"):
+        jaxcam.explain(network, PICTURES[0], methods=["cam"])
+
+
+def test_a_map_of_many_steps_inside_a_residual_block(residual):
+    guest, network = residual
+    asked = "shap_cam:chunk_size=16,num_permutations=60"
+    (explanation,) = jaxcam.explain(network, PICTURES[0], methods=[asked], targets=[2])
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(zlib.crc32(b"image 0"))), 2)
+    cut = cutting.cut(guest.model, guest.params, at=network.layer, example=EXAMPLE_INPUT, **guest.options)
+    a, held = jax.jit(cut.features.hold)(guest.params, RULES(PICTURES[0]))
+    plan = jaxcam.methods.schedule.plan_shap_cam(held, a, head=cut.head, target=2, **dict(request(asked).options))
+    assert plan.steps > 1
+    expected = jax.jit(
+        lambda held, a, key: jaxcam.shap_cam(held, a, key, head=cut.head, target=2, num_permutations=60)
+    )(held, a, key)
+    np.testing.assert_allclose(explanation.results[0].coefficients, expected.coefficients, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_is_one_by_one(residual):
+    _, network = residual
+    asked = ["lift_cam", "xgrad_cam", "ablation_cam", "shap_cam:num_permutations=2", "score_cam"]
+    listed = list(zip("abc", PICTURES, strict=True))  # random keys are by name
+    together = list(explain_each(network, listed, methods=asked, targets=2, batch_size=3))
+    for batched, one in zip(together, listed, strict=True):
+        (alone,) = explain_each(network, [one], methods=asked, targets=2, batch_size=1)
+        for a, b in zip(alone.results, batched.results, strict=True):
+            assert (a.method, a.target, a.empty) == (b.method, b.target, b.empty)
+            same(a.coefficients, b.coefficients)
+            np.testing.assert_allclose(a.completeness_gap, b.completeness_gap, atol=1e-4)
+
+
+def test_neither_the_network_nor_a_method_is_traced_again(monkeypatch):
+    runs, traces = [], []
+
+    def forward(params, x):
+        runs.append(x)
+        return guests.tagged(params, x)
+
+    def counted(params, activations, *, head, target):
+        traces.append(target)
+        return METHODS["grad_cam"].function(params, activations, head=head, target=target)
+
+    network = jaxcam.wrap(forward, made("function_tagged").params, preprocessing=RULES, classes=NAMES)
+    before = len(runs)
+    monkeypatch.setitem(METHODS, "counted", MethodInfo(counted, "Counted", "", "", ""))
+    for pixels, targets in [
+        (PICTURES, 1),
+        (PICTURES, ["tench"]),
+        (PICTURES[:2] + PICTURES, [0]),
+        (PICTURES[::-1], [[3], [1], [2]]),
+    ]:
+        jaxcam.explain(network, pixels, methods=["counted"], targets=targets, batch_size=3)
+    other = network.with_params(jax.tree.map(lambda x: 2 * x, network.params))
+    jaxcam.explain(other, PICTURES, methods=["counted"], batch_size=3)
+    assert len(runs) == before and len(traces) == 1
+    assert other.split()[1] is network.split()[1] and other.digest() != network.digest()
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"classes": CLASSES}, "LinenNet: 4 class names for 5 logits"),
+        ({"classes": "imagenets"}, "no list of classes called 'imagenets'; did you mean imagenet"),
+        ({"layer": "block3"}, "no layer called 'block3'; did you mean block"),
+        ({"call": {}}, "does not give logits for an image"),
+        ({"preprocessing": 224}, "preprocessing must be a jaxcam.Preprocessing or a function"),
+        ({"layout": "kwh"}, "layout must be"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(options, why):
+    with pytest.raises(JaxcamError) as e:
+        wrapped(made("linen_residual"), **options)
+    assert why in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_wrapped_network_cannot_be_saved(residual, tmp_path):
+    with pytest.raises(JaxcamError, match="mine: only a VGG or ResNet of jaxcam's can be saved"):
+        jaxcam.save_network(tmp_path / "net", residual[1])
+    assert not (tmp_path / "net").exists()
+
+
+def test_a_network_without_places():
+    def bare(params, x):
+        return x.mean((0, 1)) @ params
+
+    def tokens(params, x):
+        return cutting.tag(x.reshape(16, 48), "tokens").mean(0) @ params
+
+    with pytest.raises(JaxcamError, match="no named layer gives a map .* `x = jaxcam.tag"):
+        jaxcam.wrap(bare, jnp.ones((3, 5)), preprocessing=RULES, classes=NAMES)
+    with pytest.raises(JaxcamError, match="where layers give tokens, say how they lie"):
+        jaxcam.wrap(tokens, jnp.ones((48, 5)), preprocessing=RULES, classes=NAMES)
+
+
+def test_a_modules_own_parameters_are_taken():
+    guest = made("nnx_blocks")
+    network = jaxcam.wrap(guest.model, preprocessing=RULES, classes=NAMES)
+    same(network.predict(network.params, RULES(PICTURES[0])), guest.logits(guest.params, RULES(PICTURES[0])))
+    doubled = network.with_params(jax.tree.map(lambda x: 2 * x, network.params))
+    assert not np.allclose(
+        doubled.predict(doubled.params, RULES(PICTURES[0])), network.predict(network.params, RULES(PICTURES[0]))
+    )
+    same_again = dataclasses.replace(network, multi_label=True)
+    (explanation,) = jaxcam.explain(same_again, PICTURES[0], methods=["grad_cam"])
+    np.testing.assert_allclose(explanation.probabilities, 1 / (1 + np.exp(-explanation.logits)), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_squeezenet_with_its_real_weights(data_dir):
+    file = data_dir / "squeezenet_v1.0_decoded.npz"
+    if not file.is_file():
+        pytest.skip("no SqueezeNet in the test data")
+    params = squeezenet.load(file)
+    rules = jaxcam.Preprocessing(
+        size=squeezenet.SIZE, resize="squash", resize_to=squeezenet.SIZE, scale=1.0, channels="BGR",
+        mean=squeezenet.MEAN_BGR, std=(1.0, 1.0, 1.0),
+    )  # fmt: skip
+
+    def own(picture: Image.Image):
+        return squeezenet.preprocess(np.asarray(picture.resize((squeezenet.SIZE,) * 2, Image.Resampling.BILINEAR)))
+
+    explanations = []
+    for preprocessing in (rules, own):
+        network = jaxcam.wrap(
+            squeezenet.squeezenet, params, preprocessing=preprocessing, classes="imagenet", layer="fire9"
+        )
+        assert network.layers[0] == "conv1" and network.name == "squeezenet"
+        explanations += jaxcam.explain(network, EXAMPLE, methods=["lift_cam"], targets=["golf ball", "parachute"])
+    mine, other = explanations
+    assert mine.classes[mine.logits.argmax()] in ("golf ball", "parachute")
+    features, head = cutting.split(
+        squeezenet.squeezenet, params, at="fire9", example=jax.ShapeDtypeStruct((227, 227, 3), jnp.float32)
+    )
+    with Image.open(EXAMPLE) as photo:
+        activations = jax.jit(features)(params, own(photo.convert("RGB")))
+    for result, again in zip(mine.results, other.results, strict=True):
+        cam = jax.jit(lambda p, a, t: jaxcam.lift_cam(p, a, head=head, target=t))(params, activations, result.target)
+        scale = float(np.abs(cam.coefficients).max())
+        same(result.coefficients, cam.coefficients, scale)
+        same(again.coefficients, result.coefficients, scale)
+        assert abs(result.completeness_gap) < 1e-4 * abs(result.logit)
