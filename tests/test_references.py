@@ -18,6 +18,7 @@ from jaxcam.methods.propagation import lift_cam
 from jaxcam.transforms.deeplift import deeplift
 
 STORED = pathlib.Path(__file__).parent / "reference" / "captum_vgg.npz"
+FULL = STORED.with_name("captum_vgg16.npz")
 CASES = [0, 1, 2]
 
 
@@ -30,10 +31,14 @@ def stored() -> dict[str, np.ndarray]:
 @functools.cache
 def case(i: int) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
     """(params, activations (h, w, K), target) of a stored case, drawn again from its seed."""
-    seed, h, w, k, hidden, classes, target = (int(v) for v in stored()[f"case_{i}"])
+    return drawn(stored()[f"case_{i}"], stored()[f"digest_{i}"])
+
+
+def drawn(numbers: np.ndarray, digest: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
+    seed, h, w, k, hidden, classes, target = (int(v) for v in numbers)
     p = seeded.vgg_head(seed, (h, w, k), hidden, classes)
     a = seeded.activations(seed + 1000, (h, w, k))
-    assert seeded.digest({**p, "activations": a}) == str(stored()[f"digest_{i}"]), "NumPy's random stream has changed"
+    assert seeded.digest({**p, "activations": a}) == str(digest), "NumPy's random stream has changed"
     return p, a, target
 
 
@@ -57,6 +62,22 @@ def test_lift_cam_is_captums_deeplift(i):
     method = functools.partial(lift_cam, head=heads.HEADS["vgg"].fn, target=target)
     got = jax.jit(method)(heads.to_jax(p), jnp.asarray(a, jnp.float32))
     assert_close(got.coefficients, stored()[f"deeplift_{i}"], 1e-5)
+
+
+@pytest.mark.slow
+def test_lift_cam_on_the_head_of_a_whole_vgg16_is_that_of_the_oracle_and_captums():
+    """14 x 14 x 512 -> pool -> 25088 -> 4096 -> 4096 -> 1000, biases far from zero; 3 GB while it runs."""
+    with np.load(FULL) as data:
+        p, a, target = drawn(data["case"], data["digest"])
+        captums = data["deeplift"]
+    want = oracles.vgg_deeplift(p, a, target).sum((0, 1))
+    assert_close(want, captums, 1e-9)
+    change = oracles.vgg_logits(p, a)[target] - oracles.vgg_logits(p, 0 * a)[target]
+    small = {k: jnp.asarray(p.pop(k), jnp.float32) for k in list(p)}
+    method = functools.partial(lift_cam, head=heads.HEADS["vgg"].fn, target=target)
+    got = jax.jit(method)(small, jnp.asarray(a, jnp.float32))
+    assert_close(got.coefficients, want, 1e-5)
+    assert abs(float(got.coefficients.sum()) - change) < 1e-4 * max(1.0, abs(change))
 
 
 @pytest.mark.parametrize("i", CASES)
