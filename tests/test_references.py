@@ -13,12 +13,16 @@ import oracles
 import pytest
 from reference import seeded
 
+from jaxcam import shapley
 from jaxcam.methods.gradient import grad_cam
 from jaxcam.methods.propagation import lift_cam
+from jaxcam.methods.result import scalar_score
+from jaxcam.transforms.coalition import coalition_game
 from jaxcam.transforms.deeplift import deeplift
 
 STORED = pathlib.Path(__file__).parent / "reference" / "captum_vgg.npz"
 FULL = STORED.with_name("captum_vgg16.npz")
+REGRESSION = STORED.with_name("captum_regression.npz")
 CASES = [0, 1, 2]
 
 
@@ -107,3 +111,29 @@ def test_deeplift_of_a_chain_of_activation_functions_is_captums():
         layers = heads.to_jax(seeded.dense_chain(seed, width, 6), jnp.float64)
         got = contributions(layers, jnp.asarray(seeded.activations(seed + 1000, (width,))))
     assert_close(got, stored()["elementwise"], 1e-9)
+
+
+def test_lime_and_kernel_shap_on_given_coalitions_are_captums():
+    with np.load(REGRESSION) as data:
+        seed, h, w, k, hidden, classes, target = (int(v) for v in data["case"])
+        count, beta, gamma = (data[name].item() for name in ("samples", "beta", "gamma"))
+        want = {name: data[name] for name in ("lime", "kernel_shap")}
+        digest = str(data["digest"])
+    p, a = seeded.vgg_head(seed, (h, w, k), hidden, classes), seeded.activations(seed + 1000, (h, w, k))
+    coins, kernel = seeded.coin_coalitions(seed, count, k), seeded.kernel_coalitions(seed, count, k)
+    assert seeded.digest({**p, "activations": a, "masks": coins}) == digest, "NumPy's random stream has changed"
+    energy = (a**2).sum((0, 1))
+    weights = np.exp(-((1 - coins) @ energy) / energy.sum() / gamma**2)
+
+    @jax.jit
+    def both(p, a, coins, weights, kernel):
+        v = coalition_game(scalar_score(heads.HEADS["vgg"].fn, p, target), a)
+        empty, full = v(jnp.stack([jnp.zeros(k), jnp.ones(k)]))
+        lasso = shapley.weighted_lasso(coins, v(coins), weights, beta=beta)
+        return lasso.coefficients, shapley.constrained_least_squares(kernel, v(kernel), full, empty)[0]
+
+    small = [jnp.asarray(x, jnp.float32) for x in (a, coins, weights, kernel)]
+    lime, kernel_shap = both(heads.to_jax(p), *small)
+    assert (want["lime"] == 0).any() and (want["lime"] != 0).sum() > k // 2  # the penalty does something
+    assert_close(lime, want["lime"], 1e-4)
+    assert_close(kernel_shap, want["kernel_shap"], 1e-4)

@@ -56,3 +56,17 @@ def conv_head(seed: int, channels: int) -> dict[str, np.ndarray]:
         params[name] = rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[:-1]))
         params["b" + name[1:]] = 0.3 * rng.standard_normal(shape[-1])
     return params
+
+
+def coin_coalitions(seed: int, count: int, players: int) -> np.ndarray:
+    """Coalitions `(count, players)` of 0 and 1 in which a coin decides on every player."""
+    return (np.random.RandomState(seed).random_sample((count, players)) < 0.5).astype(np.float64)
+
+
+def kernel_coalitions(seed: int, count: int, players: int) -> np.ndarray:
+    """Coalitions `(count, players)` of 0 and 1, neither empty nor full, with sizes as the Shapley kernel has them."""
+    rng = np.random.RandomState(seed)
+    sizes = np.arange(1, players)
+    odds = 1 / (sizes * (players - sizes))
+    drawn = rng.choice(sizes, count, p=odds / odds.sum())
+    return np.stack([rng.permutation(players) < s for s in drawn]).astype(np.float64)
