@@ -17,12 +17,14 @@ from jaxcam import shapley
 from jaxcam.methods.gradient import grad_cam
 from jaxcam.methods.propagation import lift_cam
 from jaxcam.methods.result import scalar_score
+from jaxcam.methods.score import score_cam
 from jaxcam.transforms.coalition import coalition_game
 from jaxcam.transforms.deeplift import deeplift
 
 STORED = pathlib.Path(__file__).parent / "reference" / "captum_vgg.npz"
 FULL = STORED.with_name("captum_vgg16.npz")
 REGRESSION = STORED.with_name("captum_regression.npz")
+SCORE = STORED.with_name("torch_score.npz")
 CASES = [0, 1, 2]
 
 
@@ -137,3 +139,34 @@ def test_lime_and_kernel_shap_on_given_coalitions_are_captums():
     assert (want["lime"] == 0).any() and (want["lime"] != 0).sum() > k // 2  # the penalty does something
     assert_close(lime, want["lime"], 1e-4)
     assert_close(kernel_shap, want["kernel_shap"], 1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_score_cam_is_torchs_in_both_published_readings(stride):
+    with np.load(SCORE) as data:
+        seed, size, target = int(data["seed"]), tuple(data["size"].tolist()), int(data["target"])
+        want = {name: data[f"{name}_{stride}"] for name in ("softmax", "increase")}
+        digest = str(data["digest"])
+    p, x = seeded.score_network(seed, size), seeded.activations(seed + 1000, (*size, 3))
+    assert seeded.digest(p) == digest, "NumPy's random stream has changed"
+    p, x = heads.to_jax(p), jnp.asarray(x, jnp.float32)
+
+    def features(p, x):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        padding = "SAME" if stride == 1 else "VALID"
+        y = jax.lax.conv_general_dilated(x[None], p["k"], (stride, stride), padding, dimension_numbers=numbers)
+        return jax.nn.relu(y[0] + p["b"])
+
+    def predict(p, x):
+        return features(p, x).reshape(-1) @ p[f"w{stride}"] + p["c"]
+
+    @jax.jit
+    def both(p, x):
+        run = functools.partial(score_cam, p, features(p, x), x, predict=predict, target=target)
+        softmax, increase = run(score="logit"), run(score="softmax", normalise="increase")
+        return softmax.coefficients, increase.coefficients
+
+    softmax, increase = both(p, x)
+    assert np.ptp(want["softmax"]) > 0.1 and np.ptp(want["increase"]) > 0.01
+    assert_close(softmax, want["softmax"], 1e-5)
+    assert_close(increase, want["increase"], 1e-5)

@@ -70,3 +70,12 @@ def kernel_coalitions(seed: int, count: int, players: int) -> np.ndarray:
     odds = 1 / (sizes * (players - sizes))
     drawn = rng.choice(sizes, count, p=odds / odds.sum())
     return np.stack([rng.permutation(players) < s for s in drawn]).astype(np.float64)
+
+
+def score_network(seed: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """A kernel `k` (3, 3, 3, 6) with bias `b`, dense weights `w1` and `w3` (in, 5) for strides 1 and 3, bias `c`."""
+    rng = np.random.RandomState(seed)
+    h, w = size
+    shapes = {"k": (3, 3, 3, 6), "b": (6,), "w1": (h * w * 6, 5), "w3": (h // 3 * (w // 3) * 6, 5), "c": (5,)}
+    scale = {"k": 0.3, "b": 0.3, "w1": 0.1, "w3": 0.3, "c": 0.5}
+    return {name: scale[name] * rng.standard_normal(shape) for name, shape in shapes.items()}
