@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.precision import ESTIMATORS, Runs, cosine_error, example, own_error, pictures, program
 from benchmarks.timing import save
 from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.paper_figures import DATA_SETS, TABLE_1, TABLE_2, TABLE_6
 from jaxcam.methods.catalog import request
 from jaxcam.methods.result import scalar_score
 from jaxcam.models.network import Network
@@ -28,11 +29,6 @@ from jaxcam.models.zoo import bundled, load
 from jaxcam.shapley import permutation_shapley_steps
 from jaxcam.transforms.coalition import coalition_game
 
-#: The paper's figures: VGG16 on ImageNet.
-PAPER_1 = {1: (0.87594, 1.445e-2), 10: (0.98672, 1.607e-3), 100: (0.99857, 1.609e-4), 1000: (0.99986, 2.729e-5),
-           10_000: (0.99999, 1.704e-6)}  # fmt: skip
-PAPER = {("LIFT-CAM", "conv5_3"): 0.980, ("LIFT-CAM", "conv5_2"): 0.924, ("LIFT-CAM", "conv5_1"): 0.879,
-         ("KSHAP-CAM_K", "conv5_3"): 0.708, ("KSHAP-CAM_10K", "conv5_3"): 0.994}  # fmt: skip
 #: Methods of tables 2 and 6; `{K}` is the number of channels.
 METHODS = {
     "LIFT-CAM": "lift_cam", "KSHAP-CAM_K": "kernel_shap_cam:num_samples={K},paired=false",
@@ -41,6 +37,14 @@ METHODS = {
     "LIME-CAM_10K": "lime_cam:num_samples={10K}", "Ablation-CAM": "ablation_cam", "XGrad-CAM": "xgrad_cam",
     "Grad-CAM": "grad_cam", "Grad-CAM++": "grad_cam_pp",
 }  # fmt: skip
+
+
+def published(method: str, layer: str, kind: int) -> float | None:
+    """The paper's cosine, VGG16 on the data set number `kind` of `DATA_SETS`."""
+    if layer == "conv5_3":
+        key = {"LIFT-CAM": "lift_cam", "KSHAP-CAM_K": "kernel_shap_cam x1", "KSHAP-CAM_10K": "kernel_shap_cam x10"}
+        return TABLE_6[key[method]][kind] if method in key else None
+    return TABLE_2.get(layer) if method == "LIFT-CAM" and kind == 0 else None
 
 
 def seed(*names) -> jax.Array:
@@ -130,16 +134,19 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
     return rows
 
 
-def tables(name: str, first: list[dict], second: list[dict]) -> str:
-    """Both in Markdown, beside the paper's figures."""
-    out = []
+def tables(network: Network, first: list[dict], second: list[dict]) -> str:
+    """Both in Markdown, beside the paper's figures where they are of a VGG16."""
+    out: list[str] = []
+    name, vgg = network.name, isinstance(network.config, VGGConfig) and network.config.depth == 16
+    kind = 1 if network.multi_label else 0
     if first:
-        out += [f"## {name}: cosine between two runs of SHAP-CAM_N ({len(first[0]['cosines'])} pictures)", "",
-                "| N | " + " | ".join(ESTIMATORS) + " | the paper's (plain, ImageNet) |", "|---" * 5 + "|"]  # fmt: skip
+        heads = ["N", *ESTIMATORS, f"the paper's (plain, {DATA_SETS[kind]})"]
+        out += [f"## {name}: cosine between two runs of SHAP-CAM_N ({len(first[0]['cosines'])} pictures)", ""]
+        out += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
         at = {(r["estimator"], r["orderings"]): r for r in first}
         for n in dict.fromkeys(r["orderings"] for r in first):
             cells = [f"{at[e, n]['mean']:.5f} ± {at[e, n]['std']:.1e}" for e in ESTIMATORS]
-            paper = "{:.5f} ± {:.1e}".format(*PAPER_1[n]) if n in PAPER_1 else ""
+            paper = "{:.5f} ± {:.1e}".format(*TABLE_1[n][kind]) if vgg and n in TABLE_1 else ""
             out.append(f"| {n:,} | " + " | ".join([*cells, paper]) + " |")
         out.append("")
     if second:
@@ -147,7 +154,7 @@ def tables(name: str, first: list[dict], second: list[dict]) -> str:
                 "| layer | method | cosine | the paper's | without SHAP-CAM's noise | pictures, orderings |",
                 "|---" * 6 + "|"]  # fmt: skip
         for r in second:
-            paper = PAPER.get((r["method"], r["layer"]))
+            paper = published(r["method"], r["layer"], kind) if vgg else None
             out.append(
                 f"| {r['layer']} | {r['method']} | {r['cosine']:.4f} ± {r['standard_error']:.4f} | {paper or ''} "
                 f"| {r['without_noise']:.4f} | {r['pictures']}, {r['orderings']:,} |"
@@ -164,7 +171,7 @@ def main(argv=None) -> int:
     parser.add_argument("--layers", nargs="+", help="default: conv5_3, conv5_2 and conv5_1 of a VGG, else the last")
     parser.add_argument("--limit", type=int, default=50, help="pictures of tables 2 and 6")
     parser.add_argument("--repeat-limit", type=int, default=20, help="pictures of table 1; 0 leaves it out")
-    parser.add_argument("--orderings", type=int, nargs="+", default=list(PAPER_1), help="N of table 1")
+    parser.add_argument("--orderings", type=int, nargs="+", default=list(TABLE_1), help="N of table 1")
     parser.add_argument("--shap", type=int, nargs="+", default=[10_000], help="antithetic orderings, for each layer")
     parser.add_argument("--runs", type=int, default=10, help="of each random method")
     parser.add_argument("--kept", type=pathlib.Path, help="runs that benchmarks.precision has kept")
@@ -183,7 +190,7 @@ def main(argv=None) -> int:
             for i, layer in enumerate(layers):
                 second += agreeing(network, layer, shown, args.shap[min(i, len(args.shap) - 1)], args.runs, kept)
             record[network.name] = {"table_1": first, "tables_2_and_6": second}
-            texts.append(tables(network.name, first, second))
+            texts.append(tables(network, first, second))
             print(texts[-1], flush=True)
     except JaxcamError as e:
         print(f"error: {e}", file=sys.stderr)

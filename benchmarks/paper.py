@@ -1,8 +1,8 @@
 """The paper's evaluation on data of your own: `python -m benchmarks.paper DATA --out RUNS [--model NAME ...]`.
 
 Tables 3, 4, 5 and 7 to 10 of Jung & Oh (ICCV 2021), by `jaxcam evaluate`: the run of each network and layer is a
-folder under RUNS, goes on where it was stopped, and holds everything that `jaxcam report` shows (figure 1 among it).
-Then the paper's claims one by one, each with the figures that speak for or against it here.
+folder under RUNS, goes on where it was stopped, and gets its report (`report.html`; its gallery is figure 1). Then the
+paper's claims one by one, each with the figures that speak for or against it here, and what it all cost.
 """
 
 from __future__ import annotations
@@ -10,149 +10,140 @@ from __future__ import annotations
 import argparse
 import pathlib
 import re
+import resource
 import sys
-from typing import NamedTuple
-
-import numpy as np
+import time
 
 import jaxcam
+from benchmarks.claims import SCORES, Claim, claims
 from benchmarks.timing import machine
+from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import Run, evaluate
 from jaxcam.evaluate.formats import markdown
-from jaxcam.evaluate.statistics import Summary, cube, summarise
-from jaxcam.evaluate.tables import main_table
+from jaxcam.evaluate.paper_figures import published
+from jaxcam.evaluate.report import report
+from jaxcam.evaluate.statistics import Summary, over_seeds, summarise
+from jaxcam.evaluate.tables import cost_table, main_table, seeds_table
+from jaxcam.files import whole_file
+from jaxcam.metrics.catalog import METRICS
 from jaxcam.models.resnet import ResNetConfig
 
+#: `{K}` is the number of channels.
 METHODS = (
     "lift_cam", "grad_cam", "grad_cam_pp", "xgrad_cam", "score_cam", "ablation_cam", "lrp_cam", "lime_cam",
-    "kernel_shap_cam", "shap_cam",
+    "lime_cam:num_samples={10K}", "kernel_shap_cam", "shap_cam:num_permutations=1000",
 )  # fmt: skip
-SCORES = ("ic", "ad", "add")
 
 
-class Claim(NamedTuple):
-    """A statement of the paper, what was found here, and the figures."""
-
-    text: str
-    verdict: str
-    figures: str
-
-
-def best_on_scores(run: Run, summary: Summary) -> Claim:
-    """LIFT-CAM is the most faithful on IC, AD and ADD."""
-    i = summary.methods.index("lift_cam")
-    found, verdicts = [], []
-    for metric in SCORES:
-        j = summary.metrics.index(metric)
-        rivals = [k for k in range(len(summary.methods)) if k != i]
-        sign = -1 if metric == "ad" else 1
-        worse = [summary.methods[k] for k in rivals if _sure(summary, i, k, j, sign)]
-        better = [summary.methods[k] for k in rivals if _sure(summary, i, k, j, -sign)]
-        verdicts.append("refuted" if better else "held" if len(worse) == len(rivals) else "undecided")
-        found.append(
-            f"{metric.upper()} {summary.score.mean[i, j]:.2f}: surely better than {', '.join(worse) or 'none'}, "
-            f"surely worse than {', '.join(better) or 'none'}"
-        )
-    verdict = verdicts[0] if len(set(verdicts)) == 1 else ", ".join(map(" ".join, zip(SCORES, verdicts, strict=True)))
-    return Claim("LIFT-CAM is best on IC, AD and ADD (tables 3, 5, 7 to 9)", verdict, "; ".join(found))
+def table_3(layers: dict[str, Run]) -> list[str]:
+    """LIFT-CAM by layer, in Markdown, with the paper's figures in brackets."""
+    lines = ["| layer | " + " | ".join(f"{METRICS[m].short} (%)" for m in SCORES) + " |", "|---" * 4 + "|"]
+    for layer, run in layers.items():
+        summary = summarise(run)
+        i, cells = summary.methods.index("lift_cam"), []
+        for m in SCORES:
+            j, figure = summary.metrics.index(m), published(run.manifest, "lift_cam", m)
+            theirs = f" (paper: {figure.value:.2f})" if figure else ""
+            s = summary.score
+            cells.append(f"{s.mean[i, j]:.2f} [{s.low[i, j]:.2f}, {s.high[i, j]:.2f}]{theirs}")
+        lines.append(f"| {layer} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def best_at_pointing(run: Run, summary: Summary) -> Claim:
-    """LIFT-CAM puts most energy into the object's boxes."""
-    i, j = summary.methods.index("lift_cam"), summary.metrics.index("pointing")
-    better = [m for k, m in enumerate(summary.methods) if k != i and _sure(summary, i, k, j, -1)]
-    worse = [m for k, m in enumerate(summary.methods) if k != i and _sure(summary, i, k, j, 1)]
-    verdict = "refuted" if better else "held" if len(worse) == len(summary.methods) - 1 else "undecided"
-    figures = f"surely better than {', '.join(worse) or 'none'}, surely worse than {', '.join(better) or 'none'}"
-    return Claim("LIFT-CAM localises best (table 10)", verdict, f"EPG {summary.score.mean[i, j]:.2f} %: {figures}")
+def cost(run: Run) -> list[str]:
+    """Where the time of a run went, per picture, in Markdown."""
+    pictures = sum(unit["images"] for unit in run.units)
+    parts: dict[str, float] = {"decoding (in the background)": 0.0, "forward pass": 0.0}
+    for unit in run.units:
+        seconds = unit["seconds"]
+        parts["decoding (in the background)"] += seconds["decode"]
+        parts["forward pass"] += seconds["forward"]
+        for kind, prefix in (("methods", ""), ("metrics", "metric ")):
+            for name, spent in seconds[kind].items():
+                parts[prefix + name] = parts.get(prefix + name, 0.0) + spent
+        parts["all"] = parts.get("all", 0.0) + seconds["total"]
+    parts["all"] = parts.pop("all", 0.0)  # last
+    lines = ["| what | ms per picture |", "|---|---|"]
+    return lines + [f"| {name} | {1000 * s / max(1, pictures):,.1f} |" for name, s in parts.items()]
 
 
-def _sure(summary: Summary, a: int, b: int, metric: int, sign: int) -> bool:
-    """Whether method a is above b (sign 1) or below it (sign -1) with the whole paired interval."""
-    low, high = summary.difference.low[a, b, metric], summary.difference.high[a, b, metric]
-    return bool(low > 0 if sign > 0 else high < 0)
-
-
-def identical(run: Run, summary: Summary, a: str, b: str, text: str) -> Claim:
-    """Two methods give the same maps up to scale."""
-    values = cube(run).rows
-    i, j = summary.methods.index(a), summary.methods.index(b)
-    maps = run.arrays("maps")
-    if maps is None:
-        return Claim(text, "not measured", "the maps were not kept")
-    scaled = [m.reshape(len(m), -1) / np.maximum(m.reshape(len(m), -1).max(1, keepdims=True), 1e-30)
-              for m in (maps[values[:, i]], maps[values[:, j]])]  # fmt: skip
-    gap = float(np.abs(scaled[0] - scaled[1]).max())
-    return Claim(text, "held" if gap < 1e-3 else "refuted", f"largest difference of the scaled maps {gap:.1e}")
-
-
-def layers_compared(runs: dict[str, Run]) -> Claim:
-    """The last layer explains best: LIFT-CAM there against earlier ones, on the same pictures."""
-    text = "conv5_3 explains better than conv5_1 (LIFT-CAM)"
-    last, first = cube(runs["conv5_3"]), cube(runs["conv5_1"])
-    figures, signs = [], []
-    for metric in SCORES:
-        a = last.values[:, runs["conv5_3"].methods.index("lift_cam"), runs["conv5_3"].metrics.index(metric)]
-        b = first.values[:, runs["conv5_1"].methods.index("lift_cam"), runs["conv5_1"].metrics.index(metric)]
-        gain = b - a if metric == "ad" else a - b
-        error = gain.std(ddof=1) / np.sqrt(len(gain))
-        signs.append(gain.mean() / max(error, 1e-30))
-        figures.append(
-            f"{metric.upper()} {a.mean():.2f} against {b.mean():.2f} (gain {gain.mean():.2f} +- {error:.2f})"
-        )
-    verdict = "held" if min(signs) > 2 else "refuted" if max(signs) < -2 else "undecided"
-    return Claim(text, verdict, "; ".join(figures))
-
-
-def write_up(folder: pathlib.Path, network: jaxcam.Network, run: Run, summary: Summary, claims: list[Claim]) -> None:
-    """`paper-<network>.md`: the table and the claims."""
-    lines = [f"# {network.name}, {summary.images} pictures, {summary.pairs} pairs of picture and class", ""]
+def write_up(
+    folder: pathlib.Path, network: jaxcam.Network, run: Run, summary: Summary, layers: dict[str, Run],
+    found: list[Claim], spent: str,
+) -> None:  # fmt: skip
+    """`paper-<network>-<data>.md`: the tables, the claims, the cost."""
+    data = run.manifest["settings"]["data"]["name"]
+    lines = [f"# {network.name} on {data}: {summary.images} pictures, {summary.pairs} pairs of picture and class", ""]
     lines += [markdown(main_table(run, summary)), "", "## The paper's claims here", ""]
     lines += ["| claim | here | figures |", "|---|---|---|"]
-    lines += [f"| {c.text} | {c.verdict} | {c.figures} |" for c in claims]
-    lines += ["", '"Surely" means that the whole 95 % interval of the paired difference lies on one side.']
-    lines += ["", f"Measured on {machine()['device']}, jax {machine()['jax']}.", ""]
-    name = re.sub(r"[^\w.-]", "_", pathlib.Path(network.name).name)
+    lines += [f"| {c.text} | {c.verdict} | {c.figures} |" for c in found]
+    lines += ["", '"Surely" means that the whole 95 % interval of the paired difference lies on one side.', ""]
+    if len(layers) > 1:
+        lines += ["## LIFT-CAM at earlier layers (table 3)", "", *table_3(layers), ""]
+    seeds = over_seeds(run)
+    if len(seeds.seeds) > 1:
+        lines += ["## Random subsets (tables 7 to 10)", ""]
+        for metric in run.metrics:
+            lines += [markdown(seeds_table(run, seeds, metric)), ""]
+    lines += ["## Cost", "", markdown(cost_table(run, summary)), "", *cost(run), ""]
+    lines += [f"{spent} Measured on {machine()['device']}, jax {machine()['jax']}.", ""]
+    name = re.sub(r"[^\w.-]", "_", f"{pathlib.Path(network.name).name}-{data}")
     (folder / f"paper-{name}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def finished(run: Run) -> Run:
+    """Writes the report of a run beside it."""
+    with whole_file(run.folder / "report.html") as f:
+        f.write(report(run, summarise(run)).encode())
+    return run
+
+
 def main(argv=None) -> int:
-    """Evaluates, prints the claims and writes `benchmarks/results/paper-<network>.md`."""
+    """Evaluates, prints the claims and writes `benchmarks/results/paper-<network>-<data>.md`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="an ImageNet-style folder, a VOC devkit or a COCO folder")
-    parser.add_argument("--out", required=True, help="the folder of the runs")
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder of the runs")
     parser.add_argument("--model", nargs="+", default=["vgg16_slim", "resnet50_slim"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--metrics", nargs="+", default=["ic", "ad", "add", "pointing", "gap"])
+    parser.add_argument("--reference", help="adds the cosine with this method, as shap_cam:num_permutations=10000")
     parser.add_argument("--limit", type=int, help="pictures of each random subset")
     parser.add_argument("--seeds", type=int, default=1, help="how many random subsets")
+    parser.add_argument("--keep", nargs="*", help="of every map: coefficients, maps, curves (default: all)")
     args = parser.parse_args(argv)
     results = pathlib.Path(__file__).parent / "results"
-    for model in args.model:
-        network = jaxcam.load(model)
-        options = {"metrics": args.metrics, "limit": args.limit, "seeds": args.seeds}
-        folder = pathlib.Path(args.out) / pathlib.Path(network.name).name
-        run = evaluate(network, args.data, methods=args.methods, out=folder / "last", **options)
-        summary = summarise(run)
-        claims = [best_on_scores(run, summary)]
-        if "pointing" in summary.metrics:
-            claims.append(best_at_pointing(run, summary))
-        if isinstance(network.config, ResNetConfig):
-            claims.append(
-                identical(run, summary, "lift_cam", "ablation_cam", "LIFT-CAM equals Ablation-CAM on a linear head")
-            )
-            claims.append(identical(
-                run, summary, "grad_cam", "xgrad_cam",
-                "Grad-CAM equals XGrad-CAM on a GAP and linear head, where table 4 lists them apart",
+    options = {"limit": args.limit, "seeds": args.seeds} | ({} if args.keep is None else {"keep": args.keep})
+    try:
+        for model in args.model:
+            began = time.perf_counter()
+            network = jaxcam.load(model)
+            folder = args.out / pathlib.Path(network.name).name
+            channels = network.layer_shape(network.default_layer)[-1]
+            methods = [m.replace("{10K}", str(10 * channels)) for m in args.methods]
+            run = finished(evaluate(
+                network, args.data, methods=methods, metrics=args.metrics, reference=args.reference,
+                out=folder / "last", **options,
             ))  # fmt: skip
-        elif "conv5_1" in network.layers:
-            early = evaluate(
-                network, args.data, methods=["lift_cam"], layer="conv5_1", out=folder / "conv5_1", **options
+            layers = {network.default_layer: run}
+            for early in ("conv5_2", "conv5_1") if "conv5_2" in network.layers else ():
+                layers[early] = finished(evaluate(
+                    network, args.data, methods=["lift_cam"], metrics=SCORES, layer=early, out=folder / early, **options
+                ))  # fmt: skip
+            summary = summarise(run)
+            found = claims(run, summary, linear=isinstance(network.config, ResNetConfig), layers=layers)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+            seconds = sum(u["seconds"]["total"] for r in layers.values() for u in r.units)
+            spent = (
+                f"The units took {seconds:,.0f} s, this command {time.perf_counter() - began:,.0f} s (less where a run "
+                f"was there already); at most {peak:.1f} GiB of memory."
             )
-            claims.append(layers_compared({"conv5_3": run, "conv5_1": early}))
-        write_up(results, network, run, summary, claims)
-        for claim in claims:
-            print(f"{network.name}: {claim.text}: {claim.verdict.upper()} ({claim.figures})", flush=True)
+            write_up(results, network, run, summary, layers, found, spent)
+            for claim in found:
+                print(f"{network.name}: {claim.text}: {claim.verdict.upper()} ({claim.figures})", flush=True)
+            print(f"{network.name}: {spent}", flush=True)
+    except JaxcamError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
     return 0
 
 

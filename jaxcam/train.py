@@ -67,13 +67,14 @@ class Trainer:
       recipe: the choices.
       train, val: the data.
       out: the run's folder; created, or resumed where it holds a run with the same settings.
-      init: a network of the same configuration whose weights to start from, for fine-tuning.
+      init: a network of the same architecture whose weights to start from, for fine-tuning. Where its classes are
+        others, its last layer is drawn anew.
       checkpoint_every: steps between checkpoints, besides the one after each epoch.
       report: called with a dict of figures every few steps (for a progress bar).
 
     Raises:
       JaxcamError: `out` holds a run with other settings, the data are too few for one batch, or `init`
-        is another network or has other classes.
+        has another architecture.
     """
 
     def __init__(
@@ -101,13 +102,16 @@ class Trainer:
             raise JaxcamError(f"a VGG halves its input five times and needs at least 32 pixels, not {smallest}")
         self.init, self.multi_label = init, train.multi_label
         self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
-        if init is not None and (init.config, init.classes) != (config, train.classes):
-            raise JaxcamError(f"{init.name} differs in its architecture or classes from the network to be trained")
+        if init is not None and dataclasses.replace(init.config, num_classes=config.num_classes) != config:
+            raise JaxcamError(f"{init.name} differs in its architecture from the network to be trained")
         self._claim_folder(train, init)
         self.graphdef, *states = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
         params, stats = (nnx.to_pure_dict(state) for state in states)
         if init is not None:
-            params, stats = _taken(params, init.params), _taken(stats, init.params)
+            known = dict(init.params)
+            if init.classes != train.classes:
+                del known["fc8" if isinstance(config, VGGConfig) else "fc"]
+            params, stats = _taken(params, known), _taken(stats, known)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
             len(recipe.sizes) * self.steps_per_epoch,
@@ -248,8 +252,10 @@ class Trainer:
 
 
 def _taken(tree: dict, source: dict) -> dict:
-    """The leaves of `source` at the places that `tree` has."""
-    return {k: _taken(v, source[k]) if isinstance(v, dict) else jnp.array(source[k]) for k, v in tree.items()}
+    """`tree` with the leaves that `source` has in their places."""
+    there = {k: v for k, v in tree.items() if k in source}
+    taken = {k: _taken(v, source[k]) if isinstance(v, dict) else jnp.array(source[k]) for k, v in there.items()}
+    return tree | taken
 
 
 def _read_json(file: pathlib.Path):

@@ -29,6 +29,10 @@ TARGET = 1
 FAST_TO_COMPILE = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 #: Score-CAM asks for so many channels here; they are the ones checked.
 SCORED = 3
+#: Coalitions of LIME-CAM here; fewer than there are channels on most rows.
+LIMED = 12
+#: Its penalty, as a share of the logit.
+BETA = 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +44,12 @@ class Row:
       layer: where it is cut.
       weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
       refuses: method and what its error says; CAM refuses every row without `weights`.
-      skips: methods that would cost too much here, all of which other rows have.
     """
 
     network: str
     layer: str
     weights: Callable[[Any], jax.Array] | None = None
     refuses: tuple[tuple[str, str], ...] = ()
-    skips: tuple[str, ...] = ()
 
     def __str__(self):
         return f"{self.network}-{self.layer}"
@@ -55,16 +57,16 @@ class Row:
 
 ROWS = (
     Row("vgg16_slim", "conv5_3"),
-    Row("vgg16_slim", "conv4_3", skips=("kernel_shap_cam",)),
+    Row("vgg16_slim", "conv4_3"),
     Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
-    Row("resnet50_slim", "layer3", skips=("kernel_shap_cam",)),
+    Row("resnet50_slim", "layer3"),
     Row("linen_residual", "block1.Conv_1"),
     Row("equinox_cnn", "convs.1"),
-    Row("squeezenet", "fire9", skips=("kernel_shap_cam",)),
-    Row("vit_class_token", "block0", skips=("kernel_shap_cam",)),
+    Row("squeezenet", "fire9"),
+    Row("vit_class_token", "block0"),
     Row("vit_mean", "block1"),
     Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"]),
-    Row("convnext", "block0", skips=("kernel_shap_cam",)),
+    Row("convnext", "block0"),
     Row("log_sum_exp", "map", refuses=(("lrp_cam", "lrp has no rule for 'exp'"),)),
 )
 
@@ -143,7 +145,18 @@ column(gradient.xgrad_cam)
 column(gradient.cam)
 column(coalition.ablation_cam)
 sampled(sampling.shap_cam, num_permutations=2, estimator="antithetic")
-sampled(sampling.kernel_shap_cam)
+
+
+def _kernel_shap(s, params, a, held, image):
+    count = 2 * (a.shape[-1] - 1)  # as few as determine all channels
+    return sampling.kernel_shap_cam(
+        held, a, jax.random.key(0), head=s.head, target=TARGET, num_samples=count, paired=True
+    )
+
+
+def _lime(s, params, a, held, image):
+    beta = BETA * jnp.abs(s.head(held, a)[TARGET])
+    return sampling.lime_cam(held, a, jax.random.key(0), head=s.head, target=TARGET, num_samples=LIMED, beta=beta)
 
 
 def references(a: jax.Array) -> jax.Array:
@@ -160,7 +173,7 @@ def _score(s, params, a, held, image):
     return score.score_cam(params, a, image, predict=s.predict, target=TARGET, **options)
 
 
-COLUMNS |= {"deep_shap_cam": _deep_shap, "score_cam": _score}
+COLUMNS |= {"lime_cam": _lime, "kernel_shap_cam": _kernel_shap, "deep_shap_cam": _deep_shap, "score_cam": _score}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +188,7 @@ class Explained:
       logit, logit_zero, logit_whole: F(A), F(0), and what the uncut network says.
       logit_references: `(2,)`, F of `references`.
       logit_without: F without each channel of `ablated(K)`.
+      logit_limed: `(LIMED,)`, F of the coalitions of LIME-CAM.
       logit_masked: `(SCORED,)` of the image behind the masks of the channels of largest range.
       weights: `(K, C)` or None.
     """
@@ -188,6 +202,7 @@ class Explained:
     logit_whole: float
     logit_references: np.ndarray
     logit_without: np.ndarray
+    logit_limed: np.ndarray
     logit_masked: np.ndarray
     weights: np.ndarray | None
 
@@ -195,6 +210,11 @@ class Explained:
 def ablated(channels: int) -> list[int]:
     """The channels whose drop is checked."""
     return [0, channels // 2, channels - 1]
+
+
+def limed(channels: int) -> jax.Array:
+    """The coalitions that LIME-CAM draws, `(LIMED, K)`."""
+    return jax.random.bernoulli(jax.random.key(0), 0.5, (LIMED, channels)).astype(jnp.float32)
 
 
 def explain(row: Row, s: Subject) -> Explained:
@@ -209,13 +229,13 @@ def explain(row: Row, s: Subject) -> Explained:
 
         cams = {}
         for name, run in COLUMNS.items():
-            if name not in row.skips:
-                try:
-                    cams[name] = run(s, params, a, held, image)
-                except (JaxcamError, UnsupportedPrimitive) as error:
-                    refused[name] = error
+            try:
+                cams[name] = run(s, params, a, held, image)
+            except (JaxcamError, UnsupportedPrimitive) as error:
+                refused[name] = error
         without = jnp.stack([a.at[..., k].set(0.0) for k in ablated(a.shape[-1])])
-        others = jnp.concatenate([a[None], jnp.zeros_like(a)[None], references(a), without])
+        coalitions = a * limed(a.shape[-1])[:, None, None]
+        others = jnp.concatenate([a[None], jnp.zeros_like(a)[None], references(a), without, coalitions])
         logits = jax.vmap(f)(others)
         masks = jax.vmap(functools.partial(_mask, image, a))(_widest(a))
         whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
@@ -226,8 +246,8 @@ def explain(row: Row, s: Subject) -> Explained:
     cams, a, g, logits, whole, weights = jax.tree.map(np.asarray, run(s.params, s.image))
     g = g.astype(np.float64)
     return Explained(
-        cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:], whole[1:],
-        weights,
+        cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
+        logits[-LIMED:], whole[1:], weights,
     )  # fmt: skip
 
 

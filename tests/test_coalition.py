@@ -16,6 +16,7 @@ from jaxcam.methods.result import scalar_score
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.transforms.coalition import coalition_game, masked_game
+from jaxcam.transforms.lazy import Affine
 
 HEADS = {**heads.HEADS, **heads_programs.PROGRAMS}
 NAMES = [
@@ -87,3 +88,69 @@ def test_the_first_layer_of_a_vgg_head_is_shared(layer):
     folded, masked = both(a)
     np.testing.assert_allclose(folded, masked, rtol=0, atol=1e-5 * float(jnp.abs(masked).max()))
     assert found[0].structure.startswith("additive up to")
+
+
+def _two_layers(p, a):
+    return jax.nn.relu(a.reshape(-1) @ p["w"] + p["b"]) @ p["v"] + p["c"]
+
+
+def _past_the_hidden_layer(p, a):
+    """The pooled channels also go to the logits directly, and so does each activation."""
+    return _two_layers(p, a) + a.mean((0, 1)) @ p["u"] + (a.reshape(-1) * p["w"][:, 0]).sum()
+
+
+def _averaged_convolution(p, a):
+    y = jax.lax.conv_general_dilated(a[None], p["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jax.nn.relu(y[0]).mean((0, 1)) @ p["v"] + p["c"]
+
+
+def _of_two_branches(p, a):
+    hidden = jax.nn.tanh(a.reshape(-1) @ p["w"])
+    return jnp.concatenate([jnp.where(p["b"] > 0, hidden, 2.0), hidden**2]) @ jnp.concatenate([p["v"], p["v"]])
+
+
+def _drawn(**shapes):
+    rng = np.random.default_rng(4)
+    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+
+
+@pytest.mark.parametrize("head", [_two_layers, _past_the_hidden_layer, _averaged_convolution, _of_two_branches])
+@pytest.mark.parametrize(
+    "target", [2, lambda logits: logits[0] - 2 * logits[3], lambda logits: jnp.log(1 + logits[1] ** 2)]
+)
+def test_what_follows_the_last_nonlinear_layer_is_one_sum(head, target):
+    h, w, k = heads.SHAPE
+    p = _drawn(w=(h * w * k, 9), b=(9,), v=(9, 4), c=(4,), u=(k, 4), k=(3, 3, k, 9))
+    score = scalar_score(head, p, target)
+    found = []
+
+    @jax.jit
+    def both(a):
+        found.append(coalition_game(score, a))
+        return found[0](MASKS), masked_game(score, a)(MASKS)
+
+    folded, masked = both(A)
+    np.testing.assert_allclose(folded, masked, rtol=0, atol=1e-5 * float(jnp.abs(masked).max()))
+    linear_in_the_logits = not callable(target) or target(jnp.ones(4)) == -1
+    assert isinstance(found[0].output, Affine) == linear_in_the_logits
+    if linear_in_the_logits and head is _two_layers:  # masks @ table, the ReLU and its bias, and one sum
+        assert found[0].megaflops == pytest.approx((2 * k * 9 + 2 * 9 + 9) * 1e-6, abs=10e-6)
+    if linear_in_the_logits and head is _past_the_hidden_layer:
+        assert found[0].output.weights.shape == (k,)
+
+
+def test_a_traced_class_that_does_not_exist_is_nan_and_the_end_has_a_gradient():
+    h, w, k = heads.SHAPE
+    p = _drawn(w=(h * w * k, 9), b=(9,), v=(9, 4), c=(4,))
+
+    def value(p, a, target):
+        return coalition_game(scalar_score(_two_layers, p, target), a)(MASKS).sum()
+
+    assert jnp.isnan(jax.jit(value)(p, A, 4)) and jnp.isfinite(jax.jit(value)(p, A, 3))
+    plain = lambda p, a: masked_game(scalar_score(_two_layers, p, 3), a)(MASKS).sum()  # noqa: E731
+    for got, want in zip(
+        jax.tree.leaves(jax.jit(jax.grad(value, (0, 1)))(p, A, 3)),
+        jax.tree.leaves(jax.grad(plain, (0, 1))(p, A)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * float(jnp.abs(want).max()))

@@ -50,9 +50,9 @@ def place(tmp_path_factory):
     return folder
 
 
-def arguments(place, out, *more):
-    base = [place / "photos", "--model", place / "net", "--out", out, "--no-figure", "--method", *METHODS]
-    return [str(x) for x in ("explain", *base, "--permutations", "2000", *more)]
+def arguments(place, out, *more, methods=METHODS, permutations=2000):
+    base = [place / "photos", "--model", place / "net", "--out", out, "--no-figure", "--method", *methods]
+    return [str(x) for x in ("explain", *base, "--permutations", permutations, *more)]
 
 
 def environment(**more):
@@ -170,7 +170,7 @@ def test_permutations_without_shap_cam_and_a_folder_without_pictures(place, tmp_
     assert "is a folder without pictures" in capsys.readouterr().err
 
 
-def together(place, out, devices):
+def together(place, out, devices, **changed):
     """The exit status, output and errors of a process for each number of devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -178,7 +178,10 @@ def together(place, out, devices):
     shared = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(len(devices))]
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "jaxcam", *arguments(place, out, *shared, "--process", str(i), "--resume")],
+            [
+                sys.executable, "-m", "jaxcam",
+                *arguments(place, out, *shared, "--process", str(i), "--resume", **changed),
+            ],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env=environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={count}"),
         )
@@ -188,14 +191,17 @@ def together(place, out, devices):
     return [(run.returncode, *texts) for run, texts in zip(runs, told, strict=True)]
 
 
-def test_two_processes_give_what_one_gives(place, whole):
-    out = place / "processes"
-    (status, table, errors), (other, nothing, more) = together(place, out, (2, 2))
+def test_two_processes_give_what_one_gives_by_every_estimator(place):
+    alone, out = place / "alone", place / "processes"
+    changed = {"methods": [f"shap_cam:estimator={e}" for e in ("plain", "antithetic", "adjusted")], "permutations": 200}
+    assert main(arguments(place, alone, **changed)) == 0
+    (status, table, errors), (other, nothing, more) = together(place, out, (2, 2), **changed)
     assert (status, other) == (0, 0), errors + more
     assert "written to" in table and nothing == ""
-    got = arrays(out)
-    assert list(got) == list(whole[0]) and not (out / ".jaxcam-progress").exists()
-    for name, expected in whole[0].items():
+    got, whole = arrays(out), arrays(alone)
+    assert list(got) == list(whole) == ["a-2.npz", "a.npz", "b.npz"] and not (out / ".jaxcam-progress").exists()
+    for name, expected in whole.items():
+        assert len(expected["coefficients"]) == 3
         np.testing.assert_allclose(got[name]["coefficients"], expected["coefficients"], rtol=1e-6, atol=1e-6)
 
 

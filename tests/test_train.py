@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -120,6 +121,30 @@ def test_a_folder_with_another_run_is_refused(uninterrupted, parts, tmp_path):
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(JaxcamError, match=r"settings.json: cannot be read"):
         Trainer(TinyConfig(), RECIPE, *parts, tmp_path)
+
+
+def test_fine_tuning_takes_the_weights_and_for_other_classes_a_new_last_layer(parts, tmp_path):
+    config = VGGConfig(11, num_classes=3, width=0.06, hidden=8, pool_size=1)
+    source = jaxcam.Network.create(config, seed=7, classes=parts[0].classes)
+    recipe = Recipe(**{**vars(RECIPE), "schedule": ((32, 2),), "eval_size": 32})
+
+    def started(out, train, init=source):
+        fitting = dataclasses.replace(config, num_classes=len(train.classes))
+        return Trainer(fitting, recipe, train, train, out, init=init).state["params"]
+
+    same = started(tmp_path / "same", parts[0])
+    jax.tree.map(np.testing.assert_array_equal, same, source.params)
+    others = dataclasses.replace(parts[0], classes=("a", "b", "c", "d"))
+    found = started(tmp_path / "others", others)
+    assert found["fc8"]["kernel"].shape == (8, 4)
+    jax.tree.map(np.testing.assert_array_equal, found | {"fc8": 0}, source.params | {"fc8": 0})
+    renamed = started(tmp_path / "renamed", dataclasses.replace(parts[0], classes=("a", "b", "c")))
+    assert not np.array_equal(renamed["fc8"]["kernel"], source.params["fc8"]["kernel"])
+    with pytest.raises(JaxcamError, match="differs in its architecture"):
+        wider = jaxcam.Network.create(dataclasses.replace(config, hidden=9), classes=parts[0].classes)
+        started(tmp_path / "wider", parts[0], wider)
+    with pytest.raises(JaxcamError, match="holds a run with other settings"):
+        started(tmp_path / "same", parts[0], dataclasses.replace(source, params=same | {"fc8": found["fc8"]}))
 
 
 def test_mistakes_in_the_settings(parts, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import pathlib
 import shlex
@@ -50,7 +51,10 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
     p.add_argument("--arch", default="vgg16_bn", metavar="NAME", help=f"{', '.join(ARCHITECTURES)} (default: vgg16_bn)")
-    p.add_argument("--init", metavar="NAME|FOLDER", help="fine-tune this network; it decides the architecture")
+    p.add_argument(
+        "--init", metavar="NAME|FOLDER", help="fine-tune this network, which decides the architecture; for other "
+        "classes its last layer is drawn anew",
+    )  # fmt: skip
     p.add_argument("--width", type=float, default=1.0, help="multiplier on every layer's channels (default: 1)")
     p.add_argument("--hidden", type=int, help="VGG: neurons in each dense layer (default: 4096 times the width)")
     p.add_argument("--pool-size", type=int, help="VGG: side of the average pool before them (default: 7)")
@@ -97,7 +101,10 @@ def run(options: argparse.Namespace) -> int:
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
     family = VGGConfig if options.arch.startswith("vgg") else ResNetConfig
     init = load(options.init) if options.init else None
-    config: Config = init.config if init else family(num_classes=len(train.classes), **architecture)
+    classes = len(train.classes)
+    config: Config = (
+        dataclasses.replace(init.config, num_classes=classes) if init else family(num_classes=classes, **architecture)
+    )
     out = pathlib.Path(options.out)
     what = metric(train.multi_label)
     print(f"{len(train)} pictures to train on, {len(val)} to validate on, {len(train.classes)} classes")

@@ -4,7 +4,8 @@ The naive way multiplies the activations by every mask and runs the head on each
 head runs once on lazy values. As long as each element belongs to one channel (`Diagonal`: pooling,
 reshapes, elementwise functions) or the channels add up (`Additive`: up to the first dense layer or
 convolution, included), no work depends on the mask; only what follows runs per coalition, on
-`base + masks @ delta`. The numbers are those of the masked evaluation up to rounding.
+`base + masks @ delta`, and of that what follows the last non-linear operation is one sum
+(`last_layer`). The numbers are those of the masked evaluation up to rounding.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.transforms import folding
-from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, Task
-from jaxcam.transforms.walker import bind, location, trace, walk
+from jaxcam.transforms.last_layer import with_affine_end
+from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
+from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
 CHUNK_ELEMENTS = 1 << 26
@@ -107,8 +109,9 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
     owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
     start = Diagonal(activations, jnp.zeros_like(activations), owner)
     (output,) = walk(closed, [start], active=Lazy, rule=lambda eqn, ins: _rule(eqn, ins, players))
+    output = with_affine_end(output, players, precision)
     megaflops, elements, first = _remaining(output, players)
-    if not isinstance(output, Deferred):
+    if not isinstance(output, Deferred | Affine):
         structure = "linear head: exact"
     elif first is None:
         structure = f"no structure: {megaflops:.3g} MFLOP per coalition"
@@ -120,38 +123,6 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
 def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """The same game by plain masked evaluation: the oracle, and the fallback where tables are too large."""
     return jax.vmap(lambda m: score(activations * m.astype(activations.dtype)))
-
-
-def evaluate(
-    value: Any, masks: jax.Array | None, precision: str | None = "highest", given: dict[Any, jax.Array] | None = None
-) -> jax.Array:
-    """`(n, *shape)`: a lazy value for every mask, each pending equation run once.
-
-    Args:
-      given: what some lazy values are, by `Lazy.identity`, `(n, *shape)`; the masks may be None where
-        the value depends on nothing else.
-    """
-    done: dict[int, list] = {}
-    given = given or {}
-
-    def at(v: Any) -> Any:
-        if isinstance(v, Lazy) and v.identity in given:
-            return given[v.identity]
-        if isinstance(v, Deferred):
-            return run(v.task)[v.index]
-        if not isinstance(v, Additive | Diagonal):
-            return v
-        assert masks is not None, "a value that depends on the mask was not given"
-        return v.at(masks, precision) if isinstance(v, Additive) else v.at(masks)
-
-    def run(task):
-        if id(task) not in done:
-            operands = [at(v) for v in task.operands]
-            axes = [0 if isinstance(v, Lazy) else None for v in task.operands]
-            done[id(task)] = jax.vmap(lambda *values: bind(task.eqn, values), in_axes=axes)(*operands)
-        return done[id(task)]
-
-    return at(value)
 
 
 def _rule(eqn: Any, ins: list, players: int) -> list:
@@ -181,6 +152,9 @@ def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
         elif isinstance(value, Diagonal):
             flops += 2.0 * value.on.size
             elements = max(elements, value.on.size)
+        elif isinstance(value, Affine):
+            flops += 2.0 * sum(slope.size for slope in value.slopes)
+            pending += list(value.parts)
         elif isinstance(value, Deferred) and id(value.task) not in seen:
             seen.add(id(value.task))
             flops += folding.work(value.task.eqn)

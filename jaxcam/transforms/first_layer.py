@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms import folding
-from jaxcam.transforms.coalition import Game, evaluate
-from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy
+from jaxcam.transforms.coalition import Game
+from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
 
 
 class FirstLayer(NamedTuple):
@@ -31,7 +31,9 @@ class FirstLayer(NamedTuple):
 
 def first_layer(game: Game) -> FirstLayer | None:
     """The first layer of a game, or None where there is no single one."""
-    if not isinstance(game.output, Deferred):
+    if not isinstance(game.output, Deferred | Affine):
+        return None
+    if isinstance(game.output, Affine) and game.output.weights is not None:  # a way around the layer
         return None
     values, readers = _graph(game.output)
     tables = [v for v in values.values() if isinstance(v, Additive)]
@@ -40,6 +42,7 @@ def first_layer(game: Game) -> FirstLayer | None:
     [table] = tables
     local: dict[Any, bool] = {table.identity: True}
     for identity, value in values.items():  # operands come before what is made of them
+        local.setdefault(identity, False)
         if isinstance(value, Deferred):
             lazy = [v for v in value.task.operands if isinstance(v, Lazy)]
             local[identity] = (
@@ -48,7 +51,9 @@ def first_layer(game: Game) -> FirstLayer | None:
                 and all(local.get(v.identity, False) for v in lazy)
             )
     seen = [i for i in values if local.get(i) and any(not local[r] for r in readers[i])]
-    if len(seen) != 1 or local[game.output.identity] or not jnp.issubdtype(_dtype(values[seen[0]]), jnp.floating):
+    if len(seen) != 1 or local[game.output.identity]:
+        return None
+    if not jnp.issubdtype(template(values[seen[0]]).dtype, jnp.floating):
         return None
     layer, shape = values[seen[0]], table.base.shape
     size = math.prod(shape)
@@ -65,11 +70,7 @@ def first_layer(game: Game) -> FirstLayer | None:
     return FirstLayer(table.base.reshape(size), table.delta.reshape(-1, size), activation, gradient)
 
 
-def _dtype(value: Lazy) -> Any:
-    return value.aval.dtype if isinstance(value, Deferred) else value.base.dtype  # type: ignore[attr-defined]
-
-
-def _graph(output: Deferred) -> tuple[dict[Any, Lazy], dict[Any, list]]:
+def _graph(output: Lazy) -> tuple[dict[Any, Lazy], dict[Any, list]]:
     """Every lazy value behind the output, operands first, and by whose operands each is read."""
     values: dict[Any, Lazy] = {}
     readers: dict[Any, list] = {}
@@ -78,11 +79,10 @@ def _graph(output: Deferred) -> tuple[dict[Any, Lazy], dict[Any, list]]:
         if value.identity in readers:
             return
         readers[value.identity] = []
-        if isinstance(value, Deferred):
-            for operand in value.task.operands:
-                if isinstance(operand, Lazy):
-                    visit(operand)
-                    readers[operand.identity].append(value.identity)
+        for operand in value.operands:
+            if isinstance(operand, Lazy):
+                visit(operand)
+                readers[operand.identity].append(value.identity)
         values[value.identity] = value
 
     visit(output)

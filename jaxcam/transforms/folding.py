@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,6 +49,26 @@ def fold(eqn: Any, ins: list, players: int) -> list | None:
             table = rule(eqn, ins, players)
             return None if table is None else [table]
     return _additive(eqn, ins, players)
+
+
+def _is_linear(name: str, active: list[bool]) -> bool:
+    """Whether an operation is linear and homogeneous in its active operands, whatever the others."""
+    if name in ("mul", "dot_general"):
+        return sum(active) == 1
+    if name == "select_n":
+        return not active[0] and all(active[1:])
+    return name in _HOMOGENEOUS and active == [True] + [False] * (len(active) - 1)
+
+
+def is_affine(eqn: Any, operands: Sequence[Any]) -> bool:
+    """Whether an equation is affine in its lazy operands together."""
+    active = [isinstance(v, Lazy) for v in operands]
+    name = eqn.primitive.name
+    if name == "select_n":  # which of the others is fixed
+        return not active[0]
+    if name == "conv_general_dilated":
+        return sum(active) == 1
+    return name in ("add", "sub", "add_any", "concatenate") or _is_linear(name, active)
 
 
 def work(eqn: Any) -> float:
@@ -229,11 +250,7 @@ def _additive(eqn: Any, ins: list, players: int) -> list | None:
         left, right = column(0), column(1)
         delta = left - right if name == "sub" else left + right
         return [Additive(base, jnp.broadcast_to(delta, (players, *base.shape)))]
-    linear = name in _HOMOGENEOUS and active == [True] + [False] * (len(ins) - 1)
-    linear |= name == "mul" and sum(active) == 1
-    linear |= name == "dot_general" and sum(active) == 1
-    linear |= name == "select_n" and not active[0] and all(active[1:])
-    if not linear:
+    if not _is_linear(name, active):
         return None
     axes = [0 if a else None for a in active]
     columns = [v.delta if isinstance(v, Additive) else v for v in tables]

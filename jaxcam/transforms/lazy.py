@@ -1,6 +1,7 @@
 """Values of a program as functions of a coalition: which channels of the activations are present.
 
-`Diagonal` and `Additive` are tables that cost nothing per coalition; `Deferred` is what is left to do.
+`Diagonal` and `Additive` are tables that cost nothing per coalition; `Deferred` is what is left to do, and `Affine`
+the end of it, where all that is left to do is one sum.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcam.transforms.walker import bind
+
 
 class Lazy:
     """A value that depends on the mask `m (K,)`."""
@@ -20,6 +23,11 @@ class Lazy:
     def identity(self) -> Any:
         """Equal for the same value met twice."""
         return id(self)
+
+    @property
+    def operands(self) -> tuple:
+        """What it is made of, per coalition: lazy values and ordinary ones."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,6 +87,11 @@ class Deferred(Lazy):
         """The equation and which of its outputs."""
         return id(self.task), self.index
 
+    @property
+    def operands(self) -> tuple:
+        """Those of the equation."""
+        return self.task.operands
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Task:
@@ -86,6 +99,79 @@ class Task:
 
     eqn: Any
     operands: tuple
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Affine(Lazy):
+    """A scalar, `base + m . weights + sum_i <slopes_i, parts_i>`.
+
+    Attributes:
+      base: `()`.
+      weights: `(K,)`, what each channel adds by itself; None where none does.
+      parts: pending values.
+      slopes: an array of the shape of each.
+    """
+
+    base: jax.Array
+    weights: jax.Array | None
+    parts: tuple[Deferred, ...]
+    slopes: tuple[jax.Array, ...]
+
+    @property
+    def operands(self) -> tuple:
+        """The pending values."""
+        return self.parts
+
+
+def template(value: Lazy) -> Any:
+    """Something with the shape and dtype of a lazy value."""
+    if isinstance(value, Deferred):
+        return value.aval
+    return value.on if isinstance(value, Diagonal) else value.base  # type: ignore[attr-defined]
+
+
+def evaluate(
+    value: Any, masks: jax.Array | None, precision: str | None = "highest", given: dict[Any, jax.Array] | None = None
+) -> jax.Array:
+    """`(n, *shape)`: a lazy value for every mask, each pending equation run once.
+
+    Args:
+      given: what some lazy values are, by `Lazy.identity`, `(n, *shape)`; the masks may be None where
+        the value depends on nothing else.
+    """
+    done: dict[int, list] = {}
+    given = given or {}
+
+    def at(v: Any) -> Any:
+        if isinstance(v, Lazy) and v.identity in given:
+            return given[v.identity]
+        if isinstance(v, Deferred):
+            return run(v.task)[v.index]
+        if isinstance(v, Affine):
+            return summed(v)
+        if not isinstance(v, Additive | Diagonal):
+            return v
+        assert masks is not None, "a value that depends on the mask was not given"
+        return v.at(masks, precision) if isinstance(v, Additive) else v.at(masks)
+
+    def run(task: Task) -> list:
+        if id(task) not in done:
+            operands = [at(v) for v in task.operands]
+            axes = [0 if isinstance(v, Lazy) else None for v in task.operands]
+            done[id(task)] = jax.vmap(lambda *values: bind(task.eqn, values), in_axes=axes)(*operands)
+        return done[id(task)]
+
+    def summed(v: Affine) -> jax.Array:
+        total = v.base
+        if v.weights is not None:
+            assert masks is not None, "a value that depends on the mask was not given"
+            total = total + jnp.matmul(masks.astype(v.weights.dtype), v.weights, precision=precision)
+        for part, slope in zip(v.parts, v.slopes, strict=True):
+            values = at(part)
+            total = total + jnp.matmul(values.reshape(len(values), -1), slope.reshape(-1), precision=precision)
+        return total
+
+    return at(value)
 
 
 def regular(owner: np.ndarray, players: int) -> tuple[str, int] | None:

@@ -56,3 +56,26 @@ def conv_head(seed: int, channels: int) -> dict[str, np.ndarray]:
         params[name] = rng.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[:-1]))
         params["b" + name[1:]] = 0.3 * rng.standard_normal(shape[-1])
     return params
+
+
+def coin_coalitions(seed: int, count: int, players: int) -> np.ndarray:
+    """Coalitions `(count, players)` of 0 and 1 in which a coin decides on every player."""
+    return (np.random.RandomState(seed).random_sample((count, players)) < 0.5).astype(np.float64)
+
+
+def kernel_coalitions(seed: int, count: int, players: int) -> np.ndarray:
+    """Coalitions `(count, players)` of 0 and 1, neither empty nor full, with sizes as the Shapley kernel has them."""
+    rng = np.random.RandomState(seed)
+    sizes = np.arange(1, players)
+    odds = 1 / (sizes * (players - sizes))
+    drawn = rng.choice(sizes, count, p=odds / odds.sum())
+    return np.stack([rng.permutation(players) < s for s in drawn]).astype(np.float64)
+
+
+def score_network(seed: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    """A kernel `k` (3, 3, 3, 6) with bias `b`, dense weights `w1` and `w3` (in, 5) for strides 1 and 3, bias `c`."""
+    rng = np.random.RandomState(seed)
+    h, w = size
+    shapes = {"k": (3, 3, 3, 6), "b": (6,), "w1": (h * w * 6, 5), "w3": (h // 3 * (w // 3) * 6, 5), "c": (5,)}
+    scale = {"k": 0.3, "b": 0.3, "w1": 0.1, "w3": 0.3, "c": 0.5}
+    return {name: scale[name] * rng.standard_normal(shape) for name, shape in shapes.items()}
