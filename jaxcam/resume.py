@@ -153,12 +153,10 @@ def _parsed(data: bytes) -> State | None:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             kind = _KINDS[str(arrays["kind"])]
-            count = len(kind._fields) + len(Moments._fields) - 1
-            leaves = [arrays[f"leaf{i}"] for i in range(count)]
+            shape = kind(**{f: Moments(0, 0, 0) if f == "samples" else 0 for f in kind._fields})  # type: ignore[arg-type]
+            leaves = [arrays[f"leaf{i}"] for i in range(len(jax.tree.leaves(shape)))]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    inner = "free" if kind is Pilot else "samples"
-    shape = kind(**{f: Moments(0, 0, 0) if f == inner else 0 for f in kind._fields})  # type: ignore[arg-type]
     return jax.tree.unflatten(jax.tree.structure(shape), leaves)
 
 

@@ -99,7 +99,7 @@ def test_unbiased_and_covered_by_the_standard_error(estimator, many_keys):
 
 
 def test_adjusting_pays(many_keys):
-    assert sampling.sampled_layer(coalition_game(scalar_score(head, P, TARGET), A), "adjusted") is not None
+    assert sampling.sampled_layer(coalition_game(scalar_score(head, P, TARGET), A)) is not None
     spread = {e: float(many_keys(e)[0].var(0).sum()) for e in ("plain", "antithetic", "adjusted")}
     assert spread["adjusted"] < spread["plain"]
     assert spread["antithetic"] < spread["plain"]

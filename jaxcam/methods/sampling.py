@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxcam import shapley
 from jaxcam.errors import unknown
 from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
+from jaxcam.shapley.adjusted import Budget, budget
 from jaxcam.shapley.result import check_count
-from jaxcam.shapley.surrogate import Layer
+from jaxcam.shapley.surrogate import MAX_FITTED, NODES, WAVES, Layer
 from jaxcam.transforms.coalition import Game, coalition_game
 from jaxcam.transforms.first_layer import first_layer
 
@@ -17,8 +18,10 @@ from jaxcam.transforms.first_layer import first_layer
 ESTIMATORS = ("auto", "adjusted", "antithetic", "plain")
 #: Elementwise arithmetic runs at about this fraction of the speed of matrix products.
 ELEMENTWISE = 1 / 20
-#: Larger layers (a convolution's) cost more to follow along an ordering than they save.
+#: Larger layers (a convolution's) cost more to explain than they save.
 MAX_LAYER = 4096
+#: A surrogate may cost so many times what the head does: it saves about twice as much.
+WORTH = 4.0
 
 
 def _game(params, activations, head, target, precision) -> Game:
@@ -67,21 +70,21 @@ def shap_cam(
       key: a `jax.random` key; the same key gives the same coefficients whatever the chunk size.
       head: `(params, activations) -> logits (C,)`.
       target: class index (array or int), or a function `logits -> ()`.
-      num_permutations: orderings, at most.
+      num_permutations: orderings, at most; for "adjusted" what they cost.
       estimator: all are unbiased. "plain" is the paper's: independent orderings. "antithetic" takes each
         ordering with its reverse (an odd number is rounded up), which cancels the noise of all interactions of two
-        channels. "adjusted" does so too, and samples only what a surrogate in the units of the head's
-        first layer leaves unexplained (`jaxcam.shapley.adjusted_shapley`); where the head has no such
-        layer, or one of more than 4096 units, it is "antithetic". "auto" is "adjusted" where the surrogate's own
-        arithmetic is small beside the head's (a full VGG16), else "antithetic".
+        channels. "adjusted" takes random coalitions with their complements, which cancels that too, and samples only
+        what a fitted surrogate leaves unexplained, in the units of the head's first layer where it has one of at most
+        4096 (`jaxcam.shapley.adjusted_shapley`); where the cost is too little to fit anything, it is "antithetic".
+        "auto" is "adjusted" unless the surrogate's own arithmetic is more than it saves, as for a tiny head.
       tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`.
       chunk_size: coalitions evaluated at once; chosen from the head's size when None.
       precision: of the matrix products; lower ones are faster on accelerators, and less exact.
 
     Returns:
       A `CAM`; `diagnostics` holds `logit` F(A), `logit_zero` F(0), `completeness_gap`, `standard_error (K,)`
-      and `evaluations`. Cost: `num_permutations * (K - 1) + 2` evaluations of the head behind its first
-      dense layer or convolution, which is shared by all of them.
+      and `evaluations`. Cost: `num_permutations * (K - 1) + 2` evaluations (one more where those do not divide)
+      of the head behind its first dense layer or convolution, which is shared by all of them.
 
     Raises:
       JaxcamError: activations are not `(h, w, K)` floats, the class does not exist, no permutation was
@@ -101,11 +104,11 @@ def shap_cam(
     if estimator != "plain":
         count += count % 2
     chunk = game.default_chunk(count * (players - 1)) if chunk_size is None else chunk_size
-    layer = sampled_layer(game, estimator)
-    if layer is not None:
+    if is_adjusted(game, estimator, count):
         estimate = shapley.adjusted_shapley(
-            game, layer, key, num_permutations=count, chunk_size=chunk, tolerance=tolerance
-        )
+            game, key, num_players=players, num_permutations=count, layer=sampled_layer(game),
+            present=present(activations), chunk_size=chunk, tolerance=tolerance,
+        )  # fmt: skip
     else:
         estimate = shapley.permutation_shapley(
             game, key, num_players=players, num_permutations=count, antithetic=estimator != "plain",
@@ -114,14 +117,35 @@ def shap_cam(
     return finish(estimate, activations)
 
 
-def sampled_layer(game: Game, estimator: str) -> Layer | None:
-    """The head's first layer, where the estimator follows it along orderings."""
-    layer = first_layer(game) if estimator in ("auto", "adjusted") else None
-    if layer is None or layer.base.shape[0] > MAX_LAYER:
-        return None
-    # Some 15 operations per unit and channel, against K - 1 evaluations, for each ordering.
-    share = 15e-6 * layer.table.size / ELEMENTWISE / (game.megaflops * (game.num_players - 1))
-    return None if estimator == "auto" and share > 0.1 else Layer(*layer)
+def sampled_layer(game: Game) -> Layer | None:
+    """The head's first layer, where a surrogate can be made of its units."""
+    layer = first_layer(game)
+    return None if layer is None or layer.base.shape[0] > MAX_LAYER else Layer(*layer)
+
+
+def present(activations: jax.Array) -> jax.Array:
+    """`(K,)` bool: channels that are not zero everywhere."""
+    return (activations != 0).any((0, 1))
+
+
+def is_adjusted(game: Game, estimator: str, num_permutations: int) -> bool:
+    """Whether an estimator fits a surrogate for so many orderings, by the cost of its arithmetic."""
+    if estimator not in ("auto", "adjusted"):
+        return False
+    layer = sampled_layer(game)
+    spend = budget(game.num_players, num_permutations, layer)
+    if spend is None or estimator == "adjusted":
+        return spend is not None
+    units = 0 if layer is None else layer.base.shape[0]
+    return megaflops(game.num_players, units, spend) <= WORTH * game.megaflops * 2 * spend.total
+
+
+def megaflops(players: int, units: int, spend: Budget) -> float:
+    """A surrogate's arithmetic, elementwise operations at the speed of matrix products."""
+    width = 3 * players + min(units, MAX_FITTED)
+    pair = 2 * players * units + 40 * units / ELEMENTWISE
+    fixed = width**3 + 64 * players * units * WAVES * NODES / ELEMENTWISE
+    return 1e-6 * (spend.total * pair + spend.pilot * (3 * width**2 + pair) + fixed)
 
 
 def kernel_shap_cam(

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.result import Head, Params, Target, check_activations, scalar_score
-from jaxcam.methods.sampling import ELEMENTWISE, ESTIMATORS, sampled_layer
-from jaxcam.shapley import adjusted
-from jaxcam.shapley.adjusted import AdjustedState, Pilot
+from jaxcam.methods.sampling import ESTIMATORS, is_adjusted, sampled_layer
+from jaxcam.shapley.adjusted import AdjustedState, Budget, Pilot, budget
 from jaxcam.shapley.permutations import PermutationState
 from jaxcam.shapley.result import check_count, float_dtype
 from jaxcam.transforms.coalition import CHUNK_ELEMENTS, Game, coalition_game
@@ -31,12 +30,11 @@ class Plan(NamedTuple):
 
     Attributes:
       kind: "exact", "adjusted" or "permutations".
-      total: independent samples: orderings, or pairs of them.
+      total: independent samples: orderings, pairs of them, or pairs of coalitions.
       size: samples in a step.
       chunk: coalitions evaluated at once by a device.
       antithetic: whether orderings come in pairs.
-      explored: pairs of the surrogate's orderings in a step.
-      num_permutations: orderings, rounded up to pairs.
+      spend: what the evaluations of "adjusted" go to.
     """
 
     kind: str
@@ -44,8 +42,7 @@ class Plan(NamedTuple):
     size: int
     chunk: int
     antithetic: bool
-    explored: int
-    num_permutations: int
+    spend: Budget | None = None
 
     @property
     def steps(self) -> int:
@@ -57,9 +54,8 @@ class Plan(NamedTuple):
         if self.kind == "exact":
             return 1.0
         if isinstance(state, Pilot):
-            return 0.1 * float(state.free.count) / (adjusted.FREE * self.total)
-        done = float(state.samples.count) / self.total
-        return 0.1 + 0.9 * done if isinstance(state, AdjustedState) else done
+            return 0.9 * state.differences.shape[0] / self.total
+        return float(state.samples.count) / self.total
 
 
 def plan_shap_cam(
@@ -112,26 +108,23 @@ def _plan(head, target, tree, shapes, default, count, estimator, chunk_size, pre
 def _plan_of(game: Game, count: int, estimator: str, chunk_size: int | None, devices: int) -> Plan:
     inner = game.num_players - 1
     if game.is_additive or not inner:
-        return Plan("exact", 1, 1, 1, False, 1, count)
+        return Plan("exact", 1, 1, 1, False)
     antithetic = estimator != "plain"
     count += count % 2 if antithetic else 0
-    group = 2 if antithetic else 1
-    total = count // group
+    adjusted = is_adjusted(game, estimator, count)
+    spend = budget(game.num_players, count, sampled_layer(game)) if adjusted else None
+    # Evaluations of a sample: one ordering, two, or a coalition and its complement.
+    each = 2 if spend else 2 * inner if antithetic else inner
+    total = spend.total if spend else count // (2 if antithetic else 1)
     if chunk_size is None:
         chunk = game.default_chunk(count * inner)
         chunk = min(chunk, int(STEP_MEGAFLOPS / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
         # Where a little more memory takes all of a sample at once, no loop is needed: XLA runs
         # convolutions inside loops slowly on processors.
-        if group * inner * game.elements <= 4 * CHUNK_ELEMENTS:
-            chunk = max(chunk, group * inner)
+        if each * game.elements <= 4 * CHUNK_ELEMENTS:
+            chunk = max(chunk, each)
     else:
         chunk = chunk_size
-    size = max(1, min(total, chunk * devices // (group * inner)))
+    size = max(1, min(total, chunk * devices // each))
     size = -(-total // -(-total // size))
-    layer = sampled_layer(game, estimator)
-    if layer is None or not adjusted.pilot_pairs(count):
-        return Plan("permutations", total, size, chunk, antithetic, 1, count)
-    # As `sampled_layer` reckons, FREE orderings of the surrogate for one of the game.
-    cost = 15e-6 * layer.table.size / ELEMENTWISE / adjusted.FREE
-    explored = devices * (int(STEP_MEGAFLOPS / (2 * cost)) + 1)
-    return Plan("adjusted", total, size, chunk, True, min(explored, adjusted.FREE * total), count)
+    return Plan("adjusted" if spend else "permutations", total, size, chunk, antithetic, spend)

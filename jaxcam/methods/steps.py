@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.result import CAM, Head, Params, Target, scalar_score
-from jaxcam.methods.sampling import exact, finish, sampled_layer
+from jaxcam.methods.sampling import exact, finish, present, sampled_layer
 from jaxcam.methods.schedule import Plan, State, plan_shap_cam
 from jaxcam.shapley import adjusted, moments, permutations
 from jaxcam.shapley.adjusted import AdjustedState, Pilot
 from jaxcam.shapley.permutations import PermutationState
 from jaxcam.shapley.sharded import Rows, over_devices, replicate
-from jaxcam.shapley.surrogate import Layer
 from jaxcam.transforms.coalition import Game, coalition_game
 
 
@@ -37,11 +36,6 @@ class _Run(NamedTuple):
         score = scalar_score(self.head, params, target if self.score is None else self.score)
         return coalition_game(score, activations, precision=self.precision)
 
-    def layer(self, game: Game) -> Layer:
-        layer = sampled_layer(game, self.estimator)
-        assert layer is not None  # or the plan would be another
-        return layer
-
 
 @functools.partial(jax.jit, static_argnames=("run", "plan"))
 def _begin(params, activations, target, key, *, run: _Run, plan: Plan):
@@ -57,12 +51,9 @@ def _begin(params, activations, target, key, *, run: _Run, plan: Plan):
                 return PermutationState(permutations.raw_key(key), samples, full, empty, found.evaluations)
             if plan.kind == "permutations":
                 return permutations.start(game, key, game.num_players)
-            options: dict[str, Any] = {
-                "num_permutations": plan.num_permutations,
-                "chunk_size": plan.chunk,
-                "rows": rows,
-            }
-            return adjusted.pilot(game, run.layer(game), key, **options)
+            assert plan.spend is not None
+            options: dict[str, Any] = {"spend": plan.spend, "chunk_size": plan.chunk, "rows": rows}
+            return adjusted.pilot(game, sampled_layer(game), key, present(activations), **options)
 
         return body
 
@@ -77,12 +68,10 @@ def _advance(params, activations, target, state, *, run: _Run, plan: Plan):
             options: dict[str, Any] = {"size": plan.size, "chunk_size": plan.chunk, "impl": run.impl, "rows": rows}
             if isinstance(state, PermutationState):
                 return permutations.advance(game, state, plan.total, antithetic=plan.antithetic, **options)
-            layer = run.layer(game)
             if isinstance(state, AdjustedState):
-                return adjusted.advance(game, layer, state, plan.total, **options)
-            pairs = adjusted.FREE * plan.total
-            explored = adjusted.explore(layer, state, pairs, at_most=plan.explored, impl=run.impl, rows=rows)
-            return explored, adjusted.begin(layer, explored, impl=run.impl)
+                return adjusted.advance(game, state, plan.total, **options)
+            assert plan.spend is not None
+            return adjusted.begin(sampled_layer(game), state, spend=plan.spend, impl=run.impl)
 
         return body
 
@@ -145,11 +134,7 @@ def shap_cam_steps(
         _check_state(state, plan, raw, impl, jnp.shape(activations)[-1])
         yield state
     while not is_done(state, plan, tolerance):
-        further = _host(_advance(*data, replicate(state, mesh), run=run, plan=plan))
-        if isinstance(state, Pilot):
-            explored, began = further
-            further = began if explored.free.count >= adjusted.FREE * plan.total else explored
-        state = further
+        state = _host(_advance(*data, replicate(state, mesh), run=run, plan=plan))
         yield _finite(state)
 
 
@@ -171,7 +156,7 @@ def _host(state: Any) -> Any:
 
 
 def _finite(state: State) -> State:
-    seen = state.paths if isinstance(state, Pilot) else state.samples.mean
+    seen = state.differences if isinstance(state, Pilot) else state.samples.mean
     if not np.isfinite([state.v_full, state.v_empty]).all() or not np.isfinite(seen).all():
         raise JaxcamError(
             f"the head gives values that are not finite: {state.v_full} for all channels, {state.v_empty} for none; "
@@ -184,10 +169,10 @@ def _check_state(state: State, plan: Plan, raw: np.ndarray, impl: str, channels:
     kinds = {"adjusted": Pilot | AdjustedState}.get(plan.kind, PermutationState)
     if not isinstance(state, kinds):
         raise JaxcamError("the saved state is of another estimator; begin anew, or ask for that one")
-    players = state.paths.shape[1] - 1 if isinstance(state, Pilot) else state.samples.mean.shape[0]
+    players = state.present.shape[0] if isinstance(state, Pilot) else state.samples.mean.shape[0]
     if players != channels:
         raise JaxcamError(f"the saved state is of {players} channels, the activations have {channels}")
     key = jax.random.wrap_key_data(jnp.asarray(raw), impl=impl)
-    expected = jax.random.split(key, 3)[0] if plan.kind == "adjusted" else key
+    expected = jax.random.split(key)[0] if plan.kind == "adjusted" else key
     if not np.array_equal(np.asarray(state.key), np.asarray(permutations.raw_key(expected))):
         raise JaxcamError("the saved state belongs to a run with another random key; pass the key it began with")

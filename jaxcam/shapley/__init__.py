@@ -1,8 +1,8 @@
 """Shapley values of any game `v: masks (n, K) -> values (n,)` in JAX; nothing here knows about networks.
 
-`exact_shapley` for few players, `permutation_shapley` for any number, `adjusted_shapley` where the game reads
-its coalition through one layer, `two_level_shapley` where it has a gradient, `kernel_shapley` for the regression
-view, `lime_lasso` for a sparse linear one.
+`exact_shapley` for few players, `permutation_shapley` for any number, `adjusted_shapley` with much less noise, the
+least where the game reads its coalition through one layer, `two_level_shapley` where it has a gradient,
+`kernel_shapley` for the regression view, `lime_lasso` for a sparse linear one.
 """
 
 from jaxcam.shapley.adjusted import AdjustedState, adjusted_shapley

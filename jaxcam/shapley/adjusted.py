@@ -1,10 +1,9 @@
-"""Permutation sampling of what a cheap surrogate of the game leaves unexplained.
+"""Random coalitions of what a surrogate of the game leaves unexplained.
 
-Where a game reads its coalition through one layer, `v(m) = f(phi(m))` with `phi(m) = activation(base + m @ table)`,
-the surrogate `u(m) = w . phi(m)` follows v closely, and its marginal contributions along an ordering cost
-next to nothing: the layer's input is a running sum. So the Shapley values of u are sampled as precisely as one
-likes, and only `v - u`, with a fraction of the variance, pays for evaluations. The weights w of an
-ordering are fitted on other orderings (cross-fitting), hence the sum is unbiased.
+A surrogate whose Shapley values are known in closed form (`jaxcam.shapley.surrogate`) is fitted to the first
+pairs of a coalition and its complement. The Shapley values of the game less the surrogate are estimated from the
+same pairs, and from all later ones. In a pair's own estimate the surrogate is the one that was fitted without
+it (leave-one-out, in closed form for a ridge regression), hence the sum is unbiased.
 """
 
 from __future__ import annotations
@@ -14,19 +13,42 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley import moments
-from jaxcam.shapley.permutations import key_impl, ordering_ranks, path_values, permutation_shapley, raw_key, reached
+from jaxcam.shapley import moments, pairs, surrogate
+from jaxcam.shapley.permutations import key_impl, permutation_shapley, raw_key, reached
 from jaxcam.shapley.result import Estimate, Game, check_count, ends
 from jaxcam.shapley.sharded import ALONE, Rows
-from jaxcam.shapley.surrogate import CACHED, FOLDS, GRADIENTS, Layer, fitted_weights, surrogate_marginals
+from jaxcam.shapley.surrogate import Layer, Waves
 
-#: Orderings that the final weights are fitted on, at most; more no longer helped on trained heads.
+#: Orderings at whose cost the surrogate is fitted, at most; more hardly helped on trained heads.
 PILOT = 64
-#: Orderings of the surrogate for each one of the game; its error must not show.
-FREE = 16
-_GRADIENT_COST = 3
+#: Fewer pairs, and fewer for each player where no layer is known and where one is, are not worth a surrogate.
+LEAST, LEAST_ALONE, LEAST_OF_LAYER = 24, 4, 0.5
+#: Gradients of which the mean is the first guess of the weights, at most; and the share of the cost that they may take.
+GRADIENTS, GRADIENT_SHARE = 16, 0.05
+GRADIENT_COST = 3
+#: Numbers in one piece of the table of features.
+_ELEMENTS = 1 << 22
+
+
+class Pilot(NamedTuple):
+    """The state between the pilot and the rest: values to fit a surrogate to.
+
+    Attributes:
+      key, fit_key: raw random keys, of the coalitions and of the surrogate.
+      present: `(K,)` bool: the players that may contribute.
+      differences: `(P,)` v of the coalitions less v of their complements.
+      v_full, v_empty: `()`.
+    """
+
+    key: jax.Array
+    fit_key: jax.Array
+    present: jax.Array
+    differences: jax.Array
+    v_full: jax.Array
+    v_empty: jax.Array
 
 
 class AdjustedState(NamedTuple):
@@ -34,18 +56,23 @@ class AdjustedState(NamedTuple):
 
     Attributes:
       key: the raw random key of the run.
-      weights: `(H,)` of the surrogate, fitted on the whole pilot.
+      present: `(K,)` bool: the players that may contribute.
+      angles, series, prior, chosen: the surrogate's `Waves`.
+      weights: `(J,)` of its features.
       surrogate: `(K,)` its Shapley values.
-      surrogate_error: `(K,)` their standard error.
-      samples: `Moments` of the independent samples (antithetic pairs).
+      samples: `Moments` of the independent samples (a coalition and its complement).
       v_full, v_empty: `()`.
-      evaluations: `()`, the surrogate's arithmetic and the gradients included.
+      evaluations: `()`, gradients included.
     """
 
     key: jax.Array
+    present: jax.Array
+    angles: jax.Array
+    series: jax.Array
+    prior: jax.Array
+    chosen: jax.Array
     weights: jax.Array
     surrogate: jax.Array
-    surrogate_error: jax.Array
     samples: moments.Moments
     v_full: jax.Array
     v_empty: jax.Array
@@ -54,167 +81,180 @@ class AdjustedState(NamedTuple):
     @property
     def estimate(self) -> Estimate:
         """What is known at this point."""
-        error = jnp.hypot(self.samples.standard_error, self.surrogate_error)
-        return Estimate(self.samples.mean, error, self.evaluations, self.v_full, self.v_empty)
+        return Estimate(self.samples.mean, self.samples.standard_error, self.evaluations, self.v_full, self.v_empty)
 
 
-class Pilot(NamedTuple):
-    """The state between the pilot and the sampling proper.
+class Budget(NamedTuple):
+    """How evaluations are spent: pairs in all, those of the pilot, and gradients."""
 
-    Attributes:
-      key, free_key: raw random keys, of the game's orderings and of the surrogates'.
-      weights: `(FOLDS + 1, H)`, each surrogate's; the last one's are fitted on all of the pilot.
-      paths: `(n, K + 1)` values of the game along the pilot's orderings.
-      free: `Moments` of the surrogates' marginals `((FOLDS + 1) K,)` over antithetic pairs.
-      v_full, v_empty: `()`.
-    """
-
-    key: jax.Array
-    free_key: jax.Array
-    weights: jax.Array
-    paths: jax.Array
-    free: moments.Moments
-    v_full: jax.Array
-    v_empty: jax.Array
+    total: int
+    pilot: int
+    gradients: int
 
 
-def pilot_pairs(num_permutations: int) -> int:
-    """Antithetic pairs in the pilot, a multiple of the folds; 0 where there are too few to fit anything."""
-    return min(num_permutations // 2, PILOT // 2) // FOLDS * FOLDS
-
-
-def _sample(
-    v_samples: moments.Moments, layer, weights, surrogate, ranks, paths, valid, rows: Rows = ALONE
-) -> moments.Moments:
-    """The moments with the antithetic pairs `ranks (u, 2, K)`, of the values `paths (2 u, K + 1)`, added."""
-    pairs, _, players = ranks.shape
-    flat = ranks.reshape(-1, players)
-    explained = rows(lambda some: surrogate_marginals(layer, weights[None], some)[:, 0], flat)
-    rest = jnp.take_along_axis(jnp.diff(paths, axis=1), flat, axis=1) - explained
-    return moments.add(v_samples, rest.reshape(pairs, 2, players).mean(1) + surrogate, valid)
+def budget(num_players: int, num_permutations: int, layer: Layer | None) -> Budget | None:
+    """What the cost of so many orderings is spent on; None where it is too little for a surrogate."""
+    allowed = num_permutations * (num_players - 1)
+    gradients = 0
+    if layer is not None:
+        gradients = int(np.clip(int(allowed * GRADIENT_SHARE / GRADIENT_COST) // 2 * 2, 2, GRADIENTS))
+    total = -(-(allowed - GRADIENT_COST * gradients) // 2)
+    if total < max(LEAST, num_players * (LEAST_ALONE if layer is None else LEAST_OF_LAYER)):
+        return None
+    return Budget(total, min(total, PILOT * (num_players - 1) // 2), gradients)
 
 
 def pilot(
-    v: Game, layer: Layer, key: jax.Array, *, num_permutations: int, chunk_size: int, rows: Rows = ALONE
-) -> Pilot:
-    """The state after the pilot: `explore` and `begin` come next."""
-    players = layer.table.shape[0]
-    of_game, of_free, of_prior = jax.random.split(key, 3)
-    v_full, v_empty = ends(v, players)
-    ranks = ordering_ranks(of_game, jnp.arange(pilot_pairs(num_permutations)), players, True).reshape(-1, players)
-    values = rows(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
-    weights = fitted_weights(layer, ranks, values, of_prior).astype(v_full.dtype)
-    free = moments.none(weights.shape[0] * players, weights.dtype)
-    return Pilot(raw_key(of_game), raw_key(of_free), weights, values, free, v_full, v_empty)
+    v: Game, layer: Layer | None, key: jax.Array, present: jax.Array, *, spend: Budget, chunk_size: int,
+    rows: Rows = ALONE,
+) -> Pilot:  # fmt: skip
+    """The state after the pilot: `begin` comes next."""
+    of_game, of_fit = jax.random.split(key)
+    v_full, v_empty = ends(v, present.shape[0])
+    if layer is not None:
+        present = present & (layer.table != 0).any(1)
+    signs = pairs.draw(of_game, jnp.arange(spend.pilot), present)
+    values = rows(lambda some: pairs.differences(v, some, chunk_size), signs)
+    return Pilot(raw_key(of_game), raw_key(of_fit), present, values, v_full, v_empty)
 
 
-def explore(layer: Layer, state: Pilot, pairs: int, *, at_most: int, impl: str, rows: Rows = ALONE) -> Pilot:
-    """The state with some `at_most` more antithetic pairs of the surrogates, of `pairs` in all."""
-    players, count = layer.table.shape[0], state.weights.shape[0]
-    key = jax.random.wrap_key_data(state.free_key, impl=impl)
-    size = max(1, min(pairs, CACHED // (2 * layer.base.shape[0]))) * rows.devices
+def begin(layer: Layer | None, state: Pilot, *, spend: Budget, impl: str) -> AdjustedState:
+    """The state to `advance` from, with the pilot's pairs in it, each met by a surrogate that it had no part in."""
+    of_game, of_fit = (jax.random.wrap_key_data(k, impl=impl) for k in (state.key, state.fit_key))
+    dtype, count, present = state.differences.dtype, spend.pilot, state.present
+    none = surrogate.no_waves(present.shape[0], dtype)
+    units = none if layer is None else surrogate.waves(layer, of_fit, present, spend.gradients)
+    signs = pairs.draw(of_game, jnp.arange(count), present)
+    weights, mean_weights, rest = _leave_one_out(units, signs, present, state.differences)
+    # All surrogates' values at once, as they are linear in the weights.
+    found = surrogate.shapley_values(units, jnp.stack([weights, mean_weights]), present).astype(dtype)
+    missing = (state.v_full - state.v_empty) - found.sum(1, keepdims=True)
+    found = jnp.where(present, found + missing / jnp.maximum(present.sum(), 1), 0)
+    samples = moments.none(present.shape[0], dtype)
+    samples = moments.add(samples, pairs.contributions(signs, rest) + found[1], jnp.ones(count, bool))
+    spent = jnp.asarray(2 + 2 * count + GRADIENT_COST * spend.gradients, jnp.int32)
+    return AdjustedState(state.key, present, *units, weights, found[0], samples, state.v_full, state.v_empty, spent)
 
-    def marginals(index):
-        ranks = ordering_ranks(key, index, players, True).reshape(-1, players)
-        return surrogate_marginals(layer, state.weights, ranks).reshape(-1, 2, count * players).mean(1)
 
-    def more(_, found):
-        index = found.count + jnp.arange(size)
-        return moments.add(found, rows(marginals, index), index < pairs)
+def _leave_one_out(
+    units: Waves, signs: jax.Array, present: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Weights `(J,)` of the surrogate fitted to all pairs; the mean of those fitted to all but one; and
+    `(n,)` what each of the latter leaves of the pair that it was fitted without.
+    """
+    count, players = signs.shape
+    root = jnp.sqrt(pairs.weights(signs)).astype(values.dtype)
+    width = len(surrogate.EVEN) * players + len(surrogate.ODD) + units.chosen.shape[0]
+    size = max(1, min(count, _ELEMENTS // width))
+    pieces = -(-count // size)
+    at = jnp.minimum(jnp.arange(pieces * size), count - 1).reshape(pieces, size)
+    real = (jnp.arange(pieces * size) < count).reshape(pieces, size)
 
-    return state._replace(free=jax.lax.fori_loop(0, -(-at_most // size), more, state.free))
+    def rows(i, valid):
+        x, known = surrogate.features(units, signs[i])
+        scale = root[i] * valid
+        return x * scale[:, None], (values[i] - known) * scale
 
+    def add(sums, piece):
+        x, y = rows(*piece)
+        gram, moment = sums
+        return (gram + _matmul(x.T, x), moment + _matmul(x.T, y)), None
 
-def begin(layer: Layer, state: Pilot, *, impl: str) -> AdjustedState:
-    """The state to `advance` from, with the pilot's orderings, each met by a surrogate that it had no part in."""
-    players = layer.table.shape[0]
-    pairs = state.paths.shape[0] // 2
-    key = jax.random.wrap_key_data(state.key, impl=impl)
-    ranks = ordering_ranks(key, jnp.arange(pairs), players, True)
-    surrogate, error = state.free.mean.reshape(-1, players), state.free.standard_error[-players:]
-    samples = moments.none(players, state.v_full.dtype)
-    each = pairs // FOLDS
-    for i in range(FOLDS):
-        some = slice(i * each, (i + 1) * each)
-        path = state.paths[2 * i * each : 2 * (i + 1) * each]
-        samples = _sample(samples, layer, state.weights[i], surrogate[i], ranks[some], path, jnp.ones(each, bool))
-    spent = jnp.asarray(2 + 2 * pairs * (players - 1) + _GRADIENT_COST * GRADIENTS, jnp.int32)
-    return AdjustedState(
-        state.key, state.weights[-1], surrogate[-1], error, samples, state.v_full, state.v_empty, spent
-    )
+    zero = jnp.zeros((width, width), values.dtype), jnp.zeros(width, values.dtype)
+    (gram, moment), _ = jax.lax.scan(add, zero, (at, real))
+    energy = jnp.diagonal(gram) / count
+    factor = jnp.linalg.cholesky(gram + jnp.diag(surrogate.penalties(energy, present)))
+    solve = functools.partial(jax.scipy.linalg.cho_solve, (factor, True))
+    weights = solve(moment)
+
+    def leave(piece):
+        x, y = rows(*piece)
+        leverage = (jax.scipy.linalg.solve_triangular(factor, x.T, lower=True) ** 2).sum(0)
+        left = (y - _matmul(x, weights)) / jnp.maximum(1 - leverage, 1e-3)
+        return left, _matmul(x.T, left)
+
+    left, back = jax.lax.map(leave, (at, real))
+    mean_weights = weights - solve(back.sum(0)) / count
+    return weights, mean_weights, left.reshape(-1)[:count] / root
 
 
 def advance(
-    v: Game, layer: Layer, state: AdjustedState, total, *, size: int, chunk_size: int, impl: str, rows: Rows = ALONE
+    v: Game, state: AdjustedState, total, *, size: int, chunk_size: int, impl: str, rows: Rows = ALONE
 ) -> AdjustedState:
     """The state with the next `size` pairs in it, but never more than `total`."""
-    players = layer.table.shape[0]
     index = state.samples.count + jnp.arange(size)
-    ranks = ordering_ranks(jax.random.wrap_key_data(state.key, impl=impl), index, players, True)
-    flat = ranks.reshape(-1, players)
-    values = rows(lambda some: path_values(v, some, state.v_full, state.v_empty, chunk_size), flat)
+    signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=impl), index, state.present)
+    units = Waves(state.angles, state.series, state.prior, state.chosen)
+
+    def left(some):
+        x, known = surrogate.features(units, some)
+        return pairs.differences(v, some, chunk_size) - known - _matmul(x, state.weights)
+
     valid = index < total
-    spent = valid.sum(dtype=jnp.int32) * 2 * (players - 1)
-    samples = _sample(state.samples, layer, state.weights, state.surrogate, ranks, values, valid, rows)
-    return state._replace(samples=samples, evaluations=state.evaluations + spent)
+    samples = pairs.contributions(signs, rows(left, signs)) + state.surrogate
+    spent = valid.sum(dtype=jnp.int32) * 2
+    return state._replace(samples=moments.add(state.samples, samples, valid), evaluations=state.evaluations + spent)
 
 
 def adjusted_shapley(
     v: Game,
-    layer: Layer,
     key: jax.Array,
     *,
+    num_players: int,
     num_permutations: int,
+    layer: Layer | None = None,
+    present: jax.Array | None = None,
     chunk_size: int = 4096,
     tolerance: float | None = None,
 ) -> Estimate:
-    """Shapley values by antithetic orderings of the game minus a fitted surrogate. Pure; works under `jax.jit`.
+    """Shapley values by random coalitions of the game less a fitted surrogate. Pure; works under `jax.jit`.
 
-    Unbiased: an ordering's surrogate is fitted on other orderings, and its own Shapley values are added.
-    The values sum to `v_full - v_empty` to rounding. Below 10 orderings it is `permutation_shapley`.
+    Unbiased: a coalition's surrogate is fitted on other coalitions, and its own Shapley values are added.
+    The values sum to `v_full - v_empty` to rounding. Below 24 pairs of coalitions, and below 4 K without a layer,
+    it is `permutation_shapley`.
 
     Args:
       v: the game, `masks (n, K) -> (n,)`.
-      layer: the layer through which it reads its coalitions.
       key: a `jax.random` key. The answer does not depend on `chunk_size`.
-      num_permutations: orderings, even; each costs K - 1 evaluations.
+      num_players: K, at least 2.
+      num_permutations: the cost allowed, in orderings of K - 1 evaluations (a gradient counts three).
+      layer: the layer through which the game reads its coalitions, if there is one: the surrogate is made of its
+        units, and explains more.
+      present: `(K,)` bool, False for players that are known to contribute nothing, which get 0. What the layer does
+        not read is known without.
       chunk_size: the most coalitions in one call of `v`.
       tolerance: as in `permutation_shapley`.
 
     Returns:
-      An `Estimate`; the standard error takes the fitted surrogates as given, and holds the error of their
-      Shapley values. `evaluations` counts the gradients of the fit three times each; the surrogate's own
-      arithmetic, `16 num_permutations K H` multiply-adds, is not counted.
+      An `Estimate`; the standard error takes the fitted surrogates as given. The surrogate's own arithmetic is
+      not among the `evaluations`: per evaluation some K H multiply-adds, and those of a regression on
+      `3 K + min(H, 1024)` features at the first 64 orderings' cost.
 
     Raises:
       JaxcamError: as in `permutation_shapley`.
 
     References:
-      Witter, Liu and Musco, Regression-adjusted Monte Carlo estimators for Shapley values, 2025 (the idea
-      of a fitted surrogate whose Shapley values are known).
+      Witter, Liu and Musco, Regression-adjusted Monte Carlo estimators for Shapley values, NeurIPS 2025.
+      Fumagalli, Witter and Musco, PolySHAP, ICLR 2026 (why a coalition with its complement).
+      Liu et al., First-order efficiency for probabilistic value estimation, 2026 (the law of the sizes).
     """
-    players = layer.table.shape[0]
+    players = check_count("num_players", num_players, 2)
     check_count("num_permutations", num_permutations)
     check_count("chunk_size", chunk_size)
     if num_permutations % 2:
-        raise JaxcamError(f"antithetic orderings come in pairs: num_permutations must be even, not {num_permutations}")
-    if not pilot_pairs(num_permutations) or players < 2:
+        raise JaxcamError(f"coalitions come in pairs: num_permutations must be even, not {num_permutations}")
+    spend = budget(players, num_permutations, layer)
+    if spend is None:
         return permutation_shapley(
             v, key, num_players=players, num_permutations=num_permutations, chunk_size=chunk_size, tolerance=tolerance
         )
-    total = num_permutations // 2
-    size = pairs_at_once(players, total, chunk_size)
     impl = key_impl(key)
-    first = pilot(v, layer, key, num_permutations=num_permutations, chunk_size=chunk_size)
-    pairs = FREE * total
-    state = begin(layer, explore(layer, first, pairs, at_most=pairs, impl=impl), impl=impl)
-    step = functools.partial(advance, v, layer, total=total, size=size, chunk_size=chunk_size, impl=impl)
-    return jax.lax.while_loop(lambda s: ~done(s, total, tolerance), step, state).estimate
-
-
-def pairs_at_once(players: int, total: int, chunk_size: int) -> int:
-    """Antithetic pairs in one step."""
-    return max(1, min(total, chunk_size // (2 * max(1, players - 1))))
+    present = jnp.ones(players, bool) if present is None else present
+    first = pilot(v, layer, key, present, spend=spend, chunk_size=chunk_size)
+    state = begin(layer, first, spend=spend, impl=impl)
+    size = max(1, min(spend.total - spend.pilot, chunk_size // 2))
+    step = functools.partial(advance, v, total=spend.total, size=size, chunk_size=chunk_size, impl=impl)
+    return jax.lax.while_loop(lambda s: ~done(s, spend.total, tolerance), step, state).estimate
 
 
 def done(state: AdjustedState, total: int, tolerance: float | None) -> jax.Array:
@@ -224,3 +264,7 @@ def done(state: AdjustedState, total: int, tolerance: float | None) -> jax.Array
         return full
     error = state.estimate.standard_error
     return full | reached(error, state.samples.count, state.v_full - state.v_empty, tolerance)
+
+
+def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision="highest")
