@@ -95,10 +95,13 @@ def test_leaving_one_out_is_fitting_without_it():
     units = jax.jit(lambda: surrogate.waves(layer_of(v), KEY, present, 4))()
     signs = jax.jit(pairs.draw)(KEY, jnp.arange(count), present)
     values = pairs.differences(v, signs, 1000)
-    whole, mean, rest = jax.jit(adjusted._leave_one_out)(units, signs, present, values)
+    penalty = jax.jit(surrogate.penalties)(units, jax.random.key(9), present)
+    whole, mean, rest = jax.jit(adjusted._leave_one_out)(units, signs, values, penalty)
     x, known = (np.asarray(a, np.float64) for a in surrogate.features(units, signs))
     w, y = np.asarray(pairs.weights(signs), np.float64), np.asarray(values, np.float64) - known
-    penalty = np.asarray(surrogate.penalties(jnp.asarray((w[:, None] * x**2).mean(0), jnp.float32), present))
+    penalty = np.asarray(penalty, np.float64)
+    energy = (w[:, None] * x**2).mean(0)[:players]  # of the signs themselves: about 1 each, an eighth for each player
+    np.testing.assert_allclose(penalty[:players], energy.mean() * players / 8, rtol=0.3)
     fits, left = [], []
     for i in [None, *range(count)]:
         some = np.arange(count) != i

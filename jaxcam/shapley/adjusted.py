@@ -125,7 +125,8 @@ def begin(layer: Layer | None, state: Pilot, *, spend: Budget, impl: str) -> Adj
     none = surrogate.no_waves(present.shape[0], dtype)
     units = none if layer is None else surrogate.waves(layer, of_fit, present, spend.gradients)
     signs = pairs.draw(of_game, jnp.arange(count), present)
-    weights, mean_weights, rest = _leave_one_out(units, signs, present, state.differences)
+    penalty = surrogate.penalties(units, of_fit, present).astype(dtype)
+    weights, mean_weights, rest = _leave_one_out(units, signs, state.differences, penalty)
     # All surrogates' values at once, as they are linear in the weights.
     found = surrogate.shapley_values(units, jnp.stack([weights, mean_weights]), present).astype(dtype)
     missing = (state.v_full - state.v_empty) - found.sum(1, keepdims=True)
@@ -137,14 +138,15 @@ def begin(layer: Layer | None, state: Pilot, *, spend: Budget, impl: str) -> Adj
 
 
 def _leave_one_out(
-    units: Waves, signs: jax.Array, present: jax.Array, values: jax.Array
+    units: Waves, signs: jax.Array, values: jax.Array, penalty: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weights `(J,)` of the surrogate fitted to all pairs; the mean of those fitted to all but one; and
     `(n,)` what each of the latter leaves of the pair that it was fitted without.
+
+    The ridge `penalty (J,)` must know nothing of the pairs, or a pair has a part in its own surrogate.
     """
-    count, players = signs.shape
+    count, width = signs.shape[0], penalty.shape[0]
     root = jnp.sqrt(pairs.weights(signs)).astype(values.dtype)
-    width = len(surrogate.EVEN) * players + len(surrogate.ODD) + units.chosen.shape[0]
     size = max(1, min(count, _ELEMENTS // width))
     pieces = -(-count // size)
     at = jnp.minimum(jnp.arange(pieces * size), count - 1).reshape(pieces, size)
@@ -162,8 +164,7 @@ def _leave_one_out(
 
     zero = jnp.zeros((width, width), values.dtype), jnp.zeros(width, values.dtype)
     (gram, moment), _ = jax.lax.scan(add, zero, (at, real))
-    energy = jnp.diagonal(gram) / count
-    factor = jnp.linalg.cholesky(gram + jnp.diag(surrogate.penalties(energy, present)))
+    factor = jnp.linalg.cholesky(gram + jnp.diag(penalty))
     solve = functools.partial(jax.scipy.linalg.cho_solve, (factor, True))
     weights = solve(moment)
 

@@ -102,13 +102,16 @@ def features(units: Waves, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate(fitted, 1), _matmul(layer, units.prior)
 
 
-def penalties(energy: jax.Array, present: jax.Array) -> jax.Array:
-    """`(J,)` ridge penalties of the features from their mean squares `(J,)`: alike within each kind.
+def penalties(units: Waves, key: jax.Array, present: jax.Array) -> jax.Array:
+    """`(J,)` ridge penalties of the features, alike within each kind, from their mean squares at SAMPLES coalitions.
 
     They count as an eighth of a coalition for each player, which did best on trained heads from 10 orderings to 100.
     """
+    signs = pairs.draw(key, jnp.arange(SAMPLES), present)
+    x, _ = features(units, signs)
+    energy = jnp.mean(x**2 * pairs.weights(signs)[:, None], 0)
     players = present.shape[0]
-    sizes = [*(players for _ in EVEN), len(ODD), energy.shape[0] - players * len(EVEN) - len(ODD)]
+    sizes = [*(players for _ in EVEN), len(ODD), units.chosen.shape[0]]
     parts = jnp.split(energy, np.cumsum(sizes)[:-1])
     count = jnp.maximum(present.sum(), 1)
     among = jnp.stack([*(count for _ in EVEN), len(ODD), max(sizes[-1], 1)])
