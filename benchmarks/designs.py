@@ -121,7 +121,9 @@ def main(argv=None) -> int:
     )
     print(said, *lines, sep="\n")
     rows = [{"estimator": w, "orderings": c, "cosine_errors": e} for (w, c), e in errors.items()]
-    path = save("designs", {"settings": {k: str(v) for k, v in vars(args).items()}, "rows": rows})
+    path = save(
+        "designs", {"settings": {k: v for k, v in vars(args).items() if k not in ("data", "kept")}, "rows": rows}
+    )
     path.with_suffix(".md").write_text("# Designs of orderings\n\n" + said + "\n" + "\n".join(lines) + "\n")
     return 0
 
