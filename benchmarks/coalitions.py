@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import os
-import pathlib
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.peer import Peer, rest
 from benchmarks.speed import drawn
 from benchmarks.timing import compiled, largest_error, machine, save
 from jaxcam.methods.coalition import ablation_cam
@@ -45,45 +43,21 @@ def ordering_masks(players: int, count: int) -> np.ndarray:
     return np.concatenate([r <= np.arange(players - 1)[:, None] for r in ranks])[:count].astype(np.float32)
 
 
-class Torch:
-    """The other interpreter."""
-
-    def __init__(self, python: str, network: Network, a: np.ndarray, masks: np.ndarray):
-        self.folder = tempfile.TemporaryDirectory()
-        dense = {
-            f"{n}/{k}": np.asarray(network.params[n][k]) for n in ("fc6", "fc7", "fc8") for k in ("kernel", "bias")
-        }
-        # PyTorch flattens (c, h, w), we (h, w, c).
-        side, channels = network.config.pool_size, a.shape[-1]
-        kernel = dense["fc6/kernel"].reshape(side, side, channels, -1)
-        dense["fc6/kernel"] = kernel.transpose(2, 0, 1, 3).reshape(side * side * channels, -1)
-        np.savez(f"{self.folder.name}/head.npz", a=a.transpose(2, 0, 1), masks=masks, **dense)
-        script = pathlib.Path(__file__).with_name("coalitions_torch.py")
-        self.process = subprocess.Popen(
-            [python, str(script), self.folder.name, str(os.cpu_count()), str(TARGET)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self.version = self.answer()
-
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError("PyTorch's side stopped")
-        return json.loads(line)
-
-    def ask(self, *command):
-        print(json.dumps(command), file=self.process.stdin, flush=True)
-        return self.answer()
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.folder.cleanup()
+def torch_head(python: str, network: Network, a: np.ndarray, masks: np.ndarray) -> Peer:
+    """PyTorch's side, given the head's weights, the activations and the masks."""
+    folder = tempfile.TemporaryDirectory()
+    dense = {f"{n}/{k}": np.asarray(network.params[n][k]) for n in ("fc6", "fc7", "fc8") for k in ("kernel", "bias")}
+    # PyTorch flattens (c, h, w), we (h, w, c).
+    side, channels = network.config.pool_size, a.shape[-1]
+    kernel = dense["fc6/kernel"].reshape(side, side, channels, -1)
+    dense["fc6/kernel"] = kernel.transpose(2, 0, 1, 3).reshape(side * side * channels, -1)
+    np.savez(f"{folder.name}/head.npz", a=a.transpose(2, 0, 1), masks=masks, **dense)
+    return Peer(python, "coalitions_torch.py", folder, os.cpu_count(), TARGET)
 
 
 def seconds_of(call: Callable) -> float:
-    """Wall time of one call, after a rest in which the other side's threads stop spinning."""
-    time.sleep(0.3)
+    """Wall time of one call, after a rest."""
+    rest()
     begun = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - begun
@@ -148,7 +122,7 @@ def main(argv=None) -> int:
     gates["Ablation-CAM, whole"] = largest_error(calls["Ablation-CAM, whole"][1]().coefficients[some], drops)
     for name in ("SHAP-CAM, antithetic, whole", "SHAP-CAM, default, whole"):
         gates[name] = abs(float(calls[name][1]().coefficients.sum()) - span) / abs(span)
-    torch = Torch(args.torch_python, network, np.asarray(a), masks) if args.torch_python else None
+    torch = torch_head(args.torch_python, network, np.asarray(a), masks) if args.torch_python else None
     if torch:
         gates["PyTorch head"] = largest_error(jnp.asarray(torch.ask("values", GATED)), truth)
     print("gates:", {k: f"{v:.1e}" for k, v in gates.items()})
@@ -167,7 +141,7 @@ def main(argv=None) -> int:
     for _ in range(args.rounds):
         for name, (_, call) in calls.items():
             if call is None:
-                time.sleep(0.3)
+                rest()
                 timed[name].append(torch.ask("time", best))
             else:
                 timed[name].append(seconds_of(call))
@@ -193,7 +167,7 @@ def main(argv=None) -> int:
     said.append(f"Ablation-CAM over {players} channels costs {passes:.2f} forward passes.")
     if torch:
         factor = ours["rate"] / by_name["PyTorch head"]["rate"]
-        said.append(f"Ours is {factor:.1f} times PyTorch's head (torch {torch.version}, batch {best}).")
+        said.append(f"Ours is {factor:.1f} times PyTorch's head (torch {torch.greeting}, batch {best}).")
         try:
             once, seconds = torch.ask("ablation", args.channels, min(args.channels, 32))
             said.append(f"pytorch-grad-cam's Ablation-CAM: {args.channels / seconds:.2f} channels/s "

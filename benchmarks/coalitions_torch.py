@@ -1,18 +1,18 @@
 """PyTorch's side of benchmarks/coalitions.py, for an interpreter that has torch; no jax needed.
 
-Answers commands on standard input, one JSON list a line, with one JSON value a line: `["values", n]` the scores of
-the first n masks, `["time", n]` seconds for them in one batch, `["ablation", channels, batch]` seconds of one
-forward pass, and of Ablation-CAM of pytorch-grad-cam over so many channels, its network's convolutions untrained.
+Answers (see `peer.py`) `["values", n]` with the scores of the first n masks, `["time", n]` with seconds for them in
+one batch, `["ablation", channels, batch]` with seconds of one forward pass, and of Ablation-CAM of pytorch-grad-cam
+over so many channels, its network's convolutions untrained.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 
 import numpy as np
 import torch
+from peer import serve
 from torch import nn
 
 POOLED = (2, 2, 3, 3, 3)
@@ -85,12 +85,17 @@ def main() -> None:
     def run(masks):
         return tail(pool(a * masks[:, :, None, None]).flatten(1))[:, target]
 
-    print(json.dumps(torch.__version__), flush=True)
-    for line in sys.stdin:
-        what, *args = json.loads(line)
+    def timed(count):
         begun = time.perf_counter()
-        out = ablation(tail, *args) if what == "ablation" else run(masks[: args[0]]).tolist()
-        print(json.dumps(time.perf_counter() - begun if what == "time" else out), flush=True)
+        run(masks[:count]).tolist()
+        return time.perf_counter() - begun
+
+    serve(
+        torch.__version__,
+        values=lambda count: run(masks[:count]).tolist(),
+        time=timed,
+        ablation=lambda channels, batch: ablation(tail, channels, batch),
+    )
 
 
 if __name__ == "__main__":
