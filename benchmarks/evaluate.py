@@ -3,7 +3,8 @@
 IC, AD and ADD of the methods that share one gradient, and of Ablation-CAM. Ours is `jaxcam.evaluate.evaluate` on the
 folder, decoding and committing to disk included. The peers are loops with pytorch-grad-cam and torchcam over the same
 network and pictures, which they get decoded; each side at its best batch size, in one run, interleaved. Nothing is
-timed unless logits and maps agree. Without another interpreter, ours alone is timed.
+timed unless logits and maps agree. Without another interpreter, ours alone is timed. As the command `jaxcam evaluate`
+does, all processes keep freed memory for the next call.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import jaxcam
 from benchmarks.peer import Peer, rest
 from benchmarks.timing import compiled, largest_error, machine, save
+from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.converters import save_torchvision_safetensors
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.samples import Dataset
@@ -158,6 +160,8 @@ def main(argv=None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(argv)
     load = os.getloadavg()[0]
+    keep_freed_memory()
+    os.environ |= {"MALLOC_TRIM_THRESHOLD_": "2147483647", "MALLOC_MMAP_THRESHOLD_": "2147483647"}  # the peer's
     print(machine())
     if load > 0.25:
         print(f"load {load:.1f}: others use this machine, which costs PyTorch most; do not publish", file=sys.stderr)

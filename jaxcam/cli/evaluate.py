@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcam.cli import networks
+from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.errors import JaxcamError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be used."""
     methods = options.methods or ["lift_cam"]
     _check_names(options, methods)
+    keep_freed_memory()
     from jaxcam.data.datasets import read_class_names
     from jaxcam.data.evaluation import load_dataset
     from jaxcam.evaluate import evaluate
