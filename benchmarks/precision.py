@@ -122,7 +122,8 @@ def measure(network: Network, layer: str, shown: list, costs: list[int], referen
                 begun = time.perf_counter()
                 found, error, spent = jax.block_until_ready(run(*args, key, target))
                 seconds = time.perf_counter() - begun
-                samples = orderings if estimator == "plain" else -(-orderings // 2)
+                # Independent ones: orderings, pairs of them, or coalitions with their complements.
+                samples = {"plain": orderings, "antithetic": -(-orderings // 2)}.get(estimator, int(spent) // 2)
                 found, error = np.asarray(found, np.float64), np.asarray(error, np.float64)
                 some = error > 0
                 reach = scipy.stats.t.ppf(0.975, samples - 1) * np.hypot(error, spread)
