@@ -20,8 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.estimators import cosine_error
-from benchmarks.precision import RUN, Runs, example, own_error, pictures, program
+from benchmarks.precision import RUN, Runs, cosine_error, example, own_error, pictures, program
 from benchmarks.timing import save
 from jaxcam import shapley
 from jaxcam.methods.result import scalar_score

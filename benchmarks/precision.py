@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 
-from benchmarks.estimators import cosine_error
 from benchmarks.timing import save
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
@@ -33,6 +32,12 @@ ESTIMATORS = ("plain", "antithetic", "adjusted")
 #: Orderings of one run of a reference, which is a mean of many.
 RUN = 1000
 _SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def cosine_error(a, b) -> float:
+    """`1 - cos` in float64."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return float(1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b))
 
 
 def pictures(folder: pathlib.Path, limit: int) -> list[pathlib.Path]:
