@@ -154,7 +154,9 @@ def main(argv=None) -> int:
     parser.add_argument("--model", default="vgg16_slim", help="a VGG")
     parser.add_argument("--limit", type=int, help="of the pictures, drawn at random; all unless given")
     parser.add_argument("--torch-python", help="an interpreter with torch, torchvision, grad-cam and torchcam")
-    parser.add_argument("--batches", type=int, nargs="+", default=[2, 4, 8, 16, 32], help="sizes to try on both sides")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[4, 8, 12, 16, 24, 32], help="sizes to try on both sides"
+    )
     parser.add_argument("--ablated", type=int, default=8, help="pictures of pytorch-grad-cam's Ablation-CAM")
     parser.add_argument("--ablation-batches", type=int, nargs="+", default=[8, 32, 128], help="channels at once")
     parser.add_argument("--rounds", type=int, default=3)

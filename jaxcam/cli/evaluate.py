@@ -56,7 +56,7 @@ def add_commands(commands: Any) -> None:
     )
     p.add_argument("--steps", type=int, default=50, metavar="N", help="of insertion and deletion (default: 50)")
     p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")
-    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos and maps at a time (default: 8)")
+    p.add_argument("--batch-size", type=int, default=12, metavar="N", help="photos and maps at a time (default: 12)")
     p.add_argument(
         "--keep", nargs="+", default=None, metavar="WHAT", help="of every map: coefficients, maps, curves, or none "
         "(default: all three; a report shows only what was kept)",

@@ -60,7 +60,7 @@ def evaluate(
     reference: str | None = None,
     baseline: str = "mean",
     steps: int = 50,
-    batch_size: int = 8,
+    batch_size: int = 12,
     keep: Sequence[str] = KEEP,
     seed: int = 0,
     process: int = 0,

@@ -60,7 +60,7 @@ class Options:
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
     seed: int = 0
-    batch_size: int = 8
+    batch_size: int = 12
     keep: tuple[str, ...] = KEEP
 
     def __post_init__(self):

@@ -16,7 +16,7 @@ from jaxcam.maps import resize_map, scale_map
 from jaxcam.models.classifier import Classifier, Predict, Rules
 
 #: Points of an insertion or deletion curve that are evaluated at once, for each map of a batch.
-_POINTS = 4
+_POINTS = 2
 
 
 class Programs:
@@ -34,7 +34,7 @@ class Programs:
 
     def __init__(self, network: Classifier, maps_at_once: int, baseline: str, steps: int):
         size = network.preprocessing.shape[:2]
-        self.predict, self.at_once = network.whole, maps_at_once
+        self.predict, self.at_once = _one_batch(network.whole), maps_at_once
         self.score = "sigmoid" if network.multi_label else "softmax"
         self.size, self.counts = size, metrics.step_counts(size, steps)
         self._baselines = _baselines(baseline, network.preprocessing)
@@ -90,6 +90,39 @@ def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(values), size):
         piece = values[start : start + size]
         yield np.concatenate([piece, np.repeat(piece[-1:], size - len(piece))])
+
+
+@functools.lru_cache(maxsize=8)
+def _one_batch(predict: Predict) -> Predict:
+    """`predict` under nested vmaps as one batch of images: XLA's CPU backend divides that better among the cores.
+
+    The passes of a VGG took 6.1 ms an image as `(12, 2)` images, and 4.2 as 24.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def many(params, images):
+        return jax.vmap(predict, (None, 0))(params, images)
+
+    @many.def_vmap
+    def _(size, batched, params, images):
+        if any(jax.tree.leaves(batched[0])) or not batched[1]:
+            axes = tuple(jax.tree.map(lambda b: 0 if b else None, which) for which in batched)
+            return jax.vmap(jax.vmap(predict, (None, 0)), axes)(params, images), True
+        out = many(params, images.reshape(-1, *images.shape[2:]))
+        return out.reshape(size, -1, *out.shape[1:]), True
+
+    @jax.custom_batching.custom_vmap
+    def one(params, image):
+        return predict(params, image)
+
+    @one.def_vmap
+    def _(size, batched, params, image):
+        if any(jax.tree.leaves(batched[0])) or not batched[1]:
+            axes = tuple(jax.tree.map(lambda b: 0 if b else None, which) for which in batched)
+            return jax.vmap(predict, axes)(params, image), True
+        return many(params, image), True
+
+    return one
 
 
 @functools.lru_cache(maxsize=8)
