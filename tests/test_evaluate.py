@@ -7,6 +7,7 @@ import json
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from evaluations import SETTINGS, assert_same, pictures, tiny
@@ -17,6 +18,7 @@ from jaxcam.cli import main
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
+from jaxcam.evaluate.programs import _one_batch
 from jaxcam.evaluate.store import Writer, arrays_file, records_file
 from jaxcam.metrics import confidence
 from jaxcam.models.store import save_network
@@ -280,3 +282,20 @@ def test_command_line(data, net, tmp_path, capsys):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["about"]["command"].startswith("jaxcam evaluate")
     assert main([*words[:-2], "--methods", "gradcamm"]) == 2 and "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("axes", [(None, 0), (0, 0), (0, None)])
+def test_nested_batches_are_one(axes):
+    def predict(params, image):
+        return jnp.tanh(image.sum((0, 1)) @ params)
+
+    w = jax.random.normal(jax.random.key(0), (4, 3, 5) if axes[0] == 0 else (3, 5))
+    images = jax.random.normal(jax.random.key(1), (4, 2, 6, 6, 3) if axes[1] == 0 else (2, 6, 6, 3))
+
+    def nested(one):
+        return jax.vmap(jax.vmap(one, (None, 0)), axes)
+
+    got, want = jax.jit(nested(_one_batch(predict)))(w, images), nested(predict)(w, images)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    program = str(jax.make_jaxpr(nested(_one_batch(predict)))(w, images))
+    assert ("f32[8,6,6,3]" in program) == (axes == (None, 0))  # 4 times 2 images, where the weights are shared
