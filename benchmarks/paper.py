@@ -109,10 +109,13 @@ def main(argv=None) -> int:
     parser.add_argument("--reference", help="adds the cosine with this method, as shap_cam:num_permutations=10000")
     parser.add_argument("--limit", type=int, help="pictures of each random subset")
     parser.add_argument("--seeds", type=int, default=1, help="how many random subsets")
+    parser.add_argument("--steps", type=int, default=50, help="of insertion and deletion")
     parser.add_argument("--keep", nargs="*", help="of every map: coefficients, maps, curves (default: all)")
     args = parser.parse_args(argv)
     results = pathlib.Path(__file__).parent / "results"
-    options = {"limit": args.limit, "seeds": args.seeds} | ({} if args.keep is None else {"keep": args.keep})
+    options = {"limit": args.limit, "seeds": args.seeds, "steps": args.steps} | (
+        {} if args.keep is None else {"keep": args.keep}
+    )
     try:
         for model in args.model:
             began = time.perf_counter()

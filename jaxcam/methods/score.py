@@ -61,7 +61,7 @@ class ScoreChunks:
     score: str = "softmax"
     normalise: str = "softmax"
     top: int | None = None
-    chunk_size: int = 16
+    chunk_size: int = 12
 
     def __post_init__(self):
         if self.score not in SCORES:
@@ -171,7 +171,7 @@ def score_cam(
     score: str = "softmax",
     normalise: str = "softmax",
     top: int | None = None,
-    chunk_size: int = 16,
+    chunk_size: int = 12,
 ) -> CAM:
     """Score-CAM: `alpha_k = softmax over k of f_c(image * m_k)`, `m_k` the channel as a mask on the image.
 
