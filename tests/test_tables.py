@@ -94,6 +94,7 @@ def test_numbers():
         f"{1.005:.2f}", "−2.50", "–", "0.00", "0.00", "3.0e−07",
     ]  # fmt: skip
     assert tables.signed(2.0) == "+2.00" and tables.signed(-2.0) == "−2.00" and tables.signed(0.0) == "0.00"
+    assert tables.signed(2.2e-15) == tables.signed(-2.2e-15) == "0.00"  # three differences that cancel
 
 
 def test_markdown_has_as_many_cells_in_every_line_and_marks(run, summary):
