@@ -108,7 +108,7 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
         wanted = request(text)
         compiled[name] = (wanted.info.takes == "key", jax.jit(functools.partial(wanted.function, head=head)))
     found: dict[str, list[float]] = {name: [] for name in compiled}
-    noise = []
+    noise, used = [], []
     for picture in shown:
         a, target = example(network, layer, picture)
         stored = kept.kept.get(f"{network.name}/{layer}/{picture.name}/{int(target)}/antithetic", np.zeros((0, 1)))
@@ -117,21 +117,36 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
         else:
             parts = long_shap(network, layer, a, target, picture.name, orderings)
         want = parts.mean(0)
+        used.append(max(orderings, 1000 * len(stored)))
         noise.append(own_error(parts))
         for name, (random, run) in compiled.items():
             keys = [(jax.random.fold_in(seed(name, picture.name), i),) for i in range(runs)] if random else [()]
             cosines = [1 - cosine_error(run(network.params, a, *key, target=target).coefficients, want) for key in keys]
             found[name].append(float(np.mean(cosines)))
         print(f"table 2, {layer}: {picture.name}", file=sys.stderr, flush=True)
-    rows = []
-    for name, cosines in found.items():
-        clean = np.asarray(cosines) / (1 - np.asarray(noise))
-        rows.append({
-            "layer": layer, "method": name, "cosine": float(np.mean(cosines)), "without_noise": float(clean.mean()),
-            "standard_error": float(np.std(cosines, ddof=1) / np.sqrt(len(cosines))), "pictures": len(cosines),
-            "orderings": orderings, "noise": float(np.mean(noise)), "cosines": cosines,
-        })  # fmt: skip
-    return rows
+    return [
+        summary(np.asarray(cosines), np.asarray(noise))
+        | {
+            "layer": layer,
+            "method": name,
+            "orderings": [min(used), max(used)],
+            "noise": noise,
+            "cosines": [c if np.isfinite(c) else None for c in cosines],
+        }  # JSON knows no NaN
+        for name, cosines in found.items()
+    ]
+
+
+def summary(cosines: np.ndarray, noise: np.ndarray) -> dict:
+    """Means over the pictures where no run gave only zeros, as LIME-CAM can, and how many those are."""
+    defined = np.isfinite(cosines)
+    some, clean = cosines[defined], (cosines / (1 - noise))[defined]
+    if len(some) < 2:
+        return {"cosine": np.nan, "without_noise": np.nan, "standard_error": np.nan, "pictures": len(some)}
+    return {
+        "cosine": float(some.mean()), "without_noise": float(clean.mean()),
+        "standard_error": float(some.std(ddof=1) / np.sqrt(len(some))), "pictures": len(some),
+    }  # fmt: skip
 
 
 def tables(network: Network, first: list[dict], second: list[dict]) -> str:
@@ -151,15 +166,16 @@ def tables(network: Network, first: list[dict], second: list[dict]) -> str:
         out.append("")
     if second:
         out += [f"## {name}: cosine with SHAP-CAM", "",
-                "| layer | method | cosine | the paper's | without SHAP-CAM's noise | pictures, orderings |",
-                "|---" * 6 + "|"]  # fmt: skip
+                "| layer | method | cosine | the paper's | without SHAP-CAM's noise | pictures | orderings |",
+                "|---" * 7 + "|"]  # fmt: skip
         for r in second:
             paper = published(r["method"], r["layer"], kind) if vgg else None
+            counts = [f"{n:,}" for n in sorted(set(r["orderings"]))]
             out.append(
                 f"| {r['layer']} | {r['method']} | {r['cosine']:.4f} ± {r['standard_error']:.4f} | {paper or ''} "
-                f"| {r['without_noise']:.4f} | {r['pictures']}, {r['orderings']:,} |"
+                f"| {r['without_noise']:.4f} | {r['pictures']} of {len(r['cosines'])} | {' to '.join(counts)} |"
             )
-        out.append("")
+        out += ["", "A picture counts where no run of the method gave a map of zeros.", ""]
     return "\n".join(out)
 
 
