@@ -17,7 +17,7 @@ import zlib
 import jax
 import numpy as np
 
-from benchmarks.precision import ESTIMATORS, Runs, cosine_error, example, own_error, pictures, program
+from benchmarks.precision import ESTIMATORS, RUN, Runs, cosine_error, example, own_error, pictures, program
 from benchmarks.timing import save
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.paper_figures import DATA_SETS, TABLE_1, TABLE_2, TABLE_6
@@ -112,12 +112,12 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
     for picture in shown:
         a, target = example(network, layer, picture)
         stored = kept.kept.get(f"{network.name}/{layer}/{picture.name}/{int(target)}/antithetic", np.zeros((0, 1)))
-        if len(stored) * 1000 >= orderings:
+        if len(stored) * RUN >= orderings:
             parts = stored.astype(np.float64)
         else:
             parts = long_shap(network, layer, a, target, picture.name, orderings)
         want = parts.mean(0)
-        used.append(max(orderings, 1000 * len(stored)))
+        used.append(max(orderings, RUN * len(stored)))
         noise.append(own_error(parts))
         for name, (random, run) in compiled.items():
             keys = [(jax.random.fold_in(seed(name, picture.name), i),) for i in range(runs)] if random else [()]
@@ -131,8 +131,8 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
             "method": name,
             "orderings": [min(used), max(used)],
             "noise": noise,
-            "cosines": [c if np.isfinite(c) else None for c in cosines],
-        }  # JSON knows no NaN
+            "cosines": [c if np.isfinite(c) else None for c in cosines],  # JSON knows no NaN
+        }
         for name, cosines in found.items()
     ]
 

@@ -111,18 +111,7 @@ def _one_batch(predict: Predict) -> Predict:
         out = many(params, images.reshape(-1, *images.shape[2:]))
         return out.reshape(size, -1, *out.shape[1:]), True
 
-    @jax.custom_batching.custom_vmap
-    def one(params, image):
-        return predict(params, image)
-
-    @one.def_vmap
-    def _(size, batched, params, image):
-        if any(jax.tree.leaves(batched[0])) or not batched[1]:
-            axes = tuple(jax.tree.map(lambda b: 0 if b else None, which) for which in batched)
-            return jax.vmap(predict, axes)(params, image), True
-        return many(params, image), True
-
-    return one
+    return lambda params, image: many(params, image[None])[0]
 
 
 @functools.lru_cache(maxsize=8)

@@ -60,11 +60,15 @@ def titles(run: Run) -> dict[str, str]:
     return result
 
 
+#: What the sum of a mean rounds off is below.
+_ROUNDING = 1e-12
+
+
 def number(value: float, digits: int = 2) -> str:
     """A number with so many digits behind the point; a dash where it is undefined, an exponent where it is tiny."""
     if not math.isfinite(value):
         return "–"
-    if 1e-12 < abs(value) < 0.5 * 10**-digits:  # below that it is what the sum of a mean rounds off
+    if _ROUNDING < abs(value) < 0.5 * 10**-digits:
         return f"{value:.1e}".replace("-", "−")
     text = f"{value:.{digits}f}"
     return text.replace("-", "−") if float(text) else text.lstrip("-")
@@ -72,7 +76,7 @@ def number(value: float, digits: int = 2) -> str:
 
 def signed(value: float, digits: int = 2) -> str:
     """`number` with its sign, also where that is a plus."""
-    return f"+{number(value, digits)}" if math.isfinite(value) and value > 1e-12 else number(value, digits)
+    return f"+{number(value, digits)}" if math.isfinite(value) and value > _ROUNDING else number(value, digits)
 
 
 def digits_of(metric: str) -> int:
