@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import pathlib
 import sys
 import zlib
@@ -149,6 +150,21 @@ def summary(cosines: np.ndarray, noise: np.ndarray) -> dict:
     }  # fmt: skip
 
 
+def differences(rows: list[dict], method: str = "LIFT-CAM") -> list[dict]:
+    """By how much a method's cosine falls from layer to layer: pictures differ more than layers do."""
+    own = {r["layer"]: np.asarray(r["cosines"], float) / (1 - np.asarray(r["noise"])) for r in rows
+           if r["method"] == method}  # fmt: skip
+    out = []
+    for late, early in itertools.combinations(own, 2):
+        fall = own[late] - own[early]
+        fall = fall[np.isfinite(fall)]
+        if len(fall) > 1:
+            error = float(fall.std(ddof=1) / np.sqrt(len(fall)))
+            out.append({"from": late, "to": early, "fall": float(fall.mean()), "standard_error": error,
+                        "pictures": len(fall)})  # fmt: skip
+    return out
+
+
 def tables(network: Network, first: list[dict], second: list[dict]) -> str:
     """Both in Markdown, beside the paper's figures where they are of a VGG16."""
     out: list[str] = []
@@ -176,6 +192,18 @@ def tables(network: Network, first: list[dict], second: list[dict]) -> str:
                 f"| {r['without_noise']:.4f} | {r['pictures']} of {len(r['cosines'])} | {' to '.join(counts)} |"
             )
         out += ["", "A picture counts where no run of the method gave a map of zeros.", ""]
+        falls = differences(second)
+        if falls:
+            out += [f"## {name}: LIFT-CAM between layers, on the same pictures", "",
+                    "| from | to | fall of the cosine, SHAP-CAM's noise taken off | the paper's | pictures |",
+                    "|---" * 5 + "|"]  # fmt: skip
+        for r in falls:
+            papers = [published("LIFT-CAM", layer, kind) if vgg else None for layer in (r["from"], r["to"])]
+            paper = f"{papers[0] - papers[1]:.3f}" if papers[0] and papers[1] else ""
+            out.append(
+                f"| {r['from']} | {r['to']} | {r['fall']:.4f} ± {r['standard_error']:.4f} | {paper} | {r['pictures']} |"
+            )
+        out += [""] if falls else []
     return "\n".join(out)
 
 
@@ -189,7 +217,7 @@ def main(argv=None) -> int:
     parser.add_argument("--repeat-limit", type=int, default=20, help="pictures of table 1; 0 leaves it out")
     parser.add_argument("--orderings", type=int, nargs="+", default=list(TABLE_1), help="N of table 1")
     parser.add_argument("--shap", type=int, nargs="+", default=[10_000], help="antithetic orderings, for each layer")
-    parser.add_argument("--runs", type=int, default=10, help="of each random method")
+    parser.add_argument("--runs", type=int, nargs="+", default=[10], help="of each random method, for each layer")
     parser.add_argument("--kept", type=pathlib.Path, help="runs that benchmarks.precision has kept")
     args = parser.parse_args(argv)
     record, texts, kept = {}, [], Runs(args.kept)
@@ -204,8 +232,9 @@ def main(argv=None) -> int:
                 first = repeated(network, layers[0], pictures(args.data, args.repeat_limit), args.orderings)
             shown, second = pictures(args.data, args.limit), []
             for i, layer in enumerate(layers):
-                second += agreeing(network, layer, shown, args.shap[min(i, len(args.shap) - 1)], args.runs, kept)
-            record[network.name] = {"table_1": first, "tables_2_and_6": second}
+                orderings, runs = (given[min(i, len(given) - 1)] for given in (args.shap, args.runs))
+                second += agreeing(network, layer, shown, orderings, runs, kept)
+            record[network.name] = {"table_1": first, "tables_2_and_6": second, "layers": differences(second)}
             texts.append(tables(network, first, second))
             print(texts[-1], flush=True)
     except JaxcamError as e:

@@ -4,8 +4,9 @@ The naive way multiplies the activations by every mask and runs the head on each
 head runs once on lazy values. As long as each element belongs to one channel (`Diagonal`: pooling,
 reshapes, elementwise functions) or the channels add up (`Additive`: up to the first dense layer or
 convolution, included), no work depends on the mask; only what follows runs per coalition, on
-`base + masks @ delta`, and of that what follows the last non-linear operation is one sum
-(`last_layer`). The numbers are those of the masked evaluation up to rounding.
+`base + masks @ delta`. Of that, the choice of a class is made as early as it can be (`narrowing`), and
+what follows the last non-linear operation is one sum (`last_layer`). The numbers are those of the
+masked evaluation up to rounding.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.transforms import folding
 from jaxcam.transforms.last_layer import with_affine_end
 from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
+from jaxcam.transforms.narrowing import narrowed
 from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
@@ -108,8 +110,9 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
     players = activations.shape[-1]
     owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
     start = Diagonal(activations, jnp.zeros_like(activations), owner)
-    (output,) = walk(closed, [start], active=Lazy, rule=lambda eqn, ins: _rule(eqn, ins, players))
-    output = with_affine_end(output, players, precision)
+    rule = lambda eqn, ins: _rule(eqn, ins, players)  # noqa: E731
+    (output,) = walk(closed, [start], active=Lazy, rule=rule, whole=folding.has_own_derivative)
+    output = with_affine_end(_chosen_early(output, players), players, precision)
     megaflops, elements, first = _remaining(output, players)
     if not isinstance(output, Deferred | Affine):
         structure = "linear head: exact"
@@ -132,6 +135,14 @@ def _rule(eqn: Any, ins: list, players: int) -> list:
             return folded
     task = Task(eqn, tuple(ins))
     return [Deferred(task, i, v.aval) for i, v in enumerate(eqn.outvars)]
+
+
+def _chosen_early(output: Any, players: int) -> Any:
+    """The output with the choice of a class moved forward, where that leaves less to do."""
+    if not isinstance(output, Deferred):
+        return output
+    early = narrowed(output, lambda eqn, ins: _rule(eqn, ins, players))
+    return early if _remaining(early, players)[0] < _remaining(output, players)[0] else output
 
 
 def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
@@ -167,5 +178,6 @@ def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
     if tasks:
         where = location(tasks[-1].eqn)
         size = max(t.base.size for t in tables if isinstance(t, Additive))
-        place = f"the {tasks[-1].eqn.primitive.name!r}{' at ' + where if where else ''} (table {players} x {size})"
+        name = tasks[-1].eqn.params.get("name", tasks[-1].eqn.primitive.name)
+        place = f"the {name!r}{' at ' + where if where else ''} (table {players} x {size})"
     return flops / 1e6, elements, place

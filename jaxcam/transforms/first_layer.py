@@ -46,7 +46,7 @@ def first_layer(game: Game) -> FirstLayer | None:
         if isinstance(value, Deferred):
             lazy = [v for v in value.task.operands if isinstance(v, Lazy)]
             local[identity] = (
-                value.task.eqn.primitive.name in folding.ELEMENTWISE
+                folding.elementwise(value.task.eqn)
                 and value.aval.shape == table.base.shape
                 and all(local.get(v.identity, False) for v in lazy)
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from jaxcam.transforms.lazy import Additive, Diagonal, Lazy, regular
-from jaxcam.transforms.walker import bind
+from jaxcam.transforms.walker import bind, called, opened
 
 #: Tables larger than this many elements are not built; the operation then runs per coalition.
 MAX_TABLE = 1 << 27
@@ -26,11 +26,13 @@ _HOMOGENEOUS = _STRUCTURAL | frozenset(
     # Of values that do not depend on the mask: an index out of range gives NaN in both tables.
     "convert_element_type gather dynamic_slice".split()
 )
-ELEMENTWISE = frozenset(
+_ELEMENTWISE = frozenset(
     "add sub mul div neg max min exp exp2 log log1p expm1 tanh logistic erf erfc sin cos sqrt rsqrt cbrt integer_pow "
     "pow square abs sign floor ceil round clamp select_n eq ne lt le gt ge and or not xor is_finite "
     "convert_element_type stop_gradient add_any".split()
 )
+#: Of these, a function with its own derivative is worth taking apart: it can be folded.
+_OF_DEGREE_ONE = frozenset("add sub add_any neg convert_element_type stop_gradient".split())
 
 
 def fold(eqn: Any, ins: list, players: int) -> list | None:
@@ -58,6 +60,38 @@ def _is_linear(name: str, active: list[bool]) -> bool:
     if name == "select_n":
         return not active[0] and all(active[1:])
     return name in _HOMOGENEOUS and active == [True] + [False] * (len(active) - 1)
+
+
+def elementwise(eqn: Any) -> bool:
+    """Whether an equation acts on each element by itself, beside scalars and axes of size 1."""
+    return eqn.primitive.name in _ELEMENTWISE or has_own_derivative(eqn)
+
+
+def has_own_derivative(eqn: Any) -> bool:
+    """Whether it calls an elementwise non-linear function with a derivative of its own, such as `jax.nn.relu`.
+
+    Those are not taken apart: the derivative of their parts is another one at kinks and ties, of `max(x, 0)` at 0,
+    say, where every coalition of absent channels is in a layer without biases.
+    """
+    if eqn.primitive.name not in ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"):
+        return False
+    inner = list(_inside(eqn))
+    shapes = {v.aval.shape for v in [*eqn.invars, *eqn.outvars]} - {()}
+    return (
+        len(eqn.outvars) == 1
+        and len(shapes) <= 1
+        and all(e.primitive.name in _ELEMENTWISE for e in inner)
+        and any(e.primitive.name not in _OF_DEGREE_ONE for e in inner)
+    )
+
+
+def _inside(eqn: Any) -> Iterator[Any]:
+    """The equations that a call stands for."""
+    for e in opened(called(eqn))[0].eqns:
+        if called(e) is None:
+            yield e
+        else:
+            yield from _inside(e)
 
 
 def is_affine(eqn: Any, operands: Sequence[Any]) -> bool:
@@ -92,7 +126,7 @@ def _diagonal(eqn: Any, ins: list, active: list[Diagonal]) -> list | None:
     name, shape, owner = eqn.primitive.name, eqn.outvars[0].aval.shape, active[0].owner
     if name == "stop_gradient":
         return [ins[0]]
-    if name in ELEMENTWISE:
+    if elementwise(eqn):
         same = all(v.owner is owner or np.array_equal(v.owner, owner) for v in active)
         if not same or owner.shape != shape:
             return None
@@ -207,8 +241,7 @@ def _convolution(eqn: Any, ins: list, players: int) -> Additive | None:
     out_shape = eqn.outvars[0].aval.shape
     window = [kernel.shape[i] for i in numbers.rhs_spec[2:]]
     in_order = along.shape[1] == players and (along == np.arange(players)).all()
-    # A 1x1 convolution costs as much as summing the table up would: nothing to gain.
-    if not in_order or math.prod(window) < 2 or players * math.prod(out_shape) > MAX_TABLE:
+    if not in_order or players * math.prod(out_shape) > MAX_TABLE:
         return None
     patches = lax.conv_general_dilated_patches(
         value.on - value.off, window, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"],

@@ -17,7 +17,7 @@ from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, e
 
 
 def with_affine_end(output: Any, players: int, precision: str | None) -> Any:
-    """A game's scalar output with its affine end folded; the output itself where it has none."""
+    """A scalar output with its affine end folded, `Additive` where that is all; unchanged where there is none."""
     if not isinstance(output, Deferred) or output.aval.shape:
         return output
     ends = _before(output)
@@ -39,6 +39,9 @@ def with_affine_end(output: Any, players: int, precision: str | None) -> Any:
         else:
             offset, own = _by_channel(value, slope, players, precision)
             base, weights = base + offset, own if weights is None else weights + own
+    if not parts:  # all of it was affine, but too large for a table before the class was chosen
+        assert weights is not None
+        return Additive(base, weights)
     return Affine(base, weights, tuple(parts), tuple(slopes))
 
 

@@ -82,7 +82,9 @@ def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
     return program, getattr(program, "consts", ())
 
 
-def walk(program: Any, args: Sequence[Any], *, active: type, rule: Rule) -> list:
+def walk(
+    program: Any, args: Sequence[Any], *, active: type, rule: Rule, whole: Callable[[jex.JaxprEqn], bool] | None = None
+) -> list:
     """Evaluates a jaxpr with `rule` for every equation that has an active operand.
 
     Args:
@@ -90,7 +92,8 @@ def walk(program: Any, args: Sequence[Any], *, active: type, rule: Rule) -> list
       args: its inputs; those that are instances of `active` depend on what is explained.
       active: the class of the transformation's own values.
       rule: `(equation, operands) -> outputs`, where operands and outputs mix active and ordinary
-        values. Calls never reach it.
+        values. Calls never reach it, but for those that are `whole`.
+      whole: which calls are not entered; by default all are.
 
     Returns:
       The outputs, active or ordinary.
@@ -111,9 +114,12 @@ def walk(program: Any, args: Sequence[Any], *, active: type, rule: Rule) -> list
         elif eqn.primitive.name == "name":  # a label on a value, for checkpointing or for cutting: an identity
             outputs = operands
         else:
-            held = called(eqn)
+            held = None if whole is not None and whole(eqn) else called(eqn)
             try:
-                outputs = rule(eqn, operands) if held is None else walk(held, operands, active=active, rule=rule)
+                if held is None:
+                    outputs = rule(eqn, operands)
+                else:
+                    outputs = walk(held, operands, active=active, rule=rule, whole=whole)
             except UnsupportedPrimitive as error:
                 # Programs that JAX keeps (the inside of jnp.sort, say) do not know who called them.
                 error.place = error.place or location(eqn)
