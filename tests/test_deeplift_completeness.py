@@ -159,6 +159,38 @@ def test_multiplier_where_nothing_changes_is_the_derivative():
         np.testing.assert_allclose(multiplier, jax.vmap(jax.grad(f))(x), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("f", [jax.nn.relu, jax.nn.softplus, jax.nn.silu, jax.nn.relu6])
+@pytest.mark.parametrize("inside_a_scan", [False, True])
+def test_where_nothing_changes_at_a_kink_it_is_the_derivative_that_the_function_brings(f, inside_a_scan):
+    """A unit that is 0 here and at the reference, as all are in a layer without biases: `max(x, 0)` alone has 1/2."""
+    fn = (lambda x: jax.lax.scan(lambda c, v: (c, f(v)), 0.0, x)[1]) if inside_a_scan else f
+    x = jnp.asarray([0.0, 1.0, 0.0])
+    multiplier = jax.vjp(lambda x: deeplift(fn)(x), x)[1](jnp.ones_like(x))[0]
+    at_zero = jax.grad(f)(0.0)
+    np.testing.assert_allclose(multiplier, [at_zero, f(1.0) - f(0.0), at_zero], rtol=1e-6)
+
+
+@jax.custom_jvp
+def clipped_product(a, b):
+    return jnp.maximum(a * b, -9.0)
+
+
+clipped_product.defjvp(lambda primals, tangents: (clipped_product(*primals), 7.0 * tangents[0]))
+
+
+def test_a_function_of_two_values_with_its_own_derivative_goes_by_what_it_is_made_of():
+    def fn(x):
+        return clipped_product(jnp.sin(x["a"]).sum(keepdims=True), x["b"])
+
+    x = {"a": jnp.asarray([0.5, 1.0]), "b": jnp.asarray([2.0])}
+    zero = jax.tree.map(jnp.zeros_like, x)
+    multiplier = jax.vjp(lambda x: deeplift(fn)(x, zero), x)[1](jnp.ones(1))[0]
+    total = sum((multiplier[k] * x[k]).sum() for k in x)
+    np.testing.assert_allclose(total, fn(x)[0], rtol=1e-5)
+    one = jax.vjp(lambda b: deeplift(lambda b: clipped_product(b, b))(b), x["b"])[1](jnp.ones(1))[0]
+    np.testing.assert_allclose(one, [2.0], rtol=1e-5)  # b^2 from 0 to 2, whatever derivative it brings
+
+
 @pytest.mark.parametrize(
     ("window", "reference"),
     [

@@ -25,6 +25,7 @@ from jaxcam.transforms import folding
 from jaxcam.transforms.last_layer import with_affine_end
 from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
 from jaxcam.transforms.narrowing import narrowed
+from jaxcam.transforms.own_derivative import has_own_derivative
 from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
@@ -111,7 +112,7 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
     owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
     start = Diagonal(activations, jnp.zeros_like(activations), owner)
     rule = lambda eqn, ins: _rule(eqn, ins, players)  # noqa: E731
-    (output,) = walk(closed, [start], active=Lazy, rule=rule, whole=folding.has_own_derivative)
+    (output,) = walk(closed, [start], active=Lazy, rule=rule, whole=has_own_derivative)
     output = with_affine_end(_chosen_early(output, players), players, precision)
     megaflops, elements, first = _remaining(output, players)
     if not isinstance(output, Deferred | Affine):

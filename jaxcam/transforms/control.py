@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcam.transforms.own_derivative import has_own_jvp
 from jaxcam.transforms.pairs import Pair
 from jaxcam.transforms.walker import Rule, UnsupportedPrimitive, opened, walk
 
@@ -19,11 +20,13 @@ class Kind(NamedTuple):
       active: their class.
       pack: a value as a tuple of arrays; also one that is active only in another branch or iteration.
       unpack: the inverse.
+      whole: which calls are not entered, as in `walk`.
     """
 
     active: type
     pack: Callable[[Any], tuple]
     unpack: Callable[[tuple], Any]
+    whole: Callable[[Any], bool] | None = None
 
 
 def _pack_pair(value: Any) -> tuple:
@@ -32,7 +35,7 @@ def _pack_pair(value: Any) -> tuple:
     return (jnp.asarray(value), jnp.asarray(value))  # its own reference
 
 
-PAIRS = Kind(Pair, _pack_pair, lambda packed: Pair(*packed))
+PAIRS = Kind(Pair, _pack_pair, lambda packed: Pair(*packed), has_own_jvp)
 
 
 def _flatten(values: list, active: list[bool], kind: Kind) -> list:
@@ -61,7 +64,7 @@ def scan(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list
     active = [isinstance(v, kind.active) for v in ins]
 
     def run(values):
-        return walk(eqn.params["jaxpr"], values, active=kind.active, rule=rule)
+        return walk(eqn.params["jaxpr"], values, active=kind.active, rule=rule, whole=kind.whole)
 
     while True:
         kinds: list[bool] = []
@@ -103,7 +106,7 @@ def cond(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list
     kinds: list[list[bool]] = []
 
     def probe(branch, values):
-        outs = walk(branch, _unflatten(values, kind), active=kind.active, rule=rule)
+        outs = walk(branch, _unflatten(values, kind), active=kind.active, rule=rule, whole=kind.whole)
         kinds.append([isinstance(o, kind.active) for o in outs])
         return [kind.pack(o) if isinstance(o, kind.active) else o for o in outs]
 
@@ -113,7 +116,9 @@ def cond(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list
     out_active = [any(column) for column in zip(*kinds, strict=True)]
 
     def run(branch, values):
-        return _flatten(walk(branch, _unflatten(values, kind), active=kind.active, rule=rule), out_active, kind)
+        return _flatten(
+            walk(branch, _unflatten(values, kind), active=kind.active, rule=rule, whole=kind.whole), out_active, kind
+        )
 
     outs = jax.lax.switch(index, [lambda v, b=b: run(b, v) for b in branches], flat)
     return _unflatten(outs, kind)

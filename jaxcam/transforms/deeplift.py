@@ -17,9 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms import control
+from jaxcam.transforms.own_derivative import has_own_jvp
 from jaxcam.transforms.pairs import Pair, compile_steps, extend
 from jaxcam.transforms.rescale import bilinear, rescale, select_maximum
-from jaxcam.transforms.walker import UnsupportedPrimitive, bind, trace, walk
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, trace, walk
 
 _NAME = "deeplift"
 
@@ -76,7 +77,7 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
         else:
             refs = [jnp.asarray(leaf) for leaf in jax.tree.leaves(reference)]
             pairs = [Pair(v, jnp.broadcast_to(r, v.shape).astype(v.dtype)) for v, r in zip(leaves, refs, strict=True)]
-        outs = walk(closed, pairs, active=Pair, rule=_rule)
+        outs = walk(closed, pairs, active=Pair, rule=_rule, whole=has_own_jvp)
         value = jax.tree.unflatten(tree, [o.x if isinstance(o, Pair) else o for o in outs])
         if not with_reference:
             return value
@@ -91,9 +92,11 @@ def _rule(eqn: Any, ins: list) -> list:
         return [ins[0]]
     if name in control.RULES:
         return control.RULES[name](eqn, ins, _rule, _NAME)
-    if name in _ELEMENTWISE:
-        return [_elementwise(eqn, ins)]
     active = [v for v in ins if isinstance(v, Pair)]
+    if has_own_jvp(eqn) and len({id(v.root) for v in active}) > 1:  # of several values: what it is made of has rules
+        return walk(called(eqn), ins, active=Pair, rule=_rule, whole=has_own_jvp)
+    if name in _ELEMENTWISE or has_own_jvp(eqn):
+        return [_elementwise(eqn, ins)]
     if not all(p.differentiable for p in active):
         raise UnsupportedPrimitive(_NAME, eqn, "a predicate or an index that depends on the input")
     if name in _LINEAR:

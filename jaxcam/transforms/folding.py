@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jax import lax
 
 from jaxcam.transforms.lazy import Additive, Diagonal, Lazy, regular
-from jaxcam.transforms.walker import bind, called, opened
+from jaxcam.transforms.own_derivative import ELEMENTWISE, has_own_derivative
+from jaxcam.transforms.walker import bind
 
 #: Tables larger than this many elements are not built; the operation then runs per coalition.
 MAX_TABLE = 1 << 27
@@ -26,13 +27,6 @@ _HOMOGENEOUS = _STRUCTURAL | frozenset(
     # Of values that do not depend on the mask: an index out of range gives NaN in both tables.
     "convert_element_type gather dynamic_slice".split()
 )
-_ELEMENTWISE = frozenset(
-    "add sub mul div neg max min exp exp2 log log1p expm1 tanh logistic erf erfc sin cos sqrt rsqrt cbrt integer_pow "
-    "pow square abs sign floor ceil round clamp select_n eq ne lt le gt ge and or not xor is_finite "
-    "convert_element_type stop_gradient add_any".split()
-)
-#: Of these, a function with its own derivative is worth taking apart: it can be folded.
-_OF_DEGREE_ONE = frozenset("add sub add_any neg convert_element_type stop_gradient".split())
 
 
 def fold(eqn: Any, ins: list, players: int) -> list | None:
@@ -64,34 +58,7 @@ def _is_linear(name: str, active: list[bool]) -> bool:
 
 def elementwise(eqn: Any) -> bool:
     """Whether an equation acts on each element by itself, beside scalars and axes of size 1."""
-    return eqn.primitive.name in _ELEMENTWISE or has_own_derivative(eqn)
-
-
-def has_own_derivative(eqn: Any) -> bool:
-    """Whether it calls an elementwise non-linear function with a derivative of its own, such as `jax.nn.relu`.
-
-    Those are not taken apart: the derivative of their parts is another one at kinks and ties, of `max(x, 0)` at 0,
-    say, where every coalition of absent channels is in a layer without biases.
-    """
-    if eqn.primitive.name not in ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"):
-        return False
-    inner = list(_inside(eqn))
-    shapes = {v.aval.shape for v in [*eqn.invars, *eqn.outvars]} - {()}
-    return (
-        len(eqn.outvars) == 1
-        and len(shapes) <= 1
-        and all(e.primitive.name in _ELEMENTWISE for e in inner)
-        and any(e.primitive.name not in _OF_DEGREE_ONE for e in inner)
-    )
-
-
-def _inside(eqn: Any) -> Iterator[Any]:
-    """The equations that a call stands for."""
-    for e in opened(called(eqn))[0].eqns:
-        if called(e) is None:
-            yield e
-        else:
-            yield from _inside(e)
+    return eqn.primitive.name in ELEMENTWISE or has_own_derivative(eqn)
 
 
 def is_affine(eqn: Any, operands: Sequence[Any]) -> bool:

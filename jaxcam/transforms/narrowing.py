@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcam.transforms.folding import elementwise, has_own_derivative
+from jaxcam.transforms.folding import elementwise
 from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, template
+from jaxcam.transforms.own_derivative import has_own_derivative
 from jaxcam.transforms.walker import bind, called, trace, walk
 
 Rule = Callable[[Any, list], list]
