@@ -50,7 +50,9 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
 
     For an fn with one scalar output, `m = jax.grad(deeplift(fn))(x, reference)` satisfies
     completeness, `sum(m * (x - reference)) = fn(x) - fn(reference)`, whatever fn is made of.
-    The result can be jitted, vmapped and differentiated once more.
+    Where a value does not differ from its reference the multiplier of a function of it is its derivative, the
+    function's own where it brings one: 0 of `jax.nn.relu` at 0. The result can be jitted, vmapped and
+    differentiated once more.
 
     Args:
       fn: a pure function of one pytree of arrays, with a pytree of arrays as its result.
