@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -110,7 +111,8 @@ def main(argv=None) -> int:
     product = compiled(lambda p, q: jnp.matmul(p, q, precision="highest"), square, other)[0]
     calls["matrix product"] = (0, functools.partial(product, square, other))
     game = found[0]
-    print(f"structure: {game.structure}")
+    structure = re.sub(r" at \S+:\d+ \(.*?\)", "", game.structure)  # without a path of this machine
+    print(f"structure: {structure}")
 
     score = scalar_score(head, network.params, TARGET)
     truth = jax.jit(masked_game(score, a))(jnp.asarray(masks[:GATED]))
@@ -160,7 +162,7 @@ def main(argv=None) -> int:
     by_name = {r["what"]: r for r in rows}
     ours = max((r for r in rows if r["what"].startswith("ours")), key=lambda r: r["rate"])
     said = [f"Matrix product: {statistics.median(speed):.0f} GFLOP/s; the head behind its first layer: "
-            f"{game.megaflops:.1f} MFLOP a coalition ({game.structure})."]  # fmt: skip
+            f"{game.megaflops:.1f} MFLOP a coalition ({structure})."]  # fmt: skip
     passes = statistics.median(
         s / f for s, f in zip(timed["Ablation-CAM, whole"], timed["one forward pass"], strict=True)
     )

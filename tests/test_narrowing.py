@@ -92,7 +92,7 @@ def test_a_coalition_pays_for_the_chosen_class_alone(head, target):
         np.testing.assert_allclose(folded, masked, rtol=0, atol=2e-6 * float(jnp.abs(masked).max()))
         price[classes] = game.megaflops
     assert price[90] == price[3]
-    assert game.structure.startswith("additive up to")
+    assert game.structure.startswith("additive up to the 'relu' at " if head is averaged else "additive up to")
 
 
 @pytest.mark.parametrize("head", HEADS)

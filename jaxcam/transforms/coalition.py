@@ -25,7 +25,7 @@ from jaxcam.transforms import folding
 from jaxcam.transforms.last_layer import with_affine_end
 from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
 from jaxcam.transforms.narrowing import narrowed
-from jaxcam.transforms.own_derivative import has_own_derivative
+from jaxcam.transforms.own_derivative import has_own_derivative, name_of
 from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
@@ -179,6 +179,5 @@ def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
     if tasks:
         where = location(tasks[-1].eqn)
         size = max(t.base.size for t in tables if isinstance(t, Additive))
-        name = tasks[-1].eqn.params.get("name", tasks[-1].eqn.primitive.name)
-        place = f"the {name!r}{' at ' + where if where else ''} (table {players} x {size})"
+        place = f"the {name_of(tasks[-1].eqn)!r}{' at ' + where if where else ''} (table {players} x {size})"
     return flops / 1e6, elements, place

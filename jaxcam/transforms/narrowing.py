@@ -19,7 +19,7 @@ from jax import lax
 
 from jaxcam.transforms.folding import elementwise
 from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, template
-from jaxcam.transforms.own_derivative import has_own_derivative
+from jaxcam.transforms.own_derivative import has_own_derivative, name_of
 from jaxcam.transforms.walker import bind, called, trace, walk
 
 Rule = Callable[[Any, list], list]
@@ -137,7 +137,7 @@ def _of_other_size(eqn: Any, step: _Step) -> Callable:
     def small(*xs):
         return walk(called(eqn), xs, active=object, rule=bind)[0]  # all of it active, so that calls are entered
 
-    small.__name__ = eqn.params.get("name", "elementwise")
+    small.__name__ = name_of(eqn)
     if eqn.primitive.name == "custom_jvp_call":
         forward = jax.custom_jvp(small)
         forward.defjvp(lambda primals, tangents: jax.jvp(at_full_size, primals, tangents))

@@ -33,6 +33,14 @@ def has_own_jvp(eqn: Any) -> bool:
     return eqn.primitive.name == _FORWARD and _is_elementwise(eqn)
 
 
+def name_of(eqn: Any) -> str:
+    """What an equation is called in messages: its primitive, or the function that such a call is of."""
+    if eqn.primitive.name not in (_FORWARD, *_BACKWARD):
+        return eqn.primitive.name
+    info = getattr(opened(called(eqn))[0], "debug_info", None)
+    return getattr(info, "func_name", None) or eqn.primitive.name
+
+
 def _is_elementwise(eqn: Any) -> bool:
     inner = list(_inside(eqn))
     shapes = {v.aval.shape for v in [*eqn.invars, *eqn.outvars]} - {()}
