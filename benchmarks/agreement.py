@@ -138,6 +138,11 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
     ]
 
 
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of independent values."""
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
 def summary(cosines: np.ndarray, noise: np.ndarray) -> dict:
     """Means over the pictures where no run gave only zeros, as LIME-CAM can, and how many those are."""
     defined = np.isfinite(cosines)
@@ -146,7 +151,7 @@ def summary(cosines: np.ndarray, noise: np.ndarray) -> dict:
         return {"cosine": np.nan, "without_noise": np.nan, "standard_error": np.nan, "pictures": len(some)}
     return {
         "cosine": float(some.mean()), "without_noise": float(clean.mean()),
-        "standard_error": float(some.std(ddof=1) / np.sqrt(len(some))), "pictures": len(some),
+        "standard_error": standard_error(some), "pictures": len(some),
     }  # fmt: skip
 
 
@@ -159,8 +164,7 @@ def differences(rows: list[dict], method: str = "LIFT-CAM") -> list[dict]:
         fall = own[late] - own[early]
         fall = fall[np.isfinite(fall)]
         if len(fall) > 1:
-            error = float(fall.std(ddof=1) / np.sqrt(len(fall)))
-            out.append({"from": late, "to": early, "fall": float(fall.mean()), "standard_error": error,
+            out.append({"from": late, "to": early, "fall": float(fall.mean()), "standard_error": standard_error(fall),
                         "pictures": len(fall)})  # fmt: skip
     return out
 

@@ -76,7 +76,8 @@ def main(argv=None) -> int:
     parser.add_argument("data")
     parser.add_argument("--layer", default="fire9")
     parser.add_argument("--few", type=int, default=30, help="pictures that Score-CAM sees")
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, *SCORE_METHODS], help="of those in this file")
+    known = [*METHODS, *SCORE_METHODS]
+    parser.add_argument("--methods", nargs="+", choices=known, default=known, metavar="NAME", help=", ".join(known))
     args = parser.parse_args(argv)
     sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests"))
     import squeezenet

@@ -20,8 +20,8 @@ ESTIMATORS = ("auto", "adjusted", "antithetic", "plain")
 ELEMENTWISE = 1 / 20
 #: Larger layers (a convolution's) cost more to explain than they save.
 MAX_LAYER = 4096
-#: A surrogate may cost so many times what the head does. On trained heads the antithetic error it saves, 6 to 600
-#: times, outweighed the seconds it took up to here; beyond, heads are tiny, and it takes longest to compile.
+#: A surrogate may cost so many times what the head does. Error times seconds came out 2 to 6 times better than of
+#: antithetic orderings on vgg16_slim from 30 orderings on (at 10, 1.6 times worse), 18 to 84 times on SqueezeNet.
 WORTH = 16.0
 
 

@@ -95,9 +95,10 @@ def _rule(eqn: Any, ins: list) -> list:
     if name in control.RULES:
         return control.RULES[name](eqn, ins, _rule, _NAME)
     active = [v for v in ins if isinstance(v, Pair)]
-    if has_own_jvp(eqn) and len({id(v.root) for v in active}) > 1:  # of several values: what it is made of has rules
+    own = has_own_jvp(eqn)
+    if own and len({id(v.root) for v in active}) > 1:  # of several values: what it is made of has rules
         return walk(called(eqn), ins, active=Pair, rule=_rule, whole=has_own_jvp)
-    if name in _ELEMENTWISE or has_own_jvp(eqn):
+    if own or name in _ELEMENTWISE:
         return [_elementwise(eqn, ins)]
     if not all(p.differentiable for p in active):
         raise UnsupportedPrimitive(_NAME, eqn, "a predicate or an index that depends on the input")
