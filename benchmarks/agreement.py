@@ -22,13 +22,13 @@ from benchmarks.precision import ESTIMATORS, RUN, Runs, cosine_error, example, o
 from benchmarks.timing import save
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.paper_figures import DATA_SETS, TABLE_1, TABLE_2, TABLE_6
-from jaxcam.methods.catalog import request
+from jaxcam.methods.registry import request
 from jaxcam.methods.result import scalar_score
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
-from jaxcam.models.zoo import bundled, load
 from jaxcam.shapley import permutation_shapley_steps
 from jaxcam.transforms.coalition import coalition_game
+from jaxcam.zoo.load import bundled, load
 
 #: Methods of tables 2 and 6; `{K}` is the number of channels.
 METHODS = {

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxcam.evaluate import Run
 from jaxcam.evaluate.statistics import Summary, bootstrap, cube
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 SCORES = ("ic", "ad", "add")
 

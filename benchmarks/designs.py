@@ -25,10 +25,10 @@ from benchmarks.timing import save
 from jaxcam import shapley
 from jaxcam.methods.result import scalar_score
 from jaxcam.methods.sampling import present
-from jaxcam.models.zoo import load
 from jaxcam.shapley.permutations import ordering_marginals
 from jaxcam.shapley.result import ends
 from jaxcam.transforms.coalition import coalition_game
+from jaxcam.zoo.load import load
 
 
 def rotations(key: jax.Array, count: int, players: int) -> jax.Array:

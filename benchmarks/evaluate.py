@@ -31,7 +31,7 @@ from jaxcam.data.samples import Dataset
 from jaxcam.data.stream import stream
 from jaxcam.evaluate import evaluate
 from jaxcam.evaluate.run import Run
-from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
 

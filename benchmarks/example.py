@@ -11,8 +11,8 @@ import pathlib
 import sys
 
 from benchmarks.timing import save
-from jaxcam.explanation import explain
-from jaxcam.models.zoo import bundled, load
+from jaxcam.explanation.explain import explain
+from jaxcam.zoo.load import bundled, load
 
 PICTURE = pathlib.Path(__file__).parents[1] / "jaxcam" / "data" / "bundled" / "golf_ball_and_parachute.jpg"
 

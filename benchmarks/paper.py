@@ -25,7 +25,7 @@ from jaxcam.evaluate.report import report
 from jaxcam.evaluate.statistics import Summary, over_seeds, summarise
 from jaxcam.evaluate.tables import cost_table, main_table, seeds_table
 from jaxcam.files import whole_file
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 from jaxcam.models.resnet import ResNetConfig
 
 #: `{K}` is the number of channels.

@@ -26,7 +26,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 from jaxcam.methods.sampling import shap_cam
 from jaxcam.models.network import Network
-from jaxcam.models.zoo import load
+from jaxcam.zoo.load import load
 
 ESTIMATORS = ("plain", "antithetic", "adjusted")
 #: Orderings of one run of a reference, which is a mean of many.

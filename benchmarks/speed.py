@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import compiled, interleaved, largest_error, machine, ratio, save
-from jaxcam.maps import resize_map, scale_map
-from jaxcam.methods.catalog import METHODS
+from jaxcam.methods.maps import resize_map, scale_map
+from jaxcam.methods.registry import METHODS
 from jaxcam.models.network import Network
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.vgg import VGGConfig

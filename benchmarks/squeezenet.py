@@ -24,7 +24,7 @@ import jaxcam
 from benchmarks.timing import save
 from jaxcam.data.boxes import pad_boxes
 from jaxcam.data.evaluation import load_dataset
-from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.metrics import energy_pointing
 
@@ -42,7 +42,7 @@ SCORE_METHODS = {
 
 def pictures(data, size: int):
     """For each picture: RGB `(size, size, 3)`, its class among the 1000, its boxes in pixels of that."""
-    wnids = (pathlib.Path(jaxcam.__file__).parent / "models/classes/imagenet_wnids.txt").read_text().split()
+    wnids = (pathlib.Path(jaxcam.__file__).parent / "data/classes/imagenet_wnids.txt").read_text().split()
     for item in data.items:
         with Image.open(item.path) as opened:
             scale = np.asarray([size / opened.width, size / opened.height] * 2)

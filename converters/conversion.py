@@ -16,9 +16,9 @@ from jaxcam.converters.names import Dialect, canonical, ignorable
 from jaxcam.converters.reading import open_checkpoint
 from jaxcam.converters.rules import IN_ROWS, Rule, place, source_shape, spellings, to_target
 from jaxcam.converters.tensors import FLOATS, Tensor, aligned, floats, shown
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Config, Network, graph
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig
 

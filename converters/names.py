@@ -18,8 +18,8 @@ import re
 from collections.abc import Iterator
 
 from jaxcam.converters.rules import Rule
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.models.network import Config
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import RESNET_LAYERS, ResNetConfig
 from jaxcam.models.vgg import VGG_BLOCKS, VGGConfig
 

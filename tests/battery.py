@@ -21,8 +21,8 @@ import squeezenet
 from jaxcam import cutting
 from jaxcam.errors import JaxcamError
 from jaxcam.methods import coalition, gradient, propagation, relevance, sampling, score
-from jaxcam.models import zoo
 from jaxcam.transforms.walker import UnsupportedPrimitive
+from jaxcam.zoo import load as zoo
 
 TARGET = 1
 #: Compilation is most of the time here.

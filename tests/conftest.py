@@ -34,7 +34,7 @@ def data_dir() -> pathlib.Path:
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty download cache, and a downloader that does not wait."""
-    from jaxcam.models import transfer
+    from jaxcam.zoo import transfer
 
     folder = tmp_path / "cache"
     monkeypatch.setenv("JAXCAM_CACHE", str(folder))

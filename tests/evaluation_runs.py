@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.evaluate.store import arrays_file, encode, records_file
-from jaxcam.methods.catalog import METHODS
+from jaxcam.methods.registry import METHODS
 
 METRICS = ("ic", "ad", "add", "insertion", "deletion", "pointing", "cosine", "gap")
 EVIL = "<script>alert(1)<script> & \"x\" 'y' $_%.png"

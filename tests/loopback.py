@@ -18,14 +18,14 @@ from collections.abc import Iterator
 import pytest
 
 from jaxcam.errors import JaxcamError
-from jaxcam.models.download import fetch
+from jaxcam.zoo.download import fetch
 
 CONTENT = random.Random(0).randbytes(3_000_000)
 DIGEST = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 _SCRIPT = """
 import sys
 from jaxcam.errors import JaxcamError
-from jaxcam.models.download import fetch
+from jaxcam.zoo.download import fetch
 if len(sys.argv) > 3:
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.models.network import Network, graph
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig

@@ -11,9 +11,9 @@ from evaluation_sets import WNIDS, class_folders, coco, coco_content, save, voc,
 
 from jaxcam.data.boxes import boxes_to_input, pad_boxes
 from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models.catalogue import class_names
-from jaxcam.models.preprocess import Preprocessing
+from jaxcam.zoo.catalogue import class_names
 
 
 def boxes(item):

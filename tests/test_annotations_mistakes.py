@@ -11,9 +11,9 @@ from evaluation_sets import WNIDS, class_folders, coco, coco_content, save, voc,
 
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.images import open_image
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.stream import batches, stream
 from jaxcam.errors import JaxcamError
-from jaxcam.models.preprocess import Preprocessing
 
 RULES = Preprocessing(size=16, resize="squash")
 

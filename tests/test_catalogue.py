@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxcam.models.catalogue import CATALOGUE, KERAS, TORCHRAY, class_names
 from jaxcam.models.network import graph
 from jaxcam.models.trees import flatten
+from jaxcam.zoo.catalogue import CATALOGUE, KERAS, TORCHRAY, class_names
 
 
 def test_the_names_of_imagenet():

@@ -18,8 +18,8 @@ from test_images import huge_png
 
 import jaxcam
 from jaxcam.cli import main
-from jaxcam.methods.catalog import METHODS
-from jaxcam.models.store import save_network
+from jaxcam.methods.registry import METHODS
+from jaxcam.zoo.store import save_network
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_interrupt_is_one_line(explain, monkeypatch, tmp_path, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxcam.explanation.explain_each", interrupted)
+    monkeypatch.setattr("jaxcam.explanation.explain.explain_each", interrupted)
     assert explain("a.png", "--out", tmp_path) == 130
     assert capsys.readouterr().err == "jaxcam: interrupted\n"
 
@@ -203,7 +203,7 @@ def test_models_shows_one_in_detail(place, capsys):
 
 
 def test_models_lists_what_is_bundled(capsys):
-    from jaxcam.models.zoo import bundled
+    from jaxcam.zoo.load import bundled
 
     assert main(["models"]) == 0
     listed = capsys.readouterr().out

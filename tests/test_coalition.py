@@ -16,7 +16,7 @@ from jaxcam.methods.result import scalar_score
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.transforms.coalition import coalition_game, masked_game
-from jaxcam.transforms.lazy import Affine
+from jaxcam.transforms.coalition.lazy import Affine
 
 HEADS = {**heads.HEADS, **heads_programs.PROGRAMS}
 NAMES = [

@@ -17,9 +17,9 @@ from jaxcam.methods.result import scalar_score
 from jaxcam.methods.sampling import ESTIMATORS, shap_cam
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
-from jaxcam.models.zoo import load
 from jaxcam.transforms.coalition import coalition_game, masked_game
-from jaxcam.transforms.first_layer import first_layer
+from jaxcam.transforms.coalition.first_layer import first_layer
+from jaxcam.zoo.load import load
 
 TARGET = 2
 slow = pytest.mark.skipif(not os.environ.get("JAXCAM_SLOW_TESTS"), reason="slow: set JAXCAM_SLOW_TESTS=1")

@@ -13,13 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jaxcam.converters import convert, export, export_torchvision, read_tensors, save_torchvision_safetensors, tensors
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network, graph
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.store import load_network, save_network
 from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
+from jaxcam.zoo.store import load_network, save_network
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 sys.path.insert(0, str(REFERENCE))

@@ -87,7 +87,7 @@ def test_page(page, tmp_path, monkeypatch, capsys, quick_keys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_methods_of_commands_exist(page):
-    from jaxcam.methods.catalog import request
+    from jaxcam.methods.registry import request
 
     for arguments in commands(page):
         options = parser().parse_args(arguments)

@@ -11,8 +11,8 @@ import pytest
 from loopback import CONTENT, get, left, process, refused
 
 from jaxcam.errors import JaxcamError
-from jaxcam.models import transfer
-from jaxcam.models.download import fetch
+from jaxcam.zoo import transfer
+from jaxcam.zoo.download import fetch
 
 
 def test_a_file_is_fetched_once_and_then_found(cache, server):

@@ -12,8 +12,8 @@ import pytest
 from loopback import CONTENT, get, left, process, refused
 
 from jaxcam.errors import JaxcamError
-from jaxcam.models import download, transfer
-from jaxcam.models.download import cache_folder, fetch
+from jaxcam.zoo import download, transfer
+from jaxcam.zoo.download import cache_folder, fetch
 
 
 def test_not_found_is_one_line(cache, server):

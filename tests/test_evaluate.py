@@ -21,7 +21,7 @@ from jaxcam.evaluate import evaluate, read_run
 from jaxcam.evaluate.programs import _one_batch
 from jaxcam.evaluate.store import Writer, arrays_file, records_file
 from jaxcam.metrics import confidence
-from jaxcam.models.store import save_network
+from jaxcam.zoo.store import save_network
 
 ONE = jax.local_devices()[:1]
 
@@ -89,7 +89,7 @@ def test_what_a_run_holds(whole, data):
 
 def test_numbers_are_those_of_the_metrics(whole, data, net):
     """One row, step by step."""
-    from jaxcam.maps import resize_map, scale_map
+    from jaxcam.methods.maps import resize_map, scale_map
 
     row = 3 * 7
     a, b = whole.arrays("coefficients", np.asarray([row])), whole.arrays("coefficients")[row]
@@ -236,7 +236,7 @@ def test_every_present_class_and_its_boxes(net, tmp_path):
     assert ((run.columns["pointing"][shown] > 0) & (run.columns["pointing"][shown] < 1)).any()
     heat = run.arrays("maps")
     for i in np.flatnonzero(shown):
-        from jaxcam.maps import resize_map, scale_map
+        from jaxcam.methods.maps import resize_map, scale_map
 
         s = np.asarray(scale_map(resize_map(heat[i], (32, 32))))
         np.testing.assert_allclose(run.columns["pointing"][i], s[:, :16].sum() / s.sum(), rtol=1e-4)

@@ -13,9 +13,9 @@ from networks import CLASSES, RESNET, VGG, network, picture
 from PIL import Image
 
 import jaxcam
-from jaxcam.maps import place_map, resize_map, scale_map
-from jaxcam.methods.catalog import METHODS, MethodInfo
-from jaxcam.models.preprocess import Preprocessing
+from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.methods.maps import place_map, resize_map, scale_map
+from jaxcam.methods.registry import METHODS, MethodInfo
 
 PICTURES = [picture(40, 70, 1), picture(90, 50, 2), picture(64, 64, 3)]
 COMPLETE = ("lift_cam", "deep_shap_cam")

@@ -11,7 +11,7 @@ import networks
 import numpy as np
 import pytest
 
-from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.propagation import lift_cam
 
 SIZE = 32

@@ -14,8 +14,8 @@ from networks import VGG, network, picture
 from PIL import Image, ImageCms
 
 from jaxcam.data.images import MAX_PIXELS, open_image, read_image, to_picture
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models.preprocess import Preprocessing
 
 UPRIGHT = picture(6, 9)
 

@@ -14,16 +14,17 @@ from loopback import serving
 from PIL import Image
 
 import jaxcam
-from jaxcam import explanation
 from jaxcam.cli import main
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models import catalogue, zoo
-from jaxcam.models.catalogue import CATALOGUE, class_names
-from jaxcam.models.checkpoint import save_checkpoint
+from jaxcam.explanation import explain as explanation
 from jaxcam.models.network import Network, graph
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
+from jaxcam.zoo import catalogue
+from jaxcam.zoo import load as zoo
+from jaxcam.zoo.catalogue import CATALOGUE, class_names
+from jaxcam.zoo.checkpoint import save_checkpoint
 
 TINY = VGGConfig(depth=11, width=1 / 32, hidden=8, num_classes=7, pool_size=2)
 RULES = Preprocessing(size=64, resize="squash")

@@ -14,7 +14,7 @@ import pytest
 
 from jaxcam.errors import JaxcamError
 from jaxcam.transforms.lrp import lrp
-from jaxcam.transforms.lrp_rules import AlphaBeta, Composite, Epsilon, Gamma, Layer
+from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, Layer
 
 RULES = {
     "epsilon": ("epsilon", ("epsilon", 1e-9)),

@@ -16,13 +16,13 @@ from reference import seeded
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.relevance import lrp_cam
-from jaxcam.models import zoo
 from jaxcam.models.fold import fold_batch_norm
 from jaxcam.models.network import Part
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.transforms.lrp import lrp
-from jaxcam.transforms.lrp_rules import AlphaBeta, Composite, Epsilon, Gamma
+from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma
 from jaxcam.transforms.walker import UnsupportedPrimitive
+from jaxcam.zoo import load as zoo
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 A = jnp.asarray(seeded.activations(5, heads.SHAPE), jnp.float32)

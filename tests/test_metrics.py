@@ -160,7 +160,7 @@ def test_only_the_order_of_a_map_counts_for_curves_and_a_stretch_is_a_part_of_th
 
 
 def test_a_map_s_scale_is_taken_out_before_the_metrics():
-    from jaxcam.maps import scale_map
+    from jaxcam.methods.maps import scale_map
 
     def values(factor):
         maps = jax.vmap(scale_map)(factor * jnp.asarray(MAPS, jnp.float32))

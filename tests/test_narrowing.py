@@ -12,7 +12,7 @@ from reference import seeded
 from jaxcam.methods.coalition import ablation_cam
 from jaxcam.methods.result import scalar_score
 from jaxcam.transforms.coalition import coalition_game, masked_game
-from jaxcam.transforms.lazy import Additive
+from jaxcam.transforms.coalition.lazy import Additive
 
 H, W, K = heads.SHAPE
 A = jnp.asarray(seeded.activations(6, heads.SHAPE), jnp.float32)

@@ -12,10 +12,10 @@ from wrapped import NAMES, RULES, made, same, wrapped
 
 import jaxcam
 from jaxcam.data.boxes import boxes_to_input
+from jaxcam.data.own_preprocessing import own_preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
 from jaxcam.evaluate.gallery import _preprocessing
-from jaxcam.models.own_preprocess import own_preprocessing
 
 
 def normal(photo: Image.Image) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from sampling_heads import CLASSES, A, K, P, head
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.catalog import request
+from jaxcam.methods.registry import request
 from jaxcam.methods.result import scalar_score
 from jaxcam.methods.sampling import kernel_shap_cam, lime_cam, shap_cam
 from jaxcam.transforms.coalition import coalition_game, masked_game

@@ -17,14 +17,14 @@ from PIL import Image
 
 import jaxcam
 from jaxcam.cli import main
-from jaxcam.models.store import save_network
+from jaxcam.zoo.store import save_network
 
 ROOT = str(pathlib.Path(jaxcam.__file__).parents[1])
 METHODS = ["shap_cam:chunk_size=1400,estimator=antithetic", "grad_cam"]
 #: Tells of every state that is kept, and keeps each, with time for the parent to kill.
 SCRIPT = """
 import sys, time
-import jaxcam.resume as resume
+import jaxcam.explanation.resume as resume
 from jaxcam.cli import main
 resume.INTERVAL = 0.0
 save = resume.Unfinished.save
@@ -134,7 +134,7 @@ def test_another_setting_is_not_taken_for_finished(place, whole, tmp_path, capsy
 
 
 def test_two_runs_do_not_share_a_folder(place, tmp_path, capsys):
-    from jaxcam.resume import Digests, Unfinished
+    from jaxcam.explanation.resume import Digests, Unfinished
 
     held = Unfinished(tmp_path, Digests("other"), [])
     assert main(arguments(place, tmp_path, "--resume")) == 2

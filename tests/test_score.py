@@ -11,9 +11,9 @@ import networks
 import numpy as np
 import pytest
 
-from jaxcam.engine import Engine
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.catalog import request
+from jaxcam.explanation.engine import Engine
+from jaxcam.methods.registry import request
 from jaxcam.methods.score import ScoreChunks, score_cam
 
 SIZE, CHANNELS, CLASSES = (9, 7), 7, 4

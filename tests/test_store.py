@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 import jaxcam
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
-from jaxcam.models.store import save_network
 from jaxcam.models.trees import flatten
-from jaxcam.models.zoo import load
+from jaxcam.zoo.load import load
+from jaxcam.zoo.store import save_network
 
 
 @pytest.fixture

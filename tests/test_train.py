@@ -23,9 +23,9 @@ from jaxcam.data.datasets import LabelledImages, train_and_validation
 from jaxcam.errors import JaxcamError
 from jaxcam.models.fold import fold_batch_norm
 from jaxcam.models.vgg import VGGConfig
-from jaxcam.recipe import Recipe
-from jaxcam.release import measure
-from jaxcam.train import Trainer, accuracy, multi_label_loss
+from jaxcam.training.recipe import Recipe
+from jaxcam.training.release import measure
+from jaxcam.training.train import Trainer, accuracy, multi_label_loss
 
 RECIPE = Recipe(
     schedule=((24, 4),), eval_size=24, batch_size=6, learning_rate=0.03, warmup=0.5, ema=0.9, label_smoothing=0.0,
@@ -75,7 +75,7 @@ sys.path.insert(0, sys.argv[1])
 from networks import TinyConfig
 from test_train import RECIPE
 from jaxcam.data.datasets import train_and_validation
-from jaxcam.train import Trainer
+from jaxcam.training.train import Trainer
 
 def report(figures):
     if figures["epoch"] == 2:  # after the last step of the third epoch, before its checkpoint

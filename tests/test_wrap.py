@@ -19,8 +19,8 @@ import jaxcam
 from jaxcam import cutting
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.errors import JaxcamError
-from jaxcam.explanation import explain_each
-from jaxcam.methods.catalog import METHODS, MethodInfo, request
+from jaxcam.explanation.explain import explain_each
+from jaxcam.methods.registry import METHODS, MethodInfo, request
 
 #: A guest, its default layer, and whether values go around that.
 WRAPPED = [("linen_residual", "block2", False), ("nnx_blocks", "blocks.2", False), ("function_tagged", "second", False)]

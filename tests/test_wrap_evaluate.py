@@ -12,7 +12,7 @@ from wrapped import RULES, by_hand, made, same, wrapped
 from jaxcam import metrics
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
-from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.maps import resize_map, scale_map
 
 ONE = jax.local_devices()[:1]
 SETTINGS = dict(

@@ -13,7 +13,7 @@ from networks import CLASSES, picture
 
 import jaxcam
 from jaxcam import cutting
-from jaxcam.methods.catalog import METHODS
+from jaxcam.methods.registry import METHODS
 
 RULES = jaxcam.Preprocessing(size=16, resize="squash", resize_to=16)
 EXAMPLE_INPUT = jax.ShapeDtypeStruct(guests.IMAGE, jnp.float32)

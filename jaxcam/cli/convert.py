@@ -41,8 +41,8 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     from jaxcam.files import check_writable
-    from jaxcam.models.catalogue import CATALOGUE
-    from jaxcam.models.zoo import load
+    from jaxcam.zoo.catalogue import CATALOGUE
+    from jaxcam.zoo.load import load
 
     out = pathlib.Path(options.out)
     to_file = options.to == "safetensors" and out.suffix == ".safetensors"
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         out = out if to_file else check_writable(out) / f"{_file_name(network.name)}.safetensors"
         save_torchvision_safetensors(out, network)
     else:
-        from jaxcam.models.checkpoint import save_checkpoint
+        from jaxcam.zoo.checkpoint import save_checkpoint
 
         save_checkpoint(out, network)
     target = "safetensors in torchvision's names" if options.to == "safetensors" else "an Orbax checkpoint"
@@ -85,7 +85,7 @@ def _labelled(network: Network, options: argparse.Namespace) -> Network:
 
 
 def _class_names(given: str, number: int) -> tuple[str, ...]:
-    from jaxcam.models.catalogue import class_names
+    from jaxcam.data.class_names import class_names
 
     if given in ("imagenet", "voc", "coco"):
         names = class_names(given)

@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
     """Errors that need neither data nor network."""
-    from jaxcam.methods.catalog import request
+    from jaxcam.methods.registry import request
 
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)

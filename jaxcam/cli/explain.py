@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from rich.console import Console
 
-    from jaxcam.explanation import Explanation
+    from jaxcam.explanation.explain import Explanation
+    from jaxcam.explanation.resume import Digests
     from jaxcam.models.classifier import Classifier
-    from jaxcam.resume import Digests
 
 EXAMPLE = pathlib.Path(__file__).parents[1] / "data" / "bundled" / "golf_ball_and_parachute.jpg"
 
@@ -113,8 +113,8 @@ def _explain(
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
     from jaxcam.cli.progress import maps_bar
-    from jaxcam.explanation import explain_each, requested
-    from jaxcam.resume import Digests, Unfinished, check_alike, settings_digest
+    from jaxcam.explanation.explain import explain_each, requested
+    from jaxcam.explanation.resume import Digests, Unfinished, check_alike, settings_digest
 
     broken: list[tuple[str, str]] = []
     notices: list[str] = []
@@ -177,7 +177,7 @@ def _take_up(
     import jax
 
     from jaxcam.data.images import open_image
-    from jaxcam.resume import from_first, read_explanation, saved_digest
+    from jaxcam.explanation.resume import from_first, read_explanation, saved_digest
 
     left = list(paths)
     if jax.process_index() == 0:
@@ -190,7 +190,7 @@ def _take_up(
                 explanation = read_explanation(file, open_image(path), network)
                 picture = out / f"{names[path]}.png"
                 if figure and not picture.is_file():
-                    from jaxcam.figures import plot
+                    from jaxcam.explanation.figures import plot
 
                     plot(explanation, picture)
                 keep(explanation, [str(file), *([str(picture)] if figure else [])])
@@ -204,7 +204,7 @@ def _take_up(
 
 def _requests(options: argparse.Namespace) -> list:
     """The methods asked for, with the number of orderings in those that it belongs to."""
-    from jaxcam.methods.catalog import request
+    from jaxcam.methods.registry import request
     from jaxcam.shapley.result import check_count
 
     asked = list(options.method or ["lift_cam"])
@@ -231,7 +231,7 @@ def _requests(options: argparse.Namespace) -> list:
 
 def _check_names(options: argparse.Namespace) -> None:
     """Errors that need no network; among them a photo swallowed by the option before it."""
-    from jaxcam.methods.catalog import request
+    from jaxcam.methods.registry import request
 
     for name in options.method or ():
         if name.lower() == "all":
@@ -262,7 +262,7 @@ def _write(explanation: Explanation, out: pathlib.Path, stem: str, *, figure: bo
     """Writes the files of one picture and returns their paths; the arrays last, as they say that all is done."""
     files = [out / f"{stem}.npz"]
     if figure:
-        from jaxcam.figures import plot
+        from jaxcam.explanation.figures import plot
 
         files.append(out / f"{stem}.png")
         plot(explanation, files[1])

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from jaxcam.models.catalogue import Published
     from jaxcam.models.classifier import Classifier
+    from jaxcam.zoo.catalogue import Published
 
 
 def add_commands(commands: Any) -> None:
@@ -66,8 +66,8 @@ def score(provenance: dict) -> str:
 
 def _models(options: argparse.Namespace) -> int:
     from jaxcam.cli.networks import named
-    from jaxcam.models.catalogue import CATALOGUE
-    from jaxcam.models.zoo import bundled, load
+    from jaxcam.zoo.catalogue import CATALOGUE
+    from jaxcam.zoo.load import bundled, load
 
     console = _console()
     if options.name is None:
@@ -104,8 +104,8 @@ def _layers(console: Console, network: Classifier) -> None:
 
 def _catalogue(console: Console) -> None:
     """Lists the weights that others published."""
-    from jaxcam.models.catalogue import CATALOGUE
-    from jaxcam.models.download import cache_folder
+    from jaxcam.zoo.catalogue import CATALOGUE
+    from jaxcam.zoo.download import cache_folder
 
     table = _table("name, downloaded on first use", "source", "classes", "input", "top-1", "MB", "licence", "")
     for name, entry in CATALOGUE.items():
@@ -119,8 +119,8 @@ def _catalogue(console: Console) -> None:
 
 def _published(console: Console, entry: Published) -> None:
     """Shows published weights in detail; nothing is downloaded."""
-    from jaxcam.models.download import cache_folder
     from jaxcam.models.network import Network
+    from jaxcam.zoo.download import cache_folder
 
     told = score(entry.provenance)
     classes = ", ".join(entry.class_names[:5])
@@ -155,7 +155,7 @@ def _pairs(values: dict) -> str:
 
 def _methods(options: argparse.Namespace) -> int:
     del options
-    from jaxcam.methods.catalog import METHODS
+    from jaxcam.methods.registry import METHODS
 
     table = _table("method", "", "cost of one map", "what its coefficients promise", "paper")
     for name, info in METHODS.items():

@@ -47,7 +47,7 @@ def named(model: str | None, *, weights: str | None = None) -> Classifier:
     """The network that `--model` names; see `load`."""
     if model is not None and is_python(model):
         return from_python(model)
-    from jaxcam.models.zoo import load as by_name
+    from jaxcam.zoo.load import load as by_name
 
     return by_name(model, weights=weights)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from jaxcam.explanation import Explanation
+    from jaxcam.explanation.explain import Explanation
 
 
 def rows_of(explanation: Explanation) -> list[tuple]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.recipe import Recipe
+from jaxcam.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from jaxcam.models.network import Config
@@ -89,12 +89,12 @@ def run(options: argparse.Namespace) -> int:
             raise JaxcamError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(options, name)}")
 
     from jaxcam.data.datasets import read_class_names, train_and_validation
-    from jaxcam.figures import learning_curve
+    from jaxcam.explanation.figures import learning_curve
     from jaxcam.models.resnet import ResNetConfig
     from jaxcam.models.vgg import VGGConfig
-    from jaxcam.models.zoo import load
-    from jaxcam.release import metric, release
-    from jaxcam.train import Trainer
+    from jaxcam.training.release import metric, release
+    from jaxcam.training.train import Trainer
+    from jaxcam.zoo.load import load
 
     recipe = Recipe(schedule=schedule, **{name: getattr(options, name) for name in NUMBERS})
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jaxcam.data.own_preprocessing import AnyPreprocessing
 from jaxcam.data.samples import clip_boxes
 
-if TYPE_CHECKING:
-    from jaxcam.models.classifier import Rules
 
-
-def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: Rules) -> np.ndarray:
+def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: AnyPreprocessing) -> np.ndarray:
     """Boxes in a picture as boxes in what the network sees of it.
 
     Args:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxcam.data.annotations import Annotation, Problem
+from jaxcam.data.class_names import class_names
 from jaxcam.errors import JaxcamError, unknown
 
 #: Where VOC and COCO call one thing differently.
@@ -215,15 +216,11 @@ def class_indices(ids: Sequence[str], names: Sequence[str], classes: Sequence[st
 
 def names_of(ids: Sequence[str], names: Mapping[str, str] | None) -> tuple[str, ...]:
     """The classes in words: as `names` has them, else ImageNet's for a wnid, else the id itself."""
-    from jaxcam.models.catalogue import class_names
-
     known = dict(zip(_wnids(), class_names("imagenet"), strict=True))
     return tuple((names or {}).get(i) or known.get(i, i) for i in ids)
 
 
 def _wnids() -> tuple[str, ...]:
-    from jaxcam.models.catalogue import class_names  # not above: the models know the pictures' reader
-
     return class_names("imagenet_wnids")
 
 

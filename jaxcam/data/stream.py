@@ -7,18 +7,15 @@ import concurrent.futures as cf
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxcam.data.annotations import Problem
 from jaxcam.data.boxes import boxes_to_input
 from jaxcam.data.images import open_image
+from jaxcam.data.own_preprocessing import AnyPreprocessing
 from jaxcam.data.samples import Item, clip_boxes
 from jaxcam.errors import JaxcamError
-
-if TYPE_CHECKING:
-    from jaxcam.models.classifier import Rules
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +44,9 @@ class Loaded:
     seconds: float
 
 
-def stream(items: Iterable[Item], preprocessing: Rules, *, threads: int = 4, ahead: int = 32) -> Iterator[Loaded]:
+def stream(
+    items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int = 4, ahead: int = 32
+) -> Iterator[Loaded]:
     """Reads pictures in threads and yields them in order, at most `ahead` of them before they are asked for.
 
     A picture that cannot be read is yielded with its `error`, never raised. Closing the iterator stops the threads.
@@ -65,7 +64,7 @@ def stream(items: Iterable[Item], preprocessing: Rules, *, threads: int = 4, ahe
     return _stream(items, preprocessing, threads, ahead)
 
 
-def _stream(items: Iterable[Item], preprocessing: Rules, threads: int, ahead: int) -> Iterator[Loaded]:
+def _stream(items: Iterable[Item], preprocessing: AnyPreprocessing, threads: int, ahead: int) -> Iterator[Loaded]:
     pool = cf.ThreadPoolExecutor(threads, thread_name_prefix="jaxcam-decode")
     waiting: collections.deque[cf.Future[Loaded]] = collections.deque()
     try:
@@ -79,7 +78,7 @@ def _stream(items: Iterable[Item], preprocessing: Rules, threads: int, ahead: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def load(index: int, item: Item, preprocessing: Rules) -> Loaded:
+def load(index: int, item: Item, preprocessing: AnyPreprocessing) -> Loaded:
     """Reads one picture, here and now; see `stream`."""
     start = time.perf_counter()
     try:
@@ -95,7 +94,7 @@ def load(index: int, item: Item, preprocessing: Rules) -> Loaded:
 
 
 def _locate(
-    item: Item, size: tuple[int, int], preprocessing: Rules
+    item: Item, size: tuple[int, int], preprocessing: AnyPreprocessing
 ) -> tuple[dict[int, np.ndarray], tuple[Problem, ...]]:
     """The item's boxes in the input, measured in the picture that there really is."""
     w, h = size

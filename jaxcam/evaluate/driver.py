@@ -19,13 +19,13 @@ import numpy as np
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.samples import Dataset
 from jaxcam.data.stream import Loaded, stream
-from jaxcam.engine import Engine
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.plan import KEEP, Options, Plan, claim, make_plan, numbered
 from jaxcam.evaluate.run import Run, gather, read_manifest
 from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
-from jaxcam.methods.catalog import METHODS, Request, request
+from jaxcam.explanation.engine import Engine
+from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
 from jaxcam.models.classifier import Classifier
 

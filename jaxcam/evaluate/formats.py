@@ -13,7 +13,7 @@ from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Summary
 from jaxcam.evaluate.tables import ARROWS, DAGGER, Cell, Head, Table
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 
 def visible(text: str) -> str:

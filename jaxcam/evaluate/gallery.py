@@ -12,12 +12,12 @@ from matplotlib import colormaps
 from PIL import Image
 
 from jaxcam.data.images import open_image
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube
-from jaxcam.maps import place_map
-from jaxcam.metrics.catalog import METRICS
-from jaxcam.models.preprocess import Preprocessing
+from jaxcam.methods.maps import place_map
+from jaxcam.metrics.registry import METRICS
 
 SIDE = 160  # pixels of a thumbnail
 _QUALITY = 82

@@ -16,15 +16,15 @@ import jax
 import numpy as np
 
 from jaxcam import __version__
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.run import FORMAT, read_manifest
 from jaxcam.evaluate.store import in_use, read_units
 from jaxcam.files import check_writable, try_lock, whole_file
-from jaxcam.methods.catalog import Request
+from jaxcam.methods.registry import Request
 from jaxcam.metrics import BASELINES, METRICS
 from jaxcam.models.classifier import Classifier
-from jaxcam.models.preprocess import Preprocessing
 
 #: What `--keep` can name.
 KEEP = ("coefficients", "maps", "curves")

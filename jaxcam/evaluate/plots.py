@@ -10,7 +10,7 @@ from jaxcam.evaluate import svg
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube, Summary
 from jaxcam.evaluate.tables import number, titles
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 _WIDTH = 360.0
 _PAIRS_AT_ONCE = 256

@@ -12,8 +12,9 @@ import numpy as np
 
 from jaxcam import metrics
 from jaxcam.data.boxes import pad_boxes
-from jaxcam.maps import resize_map, scale_map
-from jaxcam.models.classifier import Classifier, Predict, Rules
+from jaxcam.data.own_preprocessing import AnyPreprocessing
+from jaxcam.methods.maps import resize_map, scale_map
+from jaxcam.models.classifier import Classifier, Predict
 
 #: Points of an insertion or deletion curve that are evaluated at once, for each map of a batch.
 _POINTS = 2
@@ -149,7 +150,7 @@ def _curve(predict: Predict, score: str) -> Callable:
 
 
 @functools.lru_cache(maxsize=8)
-def _baselines(kind: str, preprocessing: Rules) -> Callable:
+def _baselines(kind: str, preprocessing: AnyPreprocessing) -> Callable:
     return jax.jit(jax.vmap(functools.partial(metrics.baseline, kind, normalize=preprocessing.normalize)))
 
 

@@ -12,7 +12,7 @@ from jaxcam.evaluate.gallery import Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube, Summary, cube, over_seeds
 from jaxcam.evaluate.tables import count, number
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 _EXAMPLES = 6
 _CASES = 2

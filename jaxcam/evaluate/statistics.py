@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 LEVEL = 0.95
 REPLICATES = 2000

@@ -10,7 +10,7 @@ import numpy as np
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
-from jaxcam.metrics.catalog import METRICS
+from jaxcam.metrics.registry import METRICS
 
 ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 DAGGER = "†"

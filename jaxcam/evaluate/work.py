@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.data.stream import Loaded
-from jaxcam.engine import Engine, Forward, Maps
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.plan import Options
 from jaxcam.evaluate.programs import Programs
-from jaxcam.maps import why_empty
+from jaxcam.explanation.engine import Engine, Forward, Maps
+from jaxcam.methods.maps import why_empty
 from jaxcam.models.classifier import Classifier
 
 

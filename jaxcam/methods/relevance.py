@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
 from jaxcam.transforms.lrp import lrp
-from jaxcam.transforms.lrp_rules import RuleChoice
+from jaxcam.transforms.lrp.layer_rules import RuleChoice
 
 
 def lrp_cam(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
-from jaxcam.maps import project
+from jaxcam.methods.maps import project
 
 #: Whatever the head takes first: a pytree of arrays.
 Params = Any

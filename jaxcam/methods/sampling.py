@@ -12,7 +12,7 @@ from jaxcam.shapley.adjusted import Budget, budget
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, WAVES, Layer
 from jaxcam.transforms.coalition import Game, coalition_game
-from jaxcam.transforms.first_layer import first_layer
+from jaxcam.transforms.coalition.first_layer import first_layer
 
 #: How `shap_cam` spends its evaluations; `plain` is the paper's.
 ESTIMATORS = ("auto", "adjusted", "antithetic", "plain")

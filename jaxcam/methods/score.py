@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.maps import resize_map, scale_map
+from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.result import CAM, Params, Target, check_activations, make_cam, scalar_score
 from jaxcam.shapley.result import check_count
 

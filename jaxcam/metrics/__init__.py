@@ -2,7 +2,6 @@
 
 from jaxcam.metrics.agreement import box_coverage, coefficient_cosine, completeness_gap, energy_pointing
 from jaxcam.metrics.baselines import BASELINES, baseline, blur
-from jaxcam.metrics.catalog import METRICS, Metric
 from jaxcam.metrics.confidence import SCORES, Confidence, confidence, log_odds
 from jaxcam.metrics.curves import (
     Curve,
@@ -13,6 +12,7 @@ from jaxcam.metrics.curves import (
     pixel_ranks,
     step_counts,
 )
+from jaxcam.metrics.registry import METRICS, Metric
 
 __all__ = [
     "BASELINES",

@@ -9,13 +9,10 @@ from typing import Any, Protocol
 import jax
 
 from jaxcam.data.images import Picture, to_picture
+from jaxcam.data.own_preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.own_preprocess import OwnPreprocessing
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.trees import digest
 
-#: How pictures become a network's inputs.
-Rules = Preprocessing | OwnPreprocessing
 #: `(params, x) -> logits (C,)`; or with a batch axis for both.
 Predict = Callable[[Any, jax.Array], jax.Array]
 
@@ -51,7 +48,7 @@ class Classifier:
     name: str
     params: Any
     classes: tuple[str, ...]
-    preprocessing: Rules
+    preprocessing: AnyPreprocessing
     multi_label: bool
     provenance: dict
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.vgg import VGGConfig
 

@@ -14,11 +14,11 @@ from jaxcam.cutting.adapters import Call, own_params
 from jaxcam.cutting.cut import Features, Head
 from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
+from jaxcam.data.class_names import class_names
+from jaxcam.data.own_preprocessing import AnyPreprocessing, own_preprocessing
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.catalogue import class_names
-from jaxcam.models.classifier import Classifier, Rules
-from jaxcam.models.own_preprocess import own_preprocessing
-from jaxcam.models.preprocess import Preprocessing
+from jaxcam.models.classifier import Classifier
 
 _KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
@@ -36,7 +36,7 @@ class Wrapped(Classifier):
     name: str
     params: Any
     classes: tuple[str, ...]
-    preprocessing: Rules
+    preprocessing: AnyPreprocessing
     places: Places
     layer: str
     multi_label: bool = False

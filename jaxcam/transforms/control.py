@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.own_derivative import has_own_jvp
-from jaxcam.transforms.pairs import Pair
+from jaxcam.transforms.custom_derivatives import has_own_jvp
+from jaxcam.transforms.deeplift.pairs import Pair
 from jaxcam.transforms.walker import Rule, UnsupportedPrimitive, opened, walk
 
 

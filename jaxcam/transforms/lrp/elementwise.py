@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.lrp_rules import Epsilon, stabilised
-from jaxcam.transforms.lrp_values import Linear, Sinks, Value, common, plain, shell, tap, unbroadcast
+from jaxcam.transforms.lrp.layer_rules import Epsilon, stabilised
+from jaxcam.transforms.lrp.values import Linear, Sinks, Value, common, plain, shell, tap, unbroadcast
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind
 
 NAME = "lrp"

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
 from jaxcam.transforms import control
-from jaxcam.transforms.lrp_elementwise import ELEMENTWISE, NAME, elementwise, moved, refuse
-from jaxcam.transforms.lrp_rules import Epsilon, Layer, Rule, RuleChoice, chooser, stabilised
-from jaxcam.transforms.lrp_values import Linear, Sinks, Value, kind, plain, shell
+from jaxcam.transforms.lrp.elementwise import ELEMENTWISE, NAME, elementwise, moved, refuse
+from jaxcam.transforms.lrp.layer_rules import Epsilon, Layer, Rule, RuleChoice, chooser, stabilised
+from jaxcam.transforms.lrp.values import Linear, Sinks, Value, kind, plain, shell
 from jaxcam.transforms.walker import bind, location, trace, walk
 
 # Each element of the result is one element of one operand.

@@ -22,14 +22,14 @@ from flax import nnx
 
 from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.loader import Loader
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
 from jaxcam.models.network import Network
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import digest
 from jaxcam.models.vgg import VGGConfig
-from jaxcam.recipe import Recipe
+from jaxcam.training.recipe import Recipe
 
 
 def single_label_loss(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:

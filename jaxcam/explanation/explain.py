@@ -14,15 +14,15 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import Picture, to_picture
-from jaxcam.engine import Engine, Forward, Maps
 from jaxcam.errors import JaxcamError
+from jaxcam.explanation.engine import Engine, Forward, Maps
+from jaxcam.explanation.stepped import States
+from jaxcam.explanation.targets import Targets, as_list, chooser
 from jaxcam.files import whole_file
-from jaxcam.long_maps import States
-from jaxcam.maps import place_map, why_empty
-from jaxcam.methods.catalog import METHODS, Request, request
+from jaxcam.methods.maps import place_map, why_empty
+from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.sharded import orderings_mesh
-from jaxcam.targets import Targets, as_list, chooser
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

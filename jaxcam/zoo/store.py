@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as parse_safetensors
 from safetensors.numpy import save as serialize_safetensors
 
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
 from jaxcam.models.network import CONFIGS, Network, graph
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.trees import flatten, unflatten
 
 
@@ -92,7 +92,7 @@ def load_network(folder: str | os.PathLike) -> Network:
     except (KeyError, TypeError, ValueError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
     if "orbax" in manifest:
-        from jaxcam.models.orbax import ORBAX, read_orbax  # slow to import, and few need it
+        from jaxcam.zoo.orbax import ORBAX, read_orbax  # slow to import, and few need it
 
         source, listed = folder / ORBAX, manifest["orbax"]
         tensors = read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)

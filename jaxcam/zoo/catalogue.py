@@ -10,12 +10,10 @@ were trained on mean for weights is a question that none of the publishers answe
 from __future__ import annotations
 
 import dataclasses
-import functools
-import pathlib
 
-from jaxcam.errors import JaxcamError
+from jaxcam.data.class_names import class_names
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.models.network import Config
-from jaxcam.models.preprocess import Preprocessing
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.vgg import VGGConfig
 
@@ -87,20 +85,6 @@ class Published:
         if self.top1 is not None:
             told |= {"accuracy": self.top1, "metric": "top-1 accuracy, as published,", "validation_pictures": 50_000}
         return told
-
-
-@functools.cache
-def class_names(name: str) -> tuple[str, ...]:
-    """The names of a data set's classes in the order of its labels: "imagenet" (1000), "voc" (20) or "coco" (80).
-
-    Where ImageNet gives two classes one name (two cranes, two maillots, a Cardigan and a cardigan), one or both
-    say which is meant.
-    """
-    file = pathlib.Path(__file__).parent / "classes" / f"{name}.txt"
-    try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
-    except OSError:
-        raise JaxcamError(f"this installation of jaxcam lacks {file}; install it again") from None
 
 
 _TORCHVISION = """

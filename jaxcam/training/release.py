@@ -19,8 +19,8 @@ from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.images import open_image
 from jaxcam.models.fold import fold_batch_norm
 from jaxcam.models.network import Network
-from jaxcam.models.store import save_network
-from jaxcam.train import Trainer, accuracy
+from jaxcam.training.train import Trainer, accuracy
+from jaxcam.zoo.store import save_network
 
 _THREADS = 4
 

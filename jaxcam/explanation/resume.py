@@ -19,7 +19,7 @@ from PIL import Image
 
 from jaxcam import __version__
 from jaxcam.errors import JaxcamError
-from jaxcam.explanation import Attribution, Explanation
+from jaxcam.explanation.explain import Attribution, Explanation
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.schedule import State
 from jaxcam.models.classifier import Classifier

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcam.cutting import held
-from jaxcam.methods.catalog import Request
+from jaxcam.methods.registry import Request
 from jaxcam.methods.schedule import Plan, State, plan_shap_cam
 from jaxcam.methods.steps import is_done, shap_cam_result, shap_cam_steps
 from jaxcam.models.classifier import Predict

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.folding import is_affine
-from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
+from jaxcam.transforms.coalition.folding import is_affine
+from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
 
 
 def with_affine_end(output: Any, players: int, precision: str | None) -> Any:

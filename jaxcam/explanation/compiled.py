@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import held
-from jaxcam.methods.catalog import Request
+from jaxcam.methods.registry import Request
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.models.classifier import Features, Predict
 

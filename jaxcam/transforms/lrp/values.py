@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms.control import Kind
-from jaxcam.transforms.lrp_rules import Rule, share
+from jaxcam.transforms.lrp.layer_rules import Rule, share
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind
 
 #: What receives the relevance that no input gets: scalars `(biases, stabiliser)` whose cotangents are the amounts.

@@ -15,9 +15,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from jaxcam.explanation import Attribution, Explanation
+from jaxcam.explanation.explain import Attribution, Explanation
 from jaxcam.files import whole_file
-from jaxcam.methods.catalog import request
+from jaxcam.methods.registry import request
 
 COLOURS = "turbo"
 _CELL = 2.6  # inches, the longer side of one picture

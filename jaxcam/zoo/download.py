@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from jaxcam.errors import JaxcamError
 from jaxcam.files import try_lock
-from jaxcam.models.transfer import Transfer, mismatch
+from jaxcam.zoo.transfer import Transfer, mismatch
 
 
 def cache_folder() -> pathlib.Path:

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcam.transforms.folding import elementwise
-from jaxcam.transforms.lazy import Additive, Deferred, Diagonal, Lazy, template
-from jaxcam.transforms.own_derivative import has_own_derivative, name_of
+from jaxcam.transforms.coalition.folding import elementwise
+from jaxcam.transforms.coalition.lazy import Additive, Deferred, Diagonal, Lazy, template
+from jaxcam.transforms.custom_derivatives import has_own_derivative, name_of
 from jaxcam.transforms.walker import bind, called, trace, walk
 
 Rule = Callable[[Any, list], list]

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms import folding
-from jaxcam.transforms.last_layer import with_affine_end
-from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
-from jaxcam.transforms.narrowing import narrowed
-from jaxcam.transforms.own_derivative import has_own_derivative, name_of
+from jaxcam.transforms.coalition import folding
+from jaxcam.transforms.coalition.class_pushdown import narrowed
+from jaxcam.transforms.coalition.last_layer import with_affine_end
+from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
+from jaxcam.transforms.custom_derivatives import has_own_derivative, name_of
 from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.

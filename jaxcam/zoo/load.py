@@ -6,11 +6,13 @@ import dataclasses
 import os
 import pathlib
 
+from jaxcam.converters import convert
+from jaxcam.data.class_names import class_names
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.catalogue import CATALOGUE, Published, class_names
-from jaxcam.models.download import fetch
 from jaxcam.models.network import CONFIGS, Config, Network
-from jaxcam.models.store import load_network, read_manifest
+from jaxcam.zoo.catalogue import CATALOGUE, Published
+from jaxcam.zoo.download import fetch
+from jaxcam.zoo.store import load_network, read_manifest
 
 _BUNDLED = pathlib.Path(__file__).parent / "bundled"
 DEFAULT_MODEL = "vgg16_slim"
@@ -54,8 +56,6 @@ def load(name: str | os.PathLike | None = None, *, weights: str | os.PathLike | 
 
 def _published(entry: Published) -> Network:
     """A network of the catalogue."""
-    from jaxcam.converters import convert
-
     path = fetch(entry.url, entry.cached_as, digest=entry.digest, largest=entry.largest)
     network = convert(
         path, architecture=entry.config, classes=entry.class_names, preprocessing=entry.preprocessing,
@@ -72,8 +72,6 @@ def _of_the_file(network: Network) -> dict:
 
 def _foreign(path: pathlib.Path, architecture: Config | None = None) -> Network:
     """A network from another library's file, with the names of a well-known data set where its size is telling."""
-    from jaxcam.converters import convert
-
     network = convert(path, architecture=architecture, name=path.stem if architecture is None else None)
     known = {(1000, False): "imagenet", (20, True): "voc", (80, True): "coco"}
     if data := known.get((len(network.classes), network.multi_label)):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 
 
@@ -152,3 +153,7 @@ def _part(array: np.ndarray, axis: int, first: bool, share: float) -> np.ndarray
     along = np.moveaxis(array, axis, 0)
     count = round(len(along) * share)
     return along[:count] if first else along[-count:]
+
+
+#: How pictures become a network's inputs.
+AnyPreprocessing = Preprocessing | OwnPreprocessing

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network
-from jaxcam.models.orbax import ORBAX, file_digests
-from jaxcam.models.store import manifest_of
+from jaxcam.zoo.orbax import ORBAX, file_digests
+from jaxcam.zoo.store import manifest_of
 
 #: Bytes of one chunk of an array, and about of one file of a checkpoint. Every core works on some at a time.
 _CHUNK, _FILE = 1 << 20, 4 << 20

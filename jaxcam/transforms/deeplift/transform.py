@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms import control
-from jaxcam.transforms.own_derivative import has_own_jvp
-from jaxcam.transforms.pairs import Pair, compile_steps, extend
-from jaxcam.transforms.rescale import bilinear, rescale, select_maximum
+from jaxcam.transforms.custom_derivatives import has_own_jvp
+from jaxcam.transforms.deeplift.pairs import Pair, compile_steps, extend
+from jaxcam.transforms.deeplift.rescale import bilinear, rescale, select_maximum
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, trace, walk
 
 _NAME = "deeplift"

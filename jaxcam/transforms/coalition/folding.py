@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxcam.transforms.lazy import Additive, Diagonal, Lazy, regular
-from jaxcam.transforms.own_derivative import ELEMENTWISE, has_own_derivative
+from jaxcam.transforms.coalition.lazy import Additive, Diagonal, Lazy, regular
+from jaxcam.transforms.custom_derivatives import ELEMENTWISE, has_own_derivative
 from jaxcam.transforms.walker import bind
 
 #: Tables larger than this many elements are not built; the operation then runs per coalition.

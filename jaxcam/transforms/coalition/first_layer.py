@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms import folding
-from jaxcam.transforms.coalition import Game
-from jaxcam.transforms.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
+from jaxcam.transforms.coalition import folding
+from jaxcam.transforms.coalition.game import Game
+from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
 
 
 class FirstLayer(NamedTuple):

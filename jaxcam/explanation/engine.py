@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcam import compiled
-from jaxcam.compiled import timed
 from jaxcam.cutting import held
 from jaxcam.errors import JaxcamError
-from jaxcam.long_maps import LongMaps, States
-from jaxcam.methods.catalog import Request
+from jaxcam.explanation import compiled
+from jaxcam.explanation.compiled import timed
+from jaxcam.explanation.stepped import LongMaps, States
+from jaxcam.methods.registry import Request
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import named, numbers
