@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import pathlib
 import tomllib
 
@@ -9,11 +10,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-def test_every_folder_of_modules_is_listed():
-    """A folder missing from the list works in an editable install and is absent from the wheel."""
-    there = {".".join(p.relative_to(ROOT).parts[:-1]) for p in (ROOT / "jaxcam").rglob("__init__.py")}
-    there |= {".".join(("jaxcam", *p.relative_to(ROOT).parts[:-1])) for p in (ROOT / "converters").rglob("__init__.py")}
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == there
+def test_every_file_that_is_no_module_is_installed_too():
+    """One that no pattern fits works in an editable install and is absent from the wheel."""
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["*"]
+    for path in (p for top in ("jaxcam", "converters") for p in (ROOT / top).rglob("*") if p.is_file()):
+        package = next(folder for folder in path.parents if (folder / "__init__.py").exists())
+        inside = path.relative_to(package).as_posix()
+        assert path.suffix in (".py", ".pyc") or any(fnmatch.fnmatch(inside, p) for p in patterns), path
 
 
 def test_converters_are_importable_under_the_library():
