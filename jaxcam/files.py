@@ -1,41 +1,51 @@
-"""Writing files that appear whole or not at all."""
+"""Files that appear whole or not at all, and locks that die with their process."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pathlib
 import sys
+import time
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from jaxcam.errors import JaxcamError
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
-def try_lock(descriptor: int) -> bool:
-    """Locks an open file for this process; False where another one holds it.
+def try_lock(path: str | os.PathLike) -> FileLock | None:
+    """Locks a file, which need not exist, for this process; None where another one holds it.
 
-    The lock goes when the file is closed, or with the process, so that none is ever stale.
+    The lock goes with its `release`, or with the process, so that none is ever stale.
+
+    Raises:
+      OSError: the file cannot be made.
     """
+    import filelock  # slow to import, and few need it
+
+    lock = filelock.FileLock(path)
     try:
-        _lock(descriptor)
-    except OSError as e:
-        if e.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-            raise
-        return False
-    return True
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, *, waiting: str = "") -> Iterator[None]:
+    """Holds the lock of a file while the block runs; says `waiting`, once, where another process has to end first."""
+    while (lock := try_lock(path)) is None:
+        if waiting:
+            print(waiting, file=sys.stderr)
+            waiting = ""
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -34,12 +34,14 @@ def data_dir() -> pathlib.Path:
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty download cache, and a downloader that does not wait."""
-    from jaxcam.zoo import transfer
+    from jaxcam.zoo import download
 
     folder = tmp_path / "cache"
     monkeypatch.setenv("JAXCAM_CACHE", str(folder))
-    monkeypatch.setattr(transfer, "_PAUSES", (0.0,) * 4)
-    monkeypatch.setattr(transfer, "_TIMEOUT", 10.0)
+    for name in [n for n in os.environ if n.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)  # the file server is on loopback
+    monkeypatch.setattr(download, "_PAUSES", (0.0,) * 4)
+    monkeypatch.setattr(download, "_TIMEOUT", 10.0)
     return folder
 
 

@@ -9,10 +9,10 @@ import socket
 import sys
 
 import pytest
-from loopback import CONTENT, get, left, process, refused
+from loopback import CONTENT, get, left, process, refused, starts
 
 from jaxcam.errors import JaxcamError
-from jaxcam.zoo import download, transfer
+from jaxcam.zoo import download
 from jaxcam.zoo.download import cache_folder, fetch
 
 
@@ -37,17 +37,15 @@ def test_a_machine_that_cannot_be_reached_is_told_with_the_file_and_its_place(ca
         free.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{free.getsockname()[1]}/file.bin"
     with pytest.raises(JaxcamError, match="cannot be reached") as e:
-        fetch(closed, "file.bin")
+        fetch(closed, "file.bin", digest="sha256:0")
     assert closed in str(e.value) and str(cache / "file.bin") in str(e.value)
 
     def nowhere(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
-    for proxy in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(proxy, raising=False)
     with pytest.raises(JaxcamError, match="download.example cannot be reached .Name or service not known.") as e:
-        fetch("https://download.example/file.bin", "file.bin")
+        fetch("https://download.example/file.bin", "file.bin", digest="sha256:0")
     assert "\n" not in str(e.value) and str(cache / "file.bin") in str(e.value)
 
 
@@ -58,7 +56,7 @@ def test_a_full_disk_is_one_line(cache, server):
     assert child.returncode == 1
     assert err.splitlines()[-1].startswith(f"JaxcamError: {cache / 'file.bin'}: cannot be written (")
     assert "Traceback" not in err and "file.bin" not in left(cache)
-    assert get(server).read_bytes() == CONTENT and server.requests[-1][1]["Range"] == "bytes=1000000-"
+    assert get(server).read_bytes() == CONTENT and 900_000 < starts(server)[-1] <= 1_000_000
 
 
 def test_a_disk_without_room_is_found_out_before(cache, server, monkeypatch):
@@ -68,26 +66,10 @@ def test_a_disk_without_room_is_found_out_before(cache, server, monkeypatch):
 
 
 def test_a_disk_that_fills_up_meanwhile_is_one_line(cache, server, monkeypatch):
-    real = open
+    def full(part, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def full(path, mode="r", *args, **options):
-        file = real(path, mode, *args, **options)
-        if mode == "ab":
-
-            class Full:
-                def __enter__(self):
-                    return self
-
-                def __exit__(self, *_):
-                    file.close()
-
-                def write(self, data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-            return Full()
-        return file
-
-    monkeypatch.setattr(transfer, "open", full, raising=False)
+    monkeypatch.setattr(download._Part, "write", full)
     assert os.strerror(errno.ENOSPC) in refused(server, "make room")
     assert "file.bin" not in left(cache)
 
@@ -119,13 +101,15 @@ def test_a_read_only_cache_is_one_line_unless_the_file_is_there(cache, server):
 def test_a_read_only_disk_is_one_line_unless_the_file_is_there(cache, server, monkeypatch):
     """The same without permissions, which do not bind root: what a disk mounted read-only says."""
 
-    def read_only(path, mode="r", *args, **options):
-        if mode != "r" and "b" not in mode or "w" in mode:
+    real = os.open
+
+    def read_only(path, flags, *args, **options):
+        if flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-        return open(path, mode, *args, **options)
+        return real(path, flags, *args, **options)
 
     cache.mkdir()
-    monkeypatch.setattr(download, "open", read_only, raising=False)
+    monkeypatch.setattr(os, "open", read_only)
     refused(server, "Read-only file system.*JAXCAM_CACHE")
     (cache / "file.bin").write_bytes(CONTENT)
     assert get(server).read_bytes() == CONTENT and not server.requests
@@ -140,12 +124,9 @@ def test_more_bytes_than_the_file_can_have_are_refused(cache, server):
 
 def test_a_length_that_is_not_told_is_no_reason_to_take_half_a_file(cache, server):
     server.length, server.cuts = "chunked", [1_000_000]
-    assert get(server, digest="").read_bytes() == CONTENT  # a broken chunk shows
+    assert get(server).read_bytes() == CONTENT and len(server.requests) == 2  # a broken chunk shows
     (cache / "file.bin").unlink()
-    server.length = "none"
-    refused(server, "how long the file is", digest="")
-    assert left(cache) == set()
-    server.cuts = [1_000_000]
+    server.length, server.cuts = "none", [1_000_000]
     refused(server, "does not hold the published file")  # the digest shows it
     assert left(cache) == set()
     assert get(server).read_bytes() == CONTENT
@@ -153,7 +134,8 @@ def test_a_length_that_is_not_told_is_no_reason_to_take_half_a_file(cache, serve
 
 def test_an_encoding_that_was_not_asked_for_is_refused(cache, server):
     server.encoding = "gzip"
-    refused(server, "encoding")
+    refused(server, "decompressing")
+    assert left(cache) == set()
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):

@@ -161,5 +161,6 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(JaxcamError, match="cannot be written"):
-        Writer(tmp_path / "absent", 0, 1)
+        Writer(tmp_path / "file" / "folder", 0, 1)

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import platform
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.run import FORMAT, read_manifest
 from jaxcam.evaluate.store import in_use, read_units
-from jaxcam.files import check_writable, try_lock, whole_file
+from jaxcam.files import check_writable, locked, whole_file
 from jaxcam.methods.registry import Request
 from jaxcam.metrics import BASELINES, METRICS
 from jaxcam.models.classifier import Classifier
@@ -175,9 +174,7 @@ def claim(folder: pathlib.Path, plan: Plan) -> None:
     check_writable(folder)
     file = folder / "manifest.json"
     try:
-        with open(folder / "manifest.lock", "a") as lock:
-            while not try_lock(lock.fileno()):  # another process of this run, for a moment
-                time.sleep(0.05)
+        with locked(folder / "manifest.lock"):  # another process of this run has it for a moment
             if file.exists():
                 try:
                     return compare(folder, read_manifest(folder), plan.manifest)

@@ -20,12 +20,15 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.files import try_lock
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _RECORDS = re.compile(r"records-(\d+)-of-(\d+)\.jsonl")
 _LOCKS = re.compile(r"records-(\d+)-of-(\d+)\.lock")
@@ -127,12 +130,14 @@ def read_units(folder: pathlib.Path) -> dict[int, Unit]:
 
 def in_use(folder: pathlib.Path) -> bool:
     """Whether a process has a records file of the run open for writing."""
-    for file in folder.iterdir():
-        if _LOCKS.fullmatch(file.name):
-            with open(file, "a") as f:
-                if not try_lock(f.fileno()):
-                    return True
-    return False
+    return any(_held(file) for file in folder.iterdir() if _LOCKS.fullmatch(file.name))
+
+
+def _held(file: pathlib.Path) -> bool:
+    lock = try_lock(file)
+    if lock is not None:
+        lock.release()
+    return lock is None
 
 
 class Writer:
@@ -151,8 +156,7 @@ class Writer:
         self.folder, self.file = folder, records_file(folder, process, processes)
         with contextlib.ExitStack() as stack:
             try:
-                self._lock = stack.enter_context(open(self.file.with_suffix(".lock"), "a"))
-                self._claim(processes)
+                stack.callback(self._claim(processes).release)
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
                 stack.callback(os.close, self._descriptor)
                 self._end = parse(self.file.read_bytes())[1]
@@ -170,18 +174,19 @@ class Writer:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _claim(self, processes: int) -> None:
-        if not try_lock(self._lock.fileno()):
+    def _claim(self, processes: int) -> FileLock:
+        lock = try_lock(self.file.with_suffix(".lock"))
+        if lock is None:
             raise JaxcamError(f"{self.folder}: another process is at work on this run; wait for it, or end it")
         for other in self.folder.iterdir():  # two ways to deal out the units would make some of them twice
             match = _LOCKS.fullmatch(other.name)
-            if match and int(match[2]) != processes:
-                with open(other, "a") as f:
-                    if not try_lock(f.fileno()):
-                        raise JaxcamError(
-                            f"{self.folder}: this run is being made by {match[2]} processes; give --processes "
-                            f"{match[2]}, or wait for them"
-                        )
+            if match and int(match[2]) != processes and _held(other):
+                lock.release()
+                raise JaxcamError(
+                    f"{self.folder}: this run is being made by {match[2]} processes; give --processes {match[2]}, or "
+                    "wait for them"
+                )
+        return lock
 
     def append(
         self, summary: Mapping[str, Any], records: Iterable[Mapping[str, Any]], arrays: Mapping[str, np.ndarray]

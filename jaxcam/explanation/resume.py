@@ -101,9 +101,10 @@ class Unfinished:
         self._saved = 0.0
         if self.first:
             check_writable(self.folder)
-            self._lock = open(self.folder / "lock", "ab")  # noqa: SIM115  # held until `close`
-            if not try_lock(self._lock.fileno()):
+            lock = try_lock(self.folder / "lock")
+            if lock is None:
                 raise JaxcamError(f"{out}: another jaxcam is at work there; wait for it, or choose another --out")
+            self._lock = lock  # held until `close`
             known = {digests.of(p)[:32] for p in paths}
             self.strangers = sum(p.name[:32] not in known for p in self.folder.glob("*.npz"))
 
@@ -140,7 +141,7 @@ class Unfinished:
         """Ends the run's hold on the folder; with `remove` nothing is left of it."""
         if not self.first:
             return
-        self._lock.close()
+        self._lock.release()
         if remove:
             with contextlib.suppress(OSError):
                 for file in (*self.folder.glob("*.npz"), *self.folder.glob(".*.tmp"), self.folder / "lock"):
