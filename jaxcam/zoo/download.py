@@ -92,9 +92,7 @@ def _check_address(url: str, origin: str = "") -> None:
     parts = urllib.parse.urlsplit(url)
     plain = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
     if parts.scheme != "https" and not (plain and not origin.startswith("https:")):
-        raise JaxcamError(
-            f"{origin}: leads to {url}, which is not an https address" if origin else f"{url}: is no https address"
-        )
+        raise JaxcamError((f"{origin}: leads to {url}, which" if origin else url) + " is not an https address")
 
 
 class _Part:
