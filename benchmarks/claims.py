@@ -26,7 +26,7 @@ def surely(summary: Summary, a: int, b: int, metric: str) -> int:
     """1 where method a is better than b with the whole interval of the paired difference, -1 where worse, else 0."""
     j = summary.metrics.index(metric)
     low, high = summary.difference.low[a, b, j], summary.difference.high[a, b, j]
-    sign = -1 if METRICS[metric].better == "lower" else 1
+    sign = METRICS[metric].sign
     return sign * (int(low > 0) - int(high < 0))
 
 
@@ -73,7 +73,7 @@ def layers_compared(runs: dict[str, Run], late: str, early: str) -> Claim:
     a, b = cube(runs[late]), cube(runs[early])
     columns = []
     for metric in SCORES:
-        sign = -1 if METRICS[metric].better == "lower" else 1
+        sign = METRICS[metric].sign
         both = [c.values[:, runs[n].methods.index("lift_cam"), runs[n].metrics.index(metric)]
                 for c, n in ((a, late), (b, early))]  # fmt: skip
         columns.append(sign * (both[0] - both[1]))

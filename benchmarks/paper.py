@@ -19,11 +19,10 @@ from benchmarks.claims import SCORES, Claim, claims
 from benchmarks.timing import machine
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import Run, evaluate
-from jaxcam.evaluate.formats import markdown
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.report import report
 from jaxcam.evaluate.statistics import Summary, over_seeds, summarise
-from jaxcam.evaluate.tables import cost_table, main_table, seeds_table
+from jaxcam.evaluate.tables import cost_table, main_table, markdown, seeds_table
 from jaxcam.files import whole_file
 from jaxcam.metrics.registry import METRICS
 from jaxcam.models.resnet import ResNetConfig

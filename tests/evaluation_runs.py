@@ -10,16 +10,16 @@ from PIL import Image
 
 from jaxcam.evaluate.store import arrays_file, encode, records_file
 from jaxcam.methods.registry import METHODS
+from jaxcam.metrics import METRICS
 
-METRICS = ("ic", "ad", "add", "insertion", "deletion", "pointing", "cosine", "gap")
 EVIL = "<script>alert(1)<script> & \"x\" 'y' $_%.png"
 CLASSES = ("golf ball", "<img src=x onerror=alert(2)>", "tench")
 _BATCH = 8
 
 
 def make_run(
-    folder: pathlib.Path, *, methods=("lift_cam", "grad_cam", "grad_cam_pp", "xgrad_cam"), metrics=METRICS, images=24,
-    seeds=(0, 1, 2), keep=("coefficients", "maps", "curves"), network="vgg16_slim", kind="voc", units=None,
+    folder: pathlib.Path, *, methods=("lift_cam", "grad_cam", "grad_cam_pp", "xgrad_cam"), metrics=tuple(METRICS),
+    images=24, seeds=(0, 1, 2), keep=("coefficients", "maps", "curves"), network="vgg16_slim", kind="voc", units=None,
     pictures=True, step=0.35, spread=0.2,
 ) -> pathlib.Path:  # fmt: skip
     """Writes a run; every third picture has two classes and every fourth no boxes; the last picture is broken.
@@ -41,7 +41,7 @@ def make_run(
                 "preprocessing": {"size": 64, "resize": "squash", "resize_to": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
             },
             "layer": "conv5_3", "methods": list(methods), "metrics": list(metrics),
-            "reference": "shap_cam:num_permutations=1000" if "cosine" in metrics else None,
+            "reference": "shap_cam:num_permutations=1000" if any(METRICS[k].needs_reference for k in metrics) else None,
             "limit": images // 2 if limited else None, "seeds": list(seeds), "targets": "label", "seed": 0,
             "batch_size": _BATCH, "keep": list(keep), "baseline": "mean", "steps": 20,
             "data": {"name": "shapes", "kind": kind, "sha256": "1" * 64, "images": images, "total": 100,

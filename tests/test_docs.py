@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxcam.cli import main, parser
 from jaxcam.cli.explain import EXAMPLE
+from jaxcam.metrics import METRICS
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -18,7 +19,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Blocks that hold one of these words need a package that may be absent.
 OPTIONAL = {"import equinox": "equinox", ".serialize(": "flatbuffers"}
 #: Commands so cheap that they are run, after the page's Python.
-CHEAP = ("report", "methods", "models")
+CHEAP = ("report", "methods", "metrics", "models")
 
 
 def blocks(page: pathlib.Path, python: bool) -> list[tuple[int, str]]:
@@ -51,6 +52,15 @@ def make_pictures(folder: pathlib.Path) -> None:
                 edges = ",".join(f"{edge / 2 / factor:.1f}" for edge in box)
                 rows.append(f"val/{wnid}/{wnid}_{i}.jpg,{wnid},{edges}")
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(autouse=True)
+def no_metric_more():
+    """The entries that a page adds go with it."""
+    before = dict(METRICS)
+    yield
+    METRICS.clear()
+    METRICS.update(before)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from jaxcam.cli import main
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
-from jaxcam.evaluate.programs import _one_batch
+from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.store import Writer, arrays_file, records_file
 from jaxcam.metrics import confidence
 from jaxcam.zoo.store import save_network

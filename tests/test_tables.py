@@ -10,8 +10,8 @@ import pytest
 from evaluation_runs import make_run
 from rich.console import Console
 
-from jaxcam.evaluate import formats, tables
-from jaxcam.evaluate.paper_figures import TABLES_7_TO_10, Published, published
+from jaxcam.evaluate import tables
+from jaxcam.evaluate.paper_figures import TABLES_7_TO_10, PaperFigure, published
 from jaxcam.evaluate.run import read_run
 from jaxcam.evaluate.statistics import over_seeds, summarise
 
@@ -56,7 +56,7 @@ def _manifest(network="vgg16", kind="folder", layer="conv5_3", reference="shap_c
     ],
 )
 def test_published_figures(manifest, method, metric, figure):
-    assert published(manifest, method, metric) == (figure and Published(*figure))
+    assert published(manifest, method, metric) == (figure and PaperFigure(*figure))
 
 
 def test_the_averages_that_the_paper_prints_are_those_of_its_simulations():
@@ -98,7 +98,7 @@ def test_numbers():
 
 
 def test_markdown_has_as_many_cells_in_every_line_and_marks(run, summary):
-    text = formats.markdown(tables.main_table(run, summary))
+    text = tables.markdown(tables.main_table(run, summary))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(lines) == 6
     assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables.main_table(run, summary).heads) + 1}
@@ -106,7 +106,7 @@ def test_markdown_has_as_many_cells_in_every_line_and_marks(run, summary):
 
 
 def test_latex_escapes_and_balances(run, summary):
-    text = formats.latex(tables.main_table(run, summary))
+    text = tables.latex(tables.main_table(run, summary))
     assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 1
     assert "num\\_samples" in text and "\\textbf{" in text and "$\\uparrow$" in text and "$^\\dagger$" in text
     body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
@@ -117,13 +117,13 @@ def test_latex_escapes_and_balances(run, summary):
         "}"
     )
     assert text.isascii()
-    assert formats.latex_text("50% & $x_1 #{~^\\}") == (
+    assert tables.latex_text("50% & $x_1 #{~^\\}") == (
         r"50\% \& \$x\_1 \#\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
     )
 
 
 def test_csv_holds_every_digit(run, summary):
-    rows = list(csv.DictReader(io.StringIO(formats.comma_separated(run, summary, "lift_cam"))))
+    rows = list(csv.DictReader(io.StringIO(tables.comma_separated(run, summary, "lift_cam"))))
     assert len(rows) == len(run.methods) * len(run.metrics)
     for row in rows:
         i, j = run.methods.index(row["method"]), run.metrics.index(row["metric"])
@@ -137,7 +137,7 @@ def test_csv_holds_every_digit(run, summary):
 def test_the_terminal_shows_every_column_whole_at_any_width(run, summary, width):
     out = io.StringIO()
     table = tables.main_table(run, summary)
-    Console(file=out, width=width).print(formats.terminal(table, width))
+    Console(file=out, width=width).print(tables.terminal(table, width))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     for row in table.rows:

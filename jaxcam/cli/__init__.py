@@ -1,4 +1,4 @@
-"""The command line: `jaxcam explain`, `evaluate`, `report`, `models`, `methods`, `convert`, `train`.
+"""The command line: `jaxcam explain`, `evaluate`, `report`, `models`, `methods`, `metrics`, `convert`, `train`.
 
 Nothing heavy is imported before a command runs, so that help and version are quick.
 """

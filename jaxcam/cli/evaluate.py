@@ -37,8 +37,8 @@ def add_commands(commands: Any) -> None:
         "wanted (shap_cam:num_permutations=100), or all (default: lift_cam)",
     )  # fmt: skip
     p.add_argument(
-        "--metrics", nargs="+", action="extend", metavar="M", help="ic, ad, add, insertion, deletion, pointing, gap, "
-        "or all that the data allow (default: ic ad add)",
+        "--metrics", nargs="+", action="extend", metavar="M", help="metrics of `jaxcam metrics`, or all that "
+        "the data allow (default: those marked there)",
     )  # fmt: skip
     p.add_argument("--reference", metavar="M", help="add the cosine of the coefficients with those of this method")
     p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
@@ -93,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     with _progress() as report:
         watch = _Watch(report)
         found = evaluate(
-            network, data, methods=methods, metrics=options.metrics or ("ic", "ad", "add"), out=options.out,
+            network, data, methods=methods, metrics=options.metrics, out=options.out,
             limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
             reference=options.reference, baseline=options.baseline, steps=options.steps,
             batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, process=options.process,
@@ -176,9 +176,8 @@ def _summary(found: Run) -> None:
     """The table, and what there is to know beside it."""
     from rich.console import Console
 
-    from jaxcam.evaluate.formats import terminal
     from jaxcam.evaluate.statistics import summarise
-    from jaxcam.evaluate.tables import main_table
+    from jaxcam.evaluate.tables import main_table, terminal
 
     if len(found):
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)

@@ -1,4 +1,4 @@
-"""`jaxcam models` and `jaxcam methods`: what there is."""
+"""`jaxcam models`, `jaxcam methods` and `jaxcam metrics`: what there is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Any) -> None:
-    """Adds the two commands to the parser."""
+    """Adds the commands to the parser."""
     models = commands.add_parser(
         "models", help="list the networks, or show one in detail", allow_abbrev=False,
         description="Lists the networks that come with jaxcam, the default one first, and published ones that it can "
@@ -32,6 +32,11 @@ def add_commands(commands: Any) -> None:
         description="Lists the methods with what they cost, what they promise and where they come from.",
     )  # fmt: skip
     methods.set_defaults(run=_methods)
+    metrics = commands.add_parser(
+        "metrics", help="list the metrics", allow_abbrev=False,
+        description="Lists what `jaxcam evaluate` can measure of a map.",
+    )  # fmt: skip
+    metrics.set_defaults(run=_metrics)
 
 
 def _console() -> Console:
@@ -160,5 +165,22 @@ def _methods(options: argparse.Namespace) -> int:
     table = _table("method", "", "cost of one map", "what its coefficients promise", "paper")
     for name, info in METHODS.items():
         _add(table, name, info.title, info.cost, info.promise, info.paper)
+    _console().print(table)
+    return 0
+
+
+def _metrics(options: argparse.Namespace) -> int:
+    del options
+    from jaxcam.metrics.registry import METRICS
+
+    table = _table("metric", "", "", "unit", "", "")
+    for name, m in METRICS.items():
+        said = (
+            ("measured by default", m.default),
+            ("needs boxes", m.needs_boxes),
+            ("needs --reference", m.needs_reference),
+        )
+        notes = [text for text, true in said if true]
+        _add(table, name, m.short, m.title, m.unit, m.direction, ", ".join(notes))
     _console().print(table)
     return 0

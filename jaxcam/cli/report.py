@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.seed < 0:
         raise JaxcamError(f"the seed must be at least 0, not {options.seed}")
     from jaxcam.errors import unknown
-    from jaxcam.evaluate import formats, read_run, statistics, tables
+    from jaxcam.evaluate import read_run, statistics, tables
     from jaxcam.evaluate.report import focus_method, report
 
     found = read_run(options.folder)
@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> int:
     if kind == "terminal":
         _print(table, options.out)
     elif kind == "csv":
-        _write(formats.comma_separated(found, summary, focus), options.out)
+        _write(tables.comma_separated(found, summary, focus), options.out)
     elif kind in ("markdown", "latex"):
-        write = {"markdown": formats.markdown, "latex": formats.latex}[kind]
+        write = {"markdown": tables.markdown, "latex": tables.latex}[kind]
         shown = [table, tables.difference_table(found, summary, focus)] if len(found.methods) > 1 else [table]
         seeds = statistics.over_seeds(found)
         if len(seeds.seeds) > 1:
@@ -96,7 +96,7 @@ def _format(options: argparse.Namespace) -> str:
 def _print(table: Table, out: str | None) -> None:
     from rich.console import Console
 
-    from jaxcam.evaluate.formats import terminal
+    from jaxcam.evaluate.tables import terminal
 
     if out in (None, "-"):
         console = Console(width=None if sys.stdout.isatty() else _WIDTH)

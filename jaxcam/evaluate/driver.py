@@ -51,7 +51,7 @@ def evaluate(
     data: Dataset | str | os.PathLike,
     *,
     methods: str | Sequence[str] = ("lift_cam",),
-    metrics: str | Sequence[str] = ("ic", "ad", "add"),
+    metrics: str | Sequence[str] | None = None,
     out: str | os.PathLike,
     limit: int | None = None,
     seeds: int | Sequence[int] = 1,
@@ -80,14 +80,15 @@ def evaluate(
       network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
       data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`).
       methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
-      metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data.
+      metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data; IC, AD and ADD unless given.
       out: the run's folder; holds nothing yet, or the same run.
       limit: draw random subsets of this many pictures, one per seed; None for all pictures. A picture in several
         subsets is evaluated once.
       seeds: of the subsets, or how many of them.
       layer: where the maps are made; the network's default layer, the last convolutional one, unless given.
       targets: "label" explains every class that is in a picture, "predicted" the most probable class.
-      reference: method whose coefficients the metric `cosine` compares with; it adds that metric.
+      reference: method whose coefficients the metric `cosine` compares with; it adds that metric. So for every other
+        metric that needs a reference.
       baseline: what a removed pixel becomes: "mean", "zero" or "blur".
       steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
       batch_size: pictures in a unit, and maps at a time.
@@ -174,12 +175,16 @@ def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool
     return True
 
 
-def _metrics(asked: str | Sequence[str], boxes: bool, reference: str | None) -> tuple[str, ...]:
-    listed = [asked] if isinstance(asked, str) else list(asked)
+def _metrics(asked: str | Sequence[str] | None, boxes: bool, reference: str | None) -> tuple[str, ...]:
+    referring = [name for name, m in METRICS.items() if m.needs_reference]
+    if asked is None:
+        listed = [name for name, m in METRICS.items() if m.default]
+    else:
+        listed = [asked] if isinstance(asked, str) else list(asked)
     if "all" in listed:
-        listed = [n for n, m in METRICS.items() if n != "cosine" and (boxes or not m.needs_boxes)]
-    if reference is not None and "cosine" not in listed:
-        listed.append("cosine")
+        listed = [n for n, m in METRICS.items() if n not in referring and (boxes or not m.needs_boxes)]
+    if reference is not None and not set(referring) & set(listed):
+        listed += referring
     return tuple(listed)
 
 

@@ -147,12 +147,11 @@ def sample(run: Run, cube: Cube, seed: int = 0) -> np.ndarray:
 def ranked(cube: Cube, metrics: tuple[str, ...], metric: str, method: int) -> np.ndarray:
     """Pairs from best to worst for one method by one metric; ties in the order of the data set, undefined left out.
 
-    A metric that takes two values only (IC) has no best case and gives an empty array; so does the completeness gap,
-    which speaks of the coefficients and not of the map.
+    A metric that takes two values only (IC) has no best case and gives an empty array; so does one whose ideal is 0
+    (the completeness gap), which is no matter of more or less.
     """
     values = cube.values[:, method, metrics.index(metric)]
     defined = np.flatnonzero(np.isfinite(values))
-    if METRICS[metric].better == "zero" or len(np.unique(values[defined])) <= 2:
+    if METRICS[metric].absolute or len(np.unique(values[defined])) <= 2:
         return defined[:0]
-    key = -values[defined] if METRICS[metric].better == "higher" else values[defined]
-    return defined[np.argsort(key, kind="stable")]
+    return defined[np.argsort(-METRICS[metric].sign * values[defined], kind="stable")]

@@ -6,9 +6,9 @@ import importlib.resources
 from collections.abc import Iterable, Sequence
 
 from jaxcam.evaluate.svg import escape
-from jaxcam.evaluate.tables import ARROWS, DAGGER, Cell, Head, Table
+from jaxcam.evaluate.tables import DAGGER, Cell, Column, Table
+from jaxcam.metrics.registry import DIRECTIONS
 
-_SAYS = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}
 #: Nothing may be loaded from anywhere, and no script may run: what a name smuggled in could do is nothing.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
@@ -53,9 +53,9 @@ def table(t: Table, *, label: str = "") -> str:
     )
 
 
-def _head(head: Head) -> str:
+def _head(head: Column) -> str:
     arrow = (
-        f' <span class="arrow" aria-label="{_SAYS[head.better]}" role="img">{ARROWS[head.better]}</span>'
+        f' <span class="arrow" aria-label="{DIRECTIONS[head.better][1]}" role="img">{DIRECTIONS[head.better][0]}</span>'
         if head.better
         else ""
     )
@@ -64,7 +64,7 @@ def _head(head: Head) -> str:
     return f'<th scope="col"{title}{"" if head.numeric else " class=name"}>{escape(head.text)}{arrow}{unit}</th>'
 
 
-def _cell(cell: Cell, head: Head, column: int) -> str:
+def _cell(cell: Cell, head: Column, column: int) -> str:
     if column == 0:
         return f'<th scope="row">{breakable(cell.text)}</th>'
     value = f"<strong>{escape(cell.text)}</strong>" if cell.best else escape(cell.text)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from jaxcam.metrics.registry import METRICS
+
 DATA_SETS = ("ImageNet", "VOC", "COCO")
 
 #: Table 1: mean and standard deviation of the cosine between the coefficients of two runs of SHAP-CAM, by orderings.
@@ -23,7 +25,7 @@ TABLE_1 = {
 #: Table 2: VGG16 on ImageNet, cosine of LIFT-CAM's coefficients with SHAP-CAM_10k's, by layer.
 TABLE_2 = {"conv5_3": 0.980, "conv5_2": 0.924, "conv5_1": 0.879}
 
-_Faithfulness = dict[str, dict[str, tuple[float, float, float]]]
+_Faithfulness = dict[str, dict[str, tuple[float, ...]]]
 
 #: Table 3: LIFT-CAM on VGG16 by layer. Here and in tables 4 and 5: metric to ImageNet, VOC, COCO, in percent.
 TABLE_3: _Faithfulness = {
@@ -100,60 +102,84 @@ TABLES_7_TO_10: dict[str, tuple[int, dict[str, tuple[float, ...]]]] = {
 }  # fmt: skip
 
 
-class Published(NamedTuple):
+class PaperFigure(NamedTuple):
     """A figure of the paper: `value` in its unit, and the number of the supplement's `table`."""
 
     value: float
     table: int
 
 
-def published(manifest: dict, method: str, metric: str) -> Published | None:
+class _Table(NamedTuple):
+    """A table as it is looked up.
+
+    Attributes:
+      network: pattern of the networks' names.
+      figures: by row, then by metric: one figure for each of `DATA_SETS` that the table has.
+      layers: at which its methods are.
+      method: the method of a table whose rows are layers.
+      reference: the method whose coefficients it compares with, where it does.
+    """
+
+    network: str
+    figures: dict[str, dict[str, tuple[float, ...]]]
+    layers: tuple[str, ...] = ("conv5_3",)
+    method: str = ""
+    reference: str = ""
+
+
+_VGG16, _RESNET50 = r"vgg16(?!\d)", r"resnet50(?!\d)"
+_TABLES = {
+    2: _Table(_VGG16, {layer: {"cosine": (v,)} for layer, v in TABLE_2.items()}, (), "lift_cam", "shap_cam"),
+    3: _Table(_VGG16, TABLE_3, (), "lift_cam"),
+    4: _Table(_RESNET50, TABLE_4, ("layer4", "layer4.2")),
+    5: _Table(_VGG16, TABLE_5),
+    6: _Table(_VGG16, {method: {"cosine": v} for method, v in TABLE_6.items()}, reference="shap_cam"),
+    **{
+        number: _Table(_VGG16, {method: {metric: v[-1:]} for method, v in rows.items()})
+        for metric, (number, rows) in TABLES_7_TO_10.items()
+    },
+}
+
+#: Samples per channel of the methods that tables 5 and 6 list by their number, unless `num_samples` is given.
+_SAMPLES = {"lime_cam": 1, "kernel_shap_cam": 10}
+
+
+def published(manifest: dict, method: str, metric: str) -> PaperFigure | None:
     """The paper's figure for the same method, metric, kind of network, layer and kind of data set, where there is one.
 
     The networks and pictures of the paper are others, so that the two may differ for many reasons. Only networks
-    called `vgg16...` and `resnet50...` have figures; a folder of classes stands for ImageNet. Where tables 7 to 9 and
-    table 5 both have a figure, it is the average of the former.
+    called `vgg16...` and `resnet50...` have figures; a folder of classes stands for ImageNet.
 
     Args:
       manifest: of a run.
       method: a label, as `lime_cam:num_samples=512`.
-      metric: a name of `METRICS`.
+      metric: a name of `METRICS`, which says what tables to ask.
     """
     settings = manifest["settings"]
-    network, layer = settings["model"]["name"], settings["layer"]
+    network, layer, reference = settings["model"]["name"], settings["layer"], str(settings.get("reference"))
     kind = {"folder": 0, "voc": 1, "coco": 2}.get(settings["data"]["kind"])
-    if kind is None or settings.get("baseline", "mean") != "mean":
+    row = _row(method, manifest["layer_shape"][-1])
+    if kind is None or row is None or settings.get("baseline", "mean") != "mean":
         return None
-    key = _key(method, manifest["layer_shape"][-1])
-    if metric == "cosine" and not str(settings.get("reference")).startswith("shap_cam"):
-        return None
-    if re.match(r"resnet50(?!\d)", network) and layer in ("layer4", "layer4.2"):
-        return _in(TABLE_4, key, metric, kind, 4)
-    if not re.match(r"vgg16(?!\d)", network):
-        return None
-    if layer != "conv5_3":
-        if key == "lift_cam" and metric == "cosine" and kind == 0 and layer in TABLE_2:
-            return Published(TABLE_2[layer], 2)
-        return _in(TABLE_3, layer, metric, kind, 3) if key == "lift_cam" else None
-    if metric == "cosine":
-        return Published(TABLE_6[key][kind], 6) if key in TABLE_6 else None
-    if kind == 0 and metric in TABLES_7_TO_10 and key in _SIX:
-        table, rows = TABLES_7_TO_10[metric]
-        return Published(rows[key][-1], table)
-    return _in(TABLE_5, key, metric, kind, 5)
+    for number in METRICS[metric].paper_tables:
+        table = _TABLES[number]
+        if not re.match(table.network, network) or not reference.startswith(table.reference):
+            continue
+        if table.method:
+            found = table.figures.get(layer, {}) if row == table.method else {}
+        else:
+            found = table.figures.get(row, {}) if layer in table.layers else {}
+        values = found.get(metric, ())
+        if kind < len(values):
+            return PaperFigure(values[kind], number)
+    return None
 
 
-def _in(table: _Faithfulness, row: str | None, metric: str, kind: int, number: int) -> Published | None:
-    values = table.get(row or "", {}).get(metric)
-    return Published(values[kind], number) if values else None
-
-
-def _key(method: str, channels: int) -> str | None:
+def _row(method: str, channels: int) -> str | None:
     """The name of a method in the tables above; None for one with options that the paper does not use."""
     name, _, text = method.partition(":")
     options = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
-    if name in ("lime_cam", "kernel_shap_cam"):
-        samples = options.pop("num_samples", channels if name == "lime_cam" else 10 * channels)
-        times = {str(channels): "x1", str(10 * channels): "x10"}.get(str(samples))
-        name = f"{name} {times}"
+    if name in _SAMPLES:
+        samples = options.pop("num_samples", _SAMPLES[name] * channels)
+        name += {str(channels): " x1", str(10 * channels): " x10"}.get(str(samples), " otherwise")
     return None if options else name

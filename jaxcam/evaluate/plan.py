@@ -38,7 +38,7 @@ class Options:
       methods: what to evaluate.
       metrics: names of `jaxcam.metrics.METRICS`.
       layer: where the maps are made; the last convolutional layer unless given.
-      reference: the method whose coefficients the metric `cosine` compares with.
+      reference: the method whose coefficients metrics such as `cosine` compare with.
       targets: "label" explains every class that is in the picture, "predicted" the most probable one.
       baseline: what a removed pixel becomes: "mean", "zero" or "blur".
       steps: of the insertion and deletion curves.
@@ -79,8 +79,10 @@ class Options:
             for name in names:
                 if name not in known:
                     raise unknown(kind, name, known)
-        if ("cosine" in self.metrics) != (self.reference is not None):
-            raise JaxcamError("the metric cosine and a reference method go together: name both or neither")
+        referring = [n for n in self.metrics if METRICS[n].needs_reference]
+        if bool(referring) != (self.reference is not None):
+            which = " and ".join(referring) or " or ".join(n for n, m in METRICS.items() if m.needs_reference)
+            raise JaxcamError(f"the metric {which} and a reference method go together: name both or neither")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +107,17 @@ def make_plan(network: Classifier, data: Dataset, options: Options, about: dict 
     """
     if not len(data):
         raise JaxcamError(f"{data.root}: holds no pictures to evaluate")
-    if "pointing" in options.metrics and not data.has_boxes:
-        raise JaxcamError(f"{data.root}: has no boxes, which the metric pointing needs; leave it out, or name --boxes")
     rules = network.preprocessing
-    if "pointing" in options.metrics and not rules.places_boxes:
-        raise JaxcamError(
-            f"the metric pointing needs boxes in the network's input, and the preprocessing of {network.name} is a "
-            "function that does not say where they come to lie; leave the metric out, or use jaxcam.Preprocessing"
-        )
+    for name in (n for n in options.metrics if METRICS[n].needs_boxes):
+        if not data.has_boxes:
+            raise JaxcamError(
+                f"{data.root}: has no boxes, which the metric {name} needs; leave it out, or name --boxes"
+            )
+        if not rules.places_boxes:
+            raise JaxcamError(
+                f"the metric {name} needs boxes in the network's input, and the preprocessing of {network.name} is a "
+                "function that does not say where they come to lie; leave the metric out, or use jaxcam.Preprocessing"
+            )
     if options.baseline == "zero" and not isinstance(rules, Preprocessing):
         raise JaxcamError(
             f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "

@@ -10,12 +10,10 @@ from jaxcam.evaluate import svg
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube, Summary
 from jaxcam.evaluate.tables import number, titles
-from jaxcam.metrics.registry import METRICS
+from jaxcam.metrics.registry import METRICS, Metric, Perturbation
 
 _WIDTH = 360.0
 _PAIRS_AT_ONCE = 256
-#: Metrics that say how faithful a map is, the ones to set against cost first.
-_FAITHFUL = ("ad", "insertion", "pointing", "add", "ic", "deletion")
 
 
 def short_titles(run: Run) -> list[str]:
@@ -31,7 +29,7 @@ def short_titles(run: Run) -> list[str]:
 def axis_title(metric: str) -> str:
     """What an axis of a metric says."""
     m = METRICS[metric]
-    arrow = {"higher": "higher is better", "lower": "lower is better", "zero": "0 is best"}[m.better]
+    arrow = m.direction
     return f"{m.title}{f' ({m.unit})' if m.unit else ''} — {arrow}"
 
 
@@ -69,7 +67,9 @@ def cost_plots(run: Run, summary: Summary) -> list[tuple[str, str]]:
         return []
     low, high = float(seconds[timed].min()) / 1.4, float(seconds[timed].max()) * 1.4
     charts = []
-    for metric in [m for m in _FAITHFUL if m in summary.metrics][:3]:
+    for metric in sorted((k for k in summary.metrics if METRICS[k].cost_chart), key=lambda k: METRICS[k].cost_chart)[
+        :3
+    ]:
         j, s = summary.metrics.index(metric), summary.score
         bounds = svg.domain(np.concatenate([s.low[:, j], s.high[:, j], s.mean[:, j]]))
         x, y, body = _axes((low, high), bounds, log=True, x_title="time per map (ms, logarithmic)")
@@ -83,24 +83,31 @@ def cost_plots(run: Run, summary: Summary) -> list[tuple[str, str]]:
 
 
 def curve_plots(run: Run, cube: Cube) -> list[tuple[str, str]]:
-    """Pairs of a title and a chart: the mean insertion and deletion curve of each method, where curves were kept."""
+    """Pairs of a title and a chart: the mean curves of each method, where curves were kept."""
     charts = []
-    for kind in ("insertion", "deletion"):
-        curves = _mean_curves(run, cube, f"{kind}_curve")
+    for p, m in perturbations(run).items():
+        curves = _mean_curves(run, cube, p.array)
         if curves is None:
             continue
         top = float(np.nanmax(curves, initial=0.0)) * 1.06 or 1.0
-        changed = "inserted" if kind == "insertion" else "deleted"
-        x, y, body = _axes((0.0, 100.0), (0.0, top), x_title=f"pixels {changed}, most relevant first (%)")
+        x, y, body = _axes((0.0, 100.0), (0.0, top), x_title=f"pixels {p.says.split()[0]}, most relevant first (%)")
         for i, curve in enumerate(curves):
             if np.isfinite(curve).all():
                 at = zip(np.linspace(0, 100, len(curve)), curve, strict=True)
                 points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in at)
                 body.append(f'<polyline points="{points}" class="curve {svg.series(i)}"{svg.dash(i)}/>')
-        better = "higher" if kind == "insertion" else "lower"
-        title = f"{kind.capitalize()}: mean score of the class — {better} is better"
+        title = f"{p.name.capitalize()}: mean score of the class — {m.direction}"
         charts.append((title, svg.frame(_WIDTH, 250, title, body)))
     return charts
+
+
+def perturbations(run: Run) -> dict[Perturbation, Metric]:
+    """The perturbations of the run's metrics, each with the first metric that has it."""
+    found: dict[Perturbation, Metric] = {}
+    for m in (METRICS[k] for k in run.metrics):
+        if m.perturbation:
+            found.setdefault(m.perturbation, m)
+    return found
 
 
 def _axes(xs: tuple[float, float], ys: tuple[float, float], *, x_title: str, log: bool = False):

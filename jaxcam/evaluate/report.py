@@ -88,11 +88,16 @@ def _curves(run: Run, values: Cube) -> _Section:
     charts = plots.curve_plots(run, values)
     if not charts:
         return None
+    found = list(plots.perturbations(run))
     caption = (
         f"Mean over {count(len(values.pairs), 'map')} of the score of the explained class (a probability) as pixels "
-        "are inserted into the blurred picture, or deleted from the picture, in the order of the map."
+        f"are {', or '.join(p.says for p in found)}, in the order of the map."
     )
-    return "curves", "Insertion and deletion", html.figures(charts, caption, after=plots.legend(run, lines=True))
+    return (
+        "curves",
+        " and ".join(p.name for p in found).capitalize(),
+        html.figures(charts, caption, after=plots.legend(run, lines=True)),
+    )
 
 
 def _agreement(run: Run, values: Cube) -> _Section:
@@ -169,7 +174,7 @@ def _case(run: Run, values: Cube, case, metric: str | None) -> str:
         if metric:
             m = METRICS[metric]
             value = (
-                f"{m.short} {number(values.values[case.pair, i, run.metrics.index(metric)], tables.digits_of(metric))}"
+                f"{m.short} {number(values.values[case.pair, i, run.metrics.index(metric)], METRICS[metric].digits)}"
             )
             value += f" {m.unit}" if m.unit else ""
         overlays.append(

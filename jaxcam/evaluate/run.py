@@ -13,10 +13,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.store import Unit, arrays_file, read_units
+from jaxcam.metrics.registry import METRICS
 
 FORMAT = 1
-#: What may be kept of every map beside its numbers, and the names of the arrays.
-KINDS = ("coefficients", "maps", "insertion_curve", "deletion_curve", "reference")
 #: Columns that are not metrics, and their types; the rest are float64.
 _TYPES: dict[str, Any] = {"index": np.int64, "image": str, "target": np.int64, "class": str, "predicted": np.int64}
 _TYPES |= {"method": str, "empty": str}
@@ -91,8 +90,10 @@ class Run:
         Raises:
           JaxcamError: a file is missing or damaged.
         """
-        if kind not in KINDS:
-            raise unknown("kind of array", kind, KINDS)
+        curves = {m.perturbation.array for m in METRICS.values() if m.perturbation}
+        kinds = ("coefficients", "maps", "reference", *sorted(curves))
+        if kind not in kinds:
+            raise unknown("kind of array", kind, kinds)
         wanted = self._places if rows is None else self._places[rows]
         result: np.ndarray | None = None
         for unit in np.unique(wanted[:, 0]):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.run import Run
 from jaxcam.metrics.registry import METRICS
 
@@ -138,10 +138,13 @@ def cube(run: Run) -> Cube:
     """Arranges the records of a run by pair, method and metric.
 
     Raises:
-      JaxcamError: there are no records yet.
+      JaxcamError: there are no records yet, or there is no metric of that name here.
     """
     if not len(run):
         raise JaxcamError(f"{run.folder}: holds no results yet; give its jaxcam evaluate command again to go on")
+    for name in run.metrics:
+        if name not in METRICS:
+            raise unknown("metric", name, METRICS)
     c = run.columns
     pairs, inverse = np.unique(np.stack([c["index"], c["target"]], 1), axis=0, return_inverse=True)
     rank = {m: i for i, m in enumerate(run.methods)}
@@ -151,7 +154,7 @@ def cube(run: Run) -> Cube:
     for k, name in enumerate(run.metrics):
         metric = METRICS[name]
         column = c[name] * metric.scale
-        values[..., k] = np.where(rows >= 0, (np.abs(column) if metric.better == "zero" else column)[rows], np.nan)
+        values[..., k] = np.where(rows >= 0, (np.abs(column) if metric.absolute else column)[rows], np.nan)
     return Cube(values, pairs, rows)
 
 
@@ -209,7 +212,7 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
     difference = Interval(*(np.stack(x, -1) for x in zip(*differences, strict=True)))
     best, tied = np.zeros((m, k), bool), np.zeros((m, k), bool)
     for i, name in enumerate(run.metrics):
-        mean = score.mean[:, i] * (1 if METRICS[name].better == "higher" else -1)
+        mean = score.mean[:, i] * METRICS[name].sign
         if np.isfinite(mean).any():
             first = int(np.nanargmax(mean))
             best[:, i] = mean == mean[first]

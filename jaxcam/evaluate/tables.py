@@ -1,23 +1,27 @@
-"""The tables of a run, as data: what `formats` and `html` then write in one form or another."""
+"""The tables of a run: as data, and written as terminal text, Markdown, LaTeX and CSV. `report` writes them as HTML."""
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
-from jaxcam.metrics.registry import METRICS
+from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
-ARROWS = {"higher": "↑", "lower": "↓", "zero": "→ 0"}
 DAGGER = "†"
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
+class Column:
     """The head of a column: `text` and `unit`; which way is `better`, or ""; whether the column holds numbers."""
 
     text: str
@@ -25,6 +29,12 @@ class Head:
     better: str = ""
     numeric: bool = True
     title: str = ""
+
+    @property
+    def line(self) -> str:
+        """The head on one line."""
+        arrow = f" {DIRECTIONS[self.better][0]}" if self.better else ""
+        return self.text + (f" ({self.unit})" if self.unit else "") + arrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +54,7 @@ class Table:
 
     name: str
     caption: str
-    heads: tuple[Head, ...]
+    heads: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
@@ -79,15 +89,10 @@ def signed(value: float, digits: int = 2) -> str:
     return f"+{number(value, digits)}" if math.isfinite(value) and value > _ROUNDING else number(value, digits)
 
 
-def digits_of(metric: str) -> int:
-    """Digits behind the point: two for percentages, three for plain numbers."""
-    return 2 if METRICS[metric].unit == "%" else 3
-
-
-def metric_head(metric: str) -> Head:
+def metric_head(metric: str) -> Column:
     """The head of a metric's column."""
     m = METRICS[metric]
-    return Head(f"|{m.short}|" if m.better == "zero" else m.short, m.unit, m.better, title=m.title)
+    return Column(f"|{m.short}|" if m.absolute else m.short, m.unit, m.better, title=m.title)
 
 
 def how(summary: Summary) -> str:
@@ -115,13 +120,13 @@ def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
     figures = {
         (m, k): published(run.manifest, m, k) if paper else None for m in summary.methods for k in summary.metrics
     }
-    heads = [Head("Method", numeric=False)]
+    heads = [Column("Method", numeric=False)]
     with_paper = [k for k in summary.metrics if any(figures[m, k] for m in summary.methods)]
     for k in summary.metrics:
         heads.append(metric_head(k))
         if k in with_paper:
-            heads.append(Head("paper", METRICS[k].unit, title=f"{METRICS[k].title} in the paper"))
-    heads.append(Head("Empty", title="Maps that show nothing"))
+            heads.append(Column("paper", METRICS[k].unit, title=f"{METRICS[k].title} in the paper"))
+    heads.append(Column("Empty", title="Maps that show nothing"))
     rows = []
     for i, m in enumerate(summary.methods):
         cells = [Cell(name[m])]
@@ -129,7 +134,7 @@ def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
             cells.append(score_cell(summary, i, j))
             if k in with_paper:
                 figure = figures[m, k]
-                cells.append(Cell(number(figure.value, digits_of(k)) if figure else "–", muted=True))
+                cells.append(Cell(number(figure.value, METRICS[k].digits) if figure else "–", muted=True))
         cells.append(Cell(str(summary.empty[i])))
         rows.append(tuple(cells))
     caption = f"Mean over {how_many(summary)}; in brackets {how(summary)}."
@@ -152,7 +157,7 @@ def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
 
 def score_cell(summary: Summary, i: int, j: int) -> Cell:
     """Method i, metric j."""
-    digits = digits_of(summary.metrics[j])
+    digits = METRICS[summary.metrics[j]].digits
     s = summary.score
     return Cell(
         number(s.mean[i, j], digits), _interval(s.low[i, j], s.high[i, j], lambda v: number(v, digits)),
@@ -172,8 +177,8 @@ def _undefined(summary: Summary) -> list[str]:
             some = f"{least:,}" if least == most else f"{least:,} to {most:,}"
             why = " (no boxes)" if METRICS[k].needs_boxes else ""
             notes.append(f"{METRICS[k].short} is defined for {some} of {summary.pairs:,} maps of each method{why}.")
-    if any(METRICS[k].better == "zero" for k in summary.metrics):
-        notes.append("Of the gap the mean absolute value is given.")
+    if absolute := [METRICS[k].short for k in summary.metrics if METRICS[k].absolute]:
+        notes.append(f"Of the {' and the '.join(absolute)} the mean absolute value is given.")
     return notes
 
 
@@ -188,7 +193,7 @@ def difference_table(run: Run, summary: Summary, reference: str) -> Table:
             continue
         cells = [Cell(name[m])]
         for c, k in enumerate(summary.metrics):
-            digits = digits_of(k)
+            digits = METRICS[k].digits
             low, high = d.low[i, j, c], d.high[i, j, c]
             interval = _interval(low, high, lambda v, n=digits: signed(v, n))
             cells.append(Cell(signed(d.mean[i, j, c], digits), interval, muted=bool(low <= 0 <= high)))
@@ -196,30 +201,28 @@ def difference_table(run: Run, summary: Summary, reference: str) -> Table:
     caption = (
         f"Difference to {name[reference]} on the same maps, mean over {how_many(summary)}; in brackets {how(summary)}."
     )
-    heads = (Head("Method", numeric=False), *map(metric_head, summary.metrics))
+    heads = (Column("Method", numeric=False), *map(metric_head, summary.metrics))
     return Table("differences", caption, heads, tuple(rows), ("Grey: the interval holds 0.",))
 
 
 def seeds_table(run: Run, seeds: Seeds, metric: str) -> Table:
     """One metric on every random subset, as the paper's tables 7 to 10, with mean and standard deviation."""
-    name, k, digits = titles(run), run.metrics.index(metric), digits_of(metric)
-    m = METRICS[metric]
-    sign = 1 if m.better == "higher" else -1
+    name, k, m = titles(run), run.metrics.index(metric), METRICS[metric]
 
     def bests(values: np.ndarray) -> np.ndarray:
-        return sign * values == np.nanmax(sign * values) if np.isfinite(values).any() else np.zeros(len(values), bool)
+        towards = m.sign * values
+        return towards == (np.nanmax(towards) if np.isfinite(towards).any() else np.inf)
 
     columns = [*seeds.means[:, :, k], seeds.mean[:, k]]
     marks = [bests(c) for c in columns]
     rows = []
     for i, method in enumerate(run.methods):
-        values = [Cell(number(c[i], digits), best=bool(b[i])) for c, b in zip(columns, marks, strict=True)]
-        rows.append((Cell(name[method]), *values, Cell(number(seeds.deviation[i, k], digits))))
-    heads = (Head("Seed", numeric=False), *(Head(str(s)) for s in seeds.seeds), Head("mean"), Head("s.d."))
+        values = [Cell(number(c[i], m.digits), best=bool(b[i])) for c, b in zip(columns, marks, strict=True)]
+        rows.append((Cell(name[method]), *values, Cell(number(seeds.deviation[i, k], m.digits))))
+    heads = (Column("Seed", numeric=False), *(Column(str(s)) for s in seeds.seeds), Column("mean"), Column("s.d."))
     limit = run.manifest["settings"].get("limit")
-    better = "0 is best" if m.better == "zero" else f"{m.better} is better"
     caption = (
-        f"{m.title}{f' ({m.unit})' if m.unit else ''}, {better}: "
+        f"{m.title_and_unit}, {m.direction}: "
         f"means over {count(len(seeds.seeds), 'random subset')}{f' of {limit:,} pictures' if limit else ''}, by seed."
     )
     return Table(f"seeds-{metric}", caption, heads, tuple(rows))
@@ -243,8 +246,150 @@ def cost_table(run: Run, summary: Summary) -> Table:
             Cell(str(more.get("cost", ""))), Cell(str(more.get("promise", ""))), Cell(str(more.get("paper", ""))),
         ))  # fmt: skip
     heads = (
-        Head("Method", numeric=False), Head("Time per map", "ms"), Head("Head evaluations", "per map"),
-        Head("Cost in theory", numeric=False), Head("Promise", numeric=False), Head("Source", numeric=False),
+        Column("Method", numeric=False), Column("Time per map", "ms"), Column("Head evaluations", "per map"),
+        Column("Cost in theory", numeric=False), Column("Promise", numeric=False), Column("Source", numeric=False),
     )  # fmt: skip
     caption = "Mean time of a map within its batch, without the forward pass that all methods share."
     return Table("cost", caption, heads, tuple(rows))
+
+
+def visible(text: str) -> str:
+    """`text` on one line: control characters, which a terminal or a table would obey, become their codes."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def terminal(table: Table, width: int) -> Any:
+    """The table for `rich` to print, in parts of so many letters across; an interval stands below its value."""
+    from rich.console import Group
+    from rich.table import Table as Rich
+    from rich.text import Text
+
+    def needs(column: int) -> int:
+        cells = [row[column] for row in table.rows]
+        longest = max(
+            (max(len(visible(c.text)) + c.tied, len(c.interval) + 2 * bool(c.interval)) for c in cells), default=0
+        )
+        return max(longest, len(table.heads[column].line)) + 3
+
+    parts: list[list[int]] = [[]]
+    room = width - needs(0) - 1
+    for column in range(1, len(table.heads)):
+        if parts[-1] and sum(map(needs, parts[-1])) + needs(column) > room:
+            parts.append([])
+        parts[-1].append(column)
+    result: list[Any] = []
+    for part in parts:
+        grid = Rich(header_style="bold")
+        for column in (0, *part):
+            head = table.heads[column]
+            grid.add_column(
+                Text(head.line), justify="right" if head.numeric else "left", no_wrap=head.numeric,
+                overflow="fold", min_width=None if column else 12,
+            )  # fmt: skip
+        for row in table.rows:
+            grid.add_row(*(_terminal_cell(row[column]) for column in (0, *part)))
+        result.append(grid)
+    return Group(*result, *(Text(visible(line)) for line in (table.caption, *table.notes)))
+
+
+def _terminal_cell(cell: Cell) -> Any:
+    from rich.text import Text
+
+    text = Text(
+        visible(cell.text) + (DAGGER if cell.tied else ""), "bold green" if cell.best else "dim" if cell.muted else ""
+    )
+    if cell.interval:
+        text.append(f"\n[{cell.interval}]", "not bold dim")
+    return text
+
+
+def markdown(table: Table) -> str:
+    """A GitHub-flavoured Markdown table with its caption above and its notes below."""
+    heads = [_markdown_text(h.line) for h in table.heads]
+    rule = ["---:" if h.numeric else ":---" for h in table.heads]
+    rows = [[_markdown_cell(c) for c in row] for row in table.rows]
+    lines = [_markdown_text(table.caption), ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
+    lines += [line for note in table.notes for line in ("", _markdown_text(note))]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_text(text: str) -> str:
+    return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", visible(text))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = _markdown_text(cell.text)
+    if cell.best:
+        text = f"**{text}**"
+    return text + (DAGGER if cell.tied else "") + (rf" \[{cell.interval}\]" if cell.interval else "")
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "−": "$-$", "–": "--", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "†": r"$^\dagger$", '"': "''", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX sets as it stands."""
+    return "".join(_LATEX.get(c, c) for c in visible(text))
+
+
+def latex(table: Table) -> str:
+    """A `table` environment for the booktabs package (needs textcomp, which LaTeX has had inside since 2020)."""
+    columns = "".join("r" if h.numeric else "l" for h in table.heads)
+    rows = [" & ".join(_latex_cell(c) for c in row) + r" \\" for row in table.rows]
+    lines = [
+        "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
+        rf"\caption{{{latex_text(' '.join((table.caption, *table.notes)))}}}", rf"\label{{tab:{table.name}}}",
+        rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
+        " & ".join(latex_text(h.line) for h in table.heads) + r" \\", r"\midrule", *rows, r"\bottomrule",
+        r"\end{tabular}", r"\end{table}",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = latex_text(cell.text)
+    if cell.best:
+        text = rf"\textbf{{{text}}}"
+    text += r"$^\dagger$" if cell.tied else ""
+    return text + (rf" {{\scriptsize [{latex_text(cell.interval)}]}}" if cell.interval else "")
+
+
+#: The columns of `comma_separated`.
+CSV_COLUMNS = (
+    "method", "metric", "unit", "better", "mean", "standard_error", "low", "high", "n", "pictures", "best",
+    "not_distinguishable_from_best", "empty_maps", "difference_to", "difference", "difference_low", "difference_high",
+    "paper", "paper_table",
+)  # fmt: skip
+
+
+def comma_separated(run: Run, summary: Summary, reference: str) -> str:
+    """One line per method and metric with every digit; undefined values are empty fields.
+
+    The differences are the method minus `reference`.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    r = summary.methods.index(reference)
+    s, d = summary.score, summary.difference
+    for i, m in enumerate(summary.methods):
+        for j, k in enumerate(summary.metrics):
+            figure = published(run.manifest, m, k)
+            writer.writerow(_plain((
+                m, k, METRICS[k].unit, METRICS[k].better, s.mean[i, j], s.error[i, j], s.low[i, j], s.high[i, j],
+                s.defined[i, j], summary.images, int(summary.best[i, j]), int(summary.tied[i, j]), summary.empty[i],
+                reference, d.mean[i, r, j], d.low[i, r, j], d.high[i, r, j],
+                figure.value if figure else "", figure.table if figure else "",
+            )))  # fmt: skip
+    return out.getvalue()
+
+
+def _plain(values: Sequence[Any]) -> list[Any]:
+    return ["" if isinstance(v, float) and not math.isfinite(v) else repr(float(v)) if isinstance(v, float) else v
+            for v in values]  # fmt: skip

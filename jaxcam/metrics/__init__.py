@@ -12,15 +12,18 @@ from jaxcam.metrics.curves import (
     pixel_ranks,
     step_counts,
 )
-from jaxcam.metrics.registry import METRICS, Metric
+from jaxcam.metrics.registry import DIRECTIONS, METRICS, QUANTITIES, Metric, Perturbation
 
 __all__ = [
     "BASELINES",
+    "DIRECTIONS",
     "METRICS",
+    "QUANTITIES",
     "SCORES",
     "Confidence",
     "Curve",
     "Metric",
+    "Perturbation",
     "area",
     "baseline",
     "blur",

@@ -60,7 +60,7 @@ def _overlap(edges: jax.Array, size: int) -> jax.Array:
     return jnp.maximum(high - low, 0.0)
 
 
-def coefficient_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+def coefficient_cosine(coefficients: jax.Array, reference: jax.Array) -> jax.Array:
     """The cosine of the angle between two coefficient vectors `(K,)` (paper, table 1): `()` in [-1, 1].
 
     0 where either vector is zero (0/0). Vectors of any size: both are scaled before they are squared.
@@ -72,9 +72,11 @@ def coefficient_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
         norm = jnp.sqrt(jnp.sum(v * v))
         return v / jnp.where(norm > 0, norm, 1.0)
 
-    if a.shape != b.shape or a.ndim != 1:
-        raise JaxcamError(f"coefficients to compare must be two vectors (K,), not {a.shape} and {b.shape}")
-    return jnp.clip(jnp.sum(unit(a) * unit(b)), -1.0, 1.0)
+    if coefficients.shape != reference.shape or coefficients.ndim != 1:
+        raise JaxcamError(
+            f"coefficients to compare must be two vectors (K,), not {coefficients.shape} and {reference.shape}"
+        )
+    return jnp.clip(jnp.sum(unit(coefficients) * unit(reference)), -1.0, 1.0)
 
 
 def completeness_gap(coefficients: jax.Array, logit: jax.Array, logit_zero: jax.Array) -> jax.Array:
