@@ -27,8 +27,8 @@ from benchmarks.timing import compiled, largest_error, machine, save
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.converters import save_torchvision_safetensors
 from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.loader import stream
 from jaxcam.data.samples import Dataset
-from jaxcam.data.stream import stream
 from jaxcam.evaluate import evaluate
 from jaxcam.evaluate.run import Run
 from jaxcam.methods.maps import resize_map, scale_map

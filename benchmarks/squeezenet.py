@@ -22,8 +22,8 @@ from PIL import Image
 
 import jaxcam
 from benchmarks.timing import save
-from jaxcam.data.boxes import pad_boxes
 from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.samples import pad_boxes
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.metrics import energy_pointing

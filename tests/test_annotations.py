@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from evaluation_sets import WNIDS, class_folders, coco, coco_content, save, voc, xml
 
-from jaxcam.data.boxes import boxes_to_input, pad_boxes
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.data.samples import boxes_to_input, pad_boxes
 from jaxcam.errors import JaxcamError
 from jaxcam.zoo.catalogue import class_names
 
@@ -132,7 +132,7 @@ def test_labels_become_a_network_s(tmp_path):
 
 
 def test_vocs_and_cocos_names_for_one_thing():
-    from jaxcam.data.samples import class_indices
+    from jaxcam.data.class_names import class_indices
 
     names = class_names("voc")
     found = class_indices(names, names, class_names("coco"))
@@ -194,7 +194,7 @@ def test_boxes_by_hand():
 
 
 def test_real_data(data_dir, tmp_path):
-    from jaxcam.data.stream import stream
+    from jaxcam.data.loader import stream
 
     def unpack(name, wanted):
         if not (data_dir / name).is_file():

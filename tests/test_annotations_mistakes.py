@@ -11,8 +11,8 @@ from evaluation_sets import WNIDS, class_folders, coco, coco_content, save, voc,
 
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.images import open_image
+from jaxcam.data.loader import stream
 from jaxcam.data.preprocessing import Preprocessing
-from jaxcam.data.stream import batches, stream
 from jaxcam.errors import JaxcamError
 
 RULES = Preprocessing(size=16, resize="squash")
@@ -189,8 +189,6 @@ def test_a_truncated_picture_among_many(tmp_path):
     assert sorted(bad) == [7, 30] and "broken or cut off" in bad[7] and "no such file" in bad[30]
     assert all((one.pixels is None) == (one.index in bad) for one in seen)
     np.testing.assert_array_equal(seen[3].pixels, RULES.pixels(np.asarray(open_image(data.items[3].path))))
-    groups = list(batches(stream(data.items, RULES), 16))
-    assert [len(good) for good, _ in groups] == [16, 16, 6] and sum(len(failed) for _, failed in groups) == 2
     with pytest.raises(JaxcamError, match="at least one thread"):
         stream(data.items, RULES, threads=0)
 
@@ -204,8 +202,9 @@ def test_decoding_is_bounded_and_stops_when_it_is_closed(tmp_path):
             taken.append(item)
             yield item
 
-    running = batches(stream(items(), RULES, threads=2, ahead=4), 3)
-    next(running)
+    running = stream(items(), RULES, threads=2, ahead=4)
+    for _ in range(3):
+        next(running)
     assert len(taken) <= 3 + 4
     running.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("jaxcam-decode")]

@@ -11,8 +11,8 @@ from PIL import Image, ImageOps
 from wrapped import NAMES, RULES, made, same, wrapped
 
 import jaxcam
-from jaxcam.data.boxes import boxes_to_input
-from jaxcam.data.own_preprocessing import own_preprocessing
+from jaxcam.data.preprocessing import own_preprocessing
+from jaxcam.data.samples import boxes_to_input
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
 from jaxcam.evaluate.gallery import _preprocessing

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
+
+from jaxcam.errors import JaxcamError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,3 +95,145 @@ class Preprocessing:
     def __call__(self, image: Image.Image | np.ndarray) -> jax.Array:
         """The network's input `(size, size, 3)` for a picture."""
         return self.normalize(self.pixels(image))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnPreprocessing:
+    """A function `picture -> input (H, W, 3)`, with the interface of `Preprocessing`; made by `own_preprocessing`.
+
+    Attributes:
+      function: takes an RGB `PIL.Image`. Where it does not use the whole picture, `function.region(w, h)` says which
+        part it uses, `(x0, y0, x1, y1)` in pixels of a picture of that width and height.
+      shape: of an input.
+      name: of the function.
+      sha256: of what it makes of a made-up picture.
+    """
+
+    function: Callable[[Image.Image], Any]
+    shape: tuple[int, int, int]
+    name: str
+    sha256: str
+
+    @property
+    def places_boxes(self) -> bool:
+        """Whether boxes in a picture can be followed into the input."""
+        return hasattr(self.function, "region")
+
+    def fields(self) -> dict[str, Any]:
+        """What is known of it, for JSON."""
+        told = {"function": self.name, "shape": list(self.shape), "sha256": self.sha256}
+        return told | {"whole_picture": not hasattr(self.function, "region")}
+
+    def __call__(self, image: Image.Image | np.ndarray) -> jax.Array:
+        """The network's input for a picture."""
+        return jnp.asarray(self.pixels(image))
+
+    def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """The same as float32 in NumPy. There are no pixels apart from the input: `normalize` does nothing more.
+
+        Raises:
+          JaxcamError: the function fails, or gives another shape than for other pictures.
+        """
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        values = _applied(self.function, self.name, picture)
+        if values.shape != self.shape:
+            raise JaxcamError(
+                f"the preprocessing {self.name} gives shape {values.shape} for a picture of {picture.width} x "
+                f"{picture.height} pixels and {self.shape} for others; a network takes inputs of one shape"
+            )
+        return values
+
+    def normalize(self, pixels: jax.Array | np.ndarray) -> jax.Array:
+        """What `pixels` gave, as it is."""
+        return jnp.asarray(pixels, jnp.float32)
+
+    def region(self, w: int, h: int) -> tuple[float, float, float, float]:
+        """The part of a picture of that width and height that the network sees, `(x0, y0, x1, y1)` in its pixels."""
+        told = getattr(self.function, "region", None)
+        if told is None:
+            return 0.0, 0.0, float(w), float(h)
+        try:
+            x0, y0, x1, y1 = map(float, told(w, h))
+        except Exception as e:
+            raise JaxcamError(f"{self.name}.region({w}, {h}) gives no (x0, y0, x1, y1): {_what(e)}") from e
+        return x0, y0, x1, y1
+
+
+def own_preprocessing(function: Any) -> OwnPreprocessing:
+    """A function as a preprocessing; it is tried on a few made-up pictures.
+
+    Raises:
+      JaxcamError: it is not callable, fails, or gives no `(H, W, 3)`; or it uses a part of the picture and does not say
+        which, so that a map could not be laid over it.
+    """
+    if not callable(function):
+        raise JaxcamError(
+            f"preprocessing must be a jaxcam.Preprocessing or a function picture -> (H, W, 3), not {function!r}"
+        )
+    name = str(getattr(function, "__qualname__", type(function).__qualname__))
+    values = _applied(function, name, Image.fromarray(_noise(240, 120)))
+    if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
+        raise JaxcamError(
+            f"the preprocessing {name} gives shape {values.shape}, not (H, W, 3): channels last and no batch axis"
+        )
+    height, width, channels = values.shape
+    digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    own = OwnPreprocessing(function, (height, width, channels), name, digest)
+    if not hasattr(function, "region") and not (_sees_all(own, 240, 120) and _sees_all(own, 120, 240)):
+        raise JaxcamError(
+            f"the preprocessing {name} crops or moves the picture and does not say where, so that no map could be laid "
+            "over it: use jaxcam.Preprocessing(size=..., resize_to=...), or give the function an attribute `region`, a "
+            "function (w, h) -> (x0, y0, x1, y1)"
+        )
+    return own
+
+
+def _applied(function: Callable, name: str, picture: Image.Image) -> np.ndarray:
+    try:
+        values = np.asarray(function(picture))
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise JaxcamError(f"the preprocessing {name} raises {_what(e)}") from e
+    if values.dtype == object or not np.issubdtype(values.dtype, np.number) and values.dtype.kind != "V":
+        raise JaxcamError(f"the preprocessing {name} gives {values.dtype}, not numbers")
+    return values.astype(np.float32)
+
+
+def _what(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _noise(w: int, h: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (h, w, 3)).astype(np.uint8)
+
+
+def _sees_all(own: OwnPreprocessing, w: int, h: int) -> bool:
+    """Whether the input is the whole picture, stretched: what is done to a side of one shows on that side of the other.
+
+    The pictures are dark in one half, and their sides are inverted: that leaves their mean and contrast as they are.
+    """
+    for axis, first in itertools.product((0, 1), (True, False)):
+        picture, expected = np.full((h, w, 3), 225, np.uint8), np.zeros(own.shape[:2], bool)
+        _part(picture, 1 - axis, True, 1 / 2)[:] = 30
+        changed = picture.copy()
+        side = _part(changed, axis, first, 1 / 4)
+        side[:] = 255 - side
+        _part(expected, axis, first, 1 / 4)[:] = True
+        difference = np.abs(own.pixels(changed) - own.pixels(picture)).max(-1)
+        seen = difference > difference.max() / 2
+        if np.mean(seen != expected) > max(0.02, 1.5 / min(own.shape[:2])):
+            return False
+    return True
+
+
+def _part(array: np.ndarray, axis: int, first: bool, share: float) -> np.ndarray:
+    """A view of the first or the last part along an axis."""
+    along = np.moveaxis(array, axis, 0)
+    count = round(len(along) * share)
+    return along[:count] if first else along[-count:]
+
+
+#: How pictures become a network's inputs.
+AnyPreprocessing = Preprocessing | OwnPreprocessing

@@ -12,13 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from jaxcam.data.annotations import Annotation, Problem
-from jaxcam.data.class_names import class_names
+from jaxcam.data.class_names import class_indices
+from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
-
-#: Where VOC and COCO call one thing differently.
-_ALIASES = {
-    "aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,35 +194,45 @@ def clip_boxes(boxes: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray
     return clipped[inside], boxes[~inside]
 
 
+def boxes_to_input(boxes: np.ndarray, size: tuple[int, int], preprocessing: AnyPreprocessing) -> np.ndarray:
+    """Boxes in a picture as boxes in what the network sees of it.
+
+    Args:
+      boxes: `(n, 4)` `x0, y0, x1, y1` in pixels of the picture.
+      size: `(w, h)` of the picture.
+      preprocessing: resizes and crops.
+
+    Returns:
+      `(m, 4)` float32 in pixels of the input, clipped to it; boxes that the crop leaves nothing of are left out.
+    """
+    height, width, _ = preprocessing.shape
+    x0, y0, x1, y1 = preprocessing.region(*size)
+    scale = np.asarray([width / (x1 - x0), height / (y1 - y0)] * 2)
+    moved = (np.asarray(boxes, np.float64).reshape(-1, 4) - (x0, y0, x0, y0)) * scale
+    return clip_boxes(moved.astype(np.float32), (width, height))[0]
+
+
+def pad_boxes(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of several pictures as one array, for `jax.vmap`.
+
+    The length is a power of two, so that few different shapes, and compiled programs, arise.
+
+    Args:
+      boxes: p arrays `(n_i, 4)`.
+
+    Returns:
+      `(p, n, 4)` float32 and `(p, n)` bool, False where a row is padding.
+    """
+    longest = max([len(b) for b in boxes] + [1])
+    n = 1 << (longest - 1).bit_length()
+    padded, valid = np.zeros((len(boxes), n, 4), np.float32), np.zeros((len(boxes), n), bool)
+    for i, b in enumerate(boxes):
+        padded[i, : len(b)], valid[i, : len(b)] = b, True
+    return padded, valid
+
+
 def _outside(box: np.ndarray, size: tuple[int, int]) -> str:
     return f"({', '.join(f'{v:g}' for v in box)}) in {size[0]} x {size[1]} pixels"
-
-
-def class_indices(ids: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> list[int | None]:
-    """Of each class of a data set (id and name), the index in `classes`; None where it is not there."""
-    exact = {c.lower(): i for i, c in reversed(list(enumerate(classes)))}
-    loose = {_plain(c): i for i, c in reversed(list(enumerate(classes)))}
-    numbers = {w: i for i, w in enumerate(_wnids())} if len(classes) == 1000 else {}
-    found = []
-    for identity, name in zip(ids, names, strict=True):
-        keys = (exact.get(identity.lower()), exact.get(name.lower()), loose.get(_plain(name)), numbers.get(identity))
-        found.append(next((k for k in keys if k is not None), None))
-    return found
-
-
-def names_of(ids: Sequence[str], names: Mapping[str, str] | None) -> tuple[str, ...]:
-    """The classes in words: as `names` has them, else ImageNet's for a wnid, else the id itself."""
-    known = dict(zip(_wnids(), class_names("imagenet"), strict=True))
-    return tuple((names or {}).get(i) or known.get(i, i) for i in ids)
-
-
-def _wnids() -> tuple[str, ...]:
-    return class_names("imagenet_wnids")
-
-
-def _plain(name: str) -> str:
-    bare = "".join(c for c in name.lower() if c not in " _-")
-    return _ALIASES.get(bare, bare)
 
 
 def _unknown_classes(data: Dataset, absent: list[str], used: int, classes: Sequence[str]) -> JaxcamError:

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 
 from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
-from jaxcam.data.stream import Loaded, stream
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.plan import KEEP, Options, Plan, claim, make_plan, numbered
 from jaxcam.evaluate.run import Run, gather, read_manifest

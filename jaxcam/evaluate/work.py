@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.data.stream import Loaded
+from jaxcam.data.loader import Loaded
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.measures import Measures, timed
 from jaxcam.evaluate.plan import Options

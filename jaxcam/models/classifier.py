@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import jax
 
 from jaxcam.data.images import Picture, to_picture
-from jaxcam.data.own_preprocessing import AnyPreprocessing
+from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.trees import digest
 

@@ -15,8 +15,7 @@ from jaxcam.cutting.cut import Features, Head
 from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
 from jaxcam.data.class_names import class_names
-from jaxcam.data.own_preprocessing import AnyPreprocessing, own_preprocessing
-from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_preprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
 import dataclasses
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -17,12 +17,11 @@ import optax
 from jaxcam import __version__
 from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.images import open_image
+from jaxcam.data.loader import in_order
 from jaxcam.models.fold import fold_batch_norm
 from jaxcam.models.network import Network
 from jaxcam.training.train import Trainer, accuracy
 from jaxcam.zoo.store import save_network
-
-_THREADS = 4
 
 
 def metric(multi_label: bool) -> str:
@@ -34,13 +33,11 @@ def measure(network: Network, data: LabelledImages, *, batch_size: int = 64) -> 
     """Top-1 accuracy, or mean average precision, of a network on pictures preprocessed as it asks for."""
     predict = jax.jit(lambda params, pixels: network.predict(params, network.preprocessing.normalize(pixels)))
     params = jax.tree.map(jnp.asarray, network.params)
+    read = in_order(lambda path: network.preprocessing.pixels(open_image(path)), data.paths)
     logits = []
-    with cf.ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(data), batch_size):
-            paths = data.paths[start : start + batch_size]
-            pixels = np.stack(list(pool.map(lambda p: network.preprocessing.pixels(open_image(p)), paths)))
-            padded = np.pad(pixels, ((0, batch_size - len(paths)), (0, 0), (0, 0), (0, 0)))
-            logits.append(np.asarray(predict(params, padded))[: len(paths)])
+    while pixels := list(itertools.islice(read, batch_size)):
+        padded = np.pad(np.stack(pixels), ((0, batch_size - len(pixels)), (0, 0), (0, 0), (0, 0)))
+        logits.append(np.asarray(predict(params, padded))[: len(pixels)])
     return accuracy(np.concatenate(logits), data.labels)
 
 
