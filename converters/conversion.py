@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from jaxcam.converters.architecture import label, recognise, sized
-from jaxcam.converters.names import Dialect, canonical, ignorable
+from jaxcam.converters.names import canonical, ignorable, recognise
 from jaxcam.converters.reading import open_checkpoint
-from jaxcam.converters.rules import IN_ROWS, Rule, place, source_shape, spellings, to_target
+from jaxcam.converters.rules import IN_ROWS, Dialect, Rule, place, source_shape, spellings, target_shape, to_target
 from jaxcam.converters.tensors import FLOATS, Tensor, aligned, floats, shown
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models.network import Config, Network, graph
+from jaxcam.models.layers import Config
+from jaxcam.models.network import Network, graph
+from jaxcam.models.registry import name_of
 from jaxcam.models.trees import flatten, unflatten
-from jaxcam.models.vgg import VGGConfig
 
 _MOST_SHOWN = 8
 
@@ -57,21 +57,23 @@ def convert(
         problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(table)]
         dialect, config = recognise(tensors, parted=parted, wanted=architecture)
         rules = dialect.rules(config)
-        config = sized(config, rules, tensors, dialect)
+        stored_as = ((r, tensors[r.sources[0]]) for r in rules if r.sources[0] in tensors)
+        config = config.fitted({r.target: target_shape(r.kind, t.shape) for r, t in stored_as})
         expected = {k: tuple(v.shape) for k, v in flatten(graph(config)[2]).items()}
         if {r.target for r in rules} != set(expected):
-            raise JaxcamError(f"no table of names for {label(config)} as it is configured")
-        pool = config.pool_size if isinstance(config, VGGConfig) else 1
+            raise JaxcamError(f"no table of names for {name_of(config)} as it is configured")
+        pool = config.flat_side
         problems += _problems(rules, tensors, expected, pool)
         ignored = sorted(n for n in tensors if ignorable(n))
         _refuse(problems, dialect, config)
         params = dict(_filled(rules, tensors, expected, pool, problems))
         _refuse(problems, dialect, config)
     rules_of_input = preprocessing or dialect.preprocessing
-    if preprocessing is None and pool not in (1, 7):
-        rules_of_input = dataclasses.replace(rules_of_input, size=32 * pool, resize_to=36 * pool)
+    if preprocessing is None and config.input_size != rules_of_input.size:
+        side = config.input_size
+        rules_of_input = dataclasses.replace(rules_of_input, size=side, resize_to=side * 9 // 8)
     return Network(
-        name=name or label(config),
+        name=name or name_of(config),
         config=config,
         params=unflatten(params),
         classes=tuple(classes) if classes is not None else tuple(str(i) for i in range(config.num_classes)),
@@ -162,7 +164,7 @@ def _refuse(problems: list[str], dialect: Dialect, config: Config) -> None:
     if problems:
         more = f"; and {len(problems) - _MOST_SHOWN} more" if len(problems) > _MOST_SHOWN else ""
         raise JaxcamError(
-            f"the weights do not fit {label(config)} in {dialect.name}'s names: "
+            f"the weights do not fit {name_of(config)} in {dialect.name}'s names: "
             + "; ".join(problems[:_MOST_SHOWN]) + more
         )  # fmt: skip
 

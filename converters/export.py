@@ -8,37 +8,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxcam.converters.architecture import label
 from jaxcam.converters.names import DIALECTS
 from jaxcam.converters.rules import Rule, source_shape, to_source
 from jaxcam.converters.safetensors_files import write_safetensors
 from jaxcam.errors import JaxcamError
 from jaxcam.models.network import Network
-from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.registry import name_of
 from jaxcam.models.trees import flatten
-from jaxcam.models.vgg import VGGConfig
 
 _STEPS = "num_batches_tracked"
 _PART = 16 << 20
 
 
 def _rules(network: Network) -> list[Rule]:
-    config = network.config
-    if isinstance(config, ResNetConfig):
-        if config.stride_first or config.ceil_pool:
-            raise JaxcamError(
-                f"{network.name}: torchvision's {label(config)} strides and pools elsewhere, so that these weights "
-                "would give other logits there; keep them in jaxcam's format"
-            )
-        if not config.batch_norm:
-            raise JaxcamError(f"{network.name}: torchvision's ResNets have batch norm, and this one's was folded away")
-    dialect = next(d for d in DIALECTS if d.name == "torchvision" and isinstance(config, d.family))
-    return dialect.rules(config)
+    dialect = next(d for d in DIALECTS if d.name == "torchvision" and d.family == network.config.family)
+    if refusal := dialect.refusal(network.config):
+        raise JaxcamError(f"{network.name}: {refusal}")
+    return dialect.rules(network.config)
 
 
 def _parts(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> Iterator[np.ndarray]:
     """The tensor of a rule, a few megabytes of its rows at a time."""
-    pool = network.config.pool_size if isinstance(network.config, VGGConfig) else 1
+    pool = network.config.flat_side
     values = np.asarray(flat[rule.target], np.float32)
     if rule.kind == "same":
         yield values
@@ -92,7 +83,7 @@ def save_torchvision_safetensors(path: str | os.PathLike, network: Network) -> N
 
     metadata = {
         "format": "pt",
-        "architecture": label(network.config),
+        "architecture": name_of(network.config),
         "classes": json.dumps(list(network.classes)),
         "preprocessing": json.dumps(vars(network.preprocessing)),
     }

@@ -1,14 +1,28 @@
-"""How one parameter of a network is made of tensors in a file, and of what shapes these must be."""
+"""How one parameter of a network is made of tensors in a file, of what shapes these must be, and tables of that."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+
+from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.models.layers import Config
 
 #: Keras's batch norm adds 1.001e-5 to the variance, ours 1e-5; the difference goes into the variance itself.
 KERAS_EPSILON = 1.001e-5
 EPSILON = 1e-5
+#: Offsets of the networks trained with Caffe, red first.
+_CAFFE = (123.68, 116.779, 103.939)
+#: Pixel values up to 255 in the order blue, green, red.
+KERAS_PREPROCESSING = Preprocessing(mean=_CAFFE[::-1], std=(1.0, 1.0, 1.0), scale=1.0, channels="BGR")
+#: TorchRay shows the whole picture with its shorter side at 224; a square input squashes it instead of cropping.
+TORCHRAY_PREPROCESSING = Preprocessing(resize="squash", mean=_CAFFE, std=(1.0, 1.0, 1.0), scale=1.0)
+
+TORCH = (".weight", ".bias")
+KERAS = ("/kernel", "/bias")
 #: Kinds of which a few rows of the one source make a part of the parameter.
 IN_ROWS = ("conv", "conv_bgr", "dense", "flat", "same")
 
@@ -29,6 +43,40 @@ class Rule:
     target: str
     kind: str
     sources: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """One library's names for one family of networks.
+
+    Attributes:
+      name: of the library.
+      configs: every architecture that the library publishes in these names, at full width.
+      table: the rules for one of them.
+      preprocessing: of the weights that the library publishes.
+      multi_label: whether its networks were trained with sigmoids.
+      options: fields of the configuration that its networks always have.
+      parted: whether batch norms are in two parts, a spelling that only TorchRay has.
+      refusal: why weights of a configuration cannot be written in these names; empty where they can.
+    """
+
+    name: str
+    configs: tuple[Config, ...]
+    table: Callable[[Any], Iterator[Rule]]
+    preprocessing: Preprocessing = Preprocessing()  # noqa: RUF009
+    multi_label: bool = False
+    options: tuple[tuple[str, bool], ...] = ()
+    parted: bool = False
+    refusal: Callable[[Any], str] = lambda config: ""
+
+    @property
+    def family(self) -> str:
+        """Of the networks."""
+        return self.configs[0].family
+
+    def rules(self, config: Config) -> list[Rule]:
+        """The table for one architecture."""
+        return list(self.table(config))
 
 
 def source_shape(kind: str, target: tuple[int, ...], pool: int = 1) -> tuple[int, ...]:
@@ -107,3 +155,14 @@ def to_source(kind: str, x: np.ndarray, pool: int = 1) -> np.ndarray:
     if kind == "flat":
         return np.ascontiguousarray(x.reshape(pool, pool, -1, x.shape[1]).transpose(3, 2, 0, 1)).reshape(x.shape[1], -1)
     return np.ascontiguousarray(x)
+
+
+def torch_norm(target: str, source: str) -> Iterator[Rule]:
+    pairs = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+    for ours, theirs in pairs.items():
+        yield Rule(f"{target}.{ours}", "same", (f"{source}.{theirs}",))
+
+
+def affine(target: str, kind: str, source: str, leaves: tuple[str, str]) -> Iterator[Rule]:
+    yield Rule(f"{target}.kernel", kind, (source + leaves[0],))
+    yield Rule(f"{target}.bias", "same", (source + leaves[1],))

@@ -12,6 +12,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.models.layers import Config
 from jaxcam.models.network import Network, graph
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import flatten, unflatten
@@ -52,7 +53,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class TinyConfig:
+class TinyConfig(Config):
     """A network with everything that the trainer handles (batch norm, dropout) and little to compile."""
 
     num_classes: int = 3

@@ -6,7 +6,7 @@ import pytest
 
 from jaxcam.models.network import graph
 from jaxcam.models.trees import flatten
-from jaxcam.zoo.catalogue import CATALOGUE, KERAS, TORCHRAY, class_names
+from jaxcam.zoo.catalogue import CATALOGUE, class_names
 
 
 def test_the_names_of_imagenet():
@@ -58,9 +58,3 @@ def test_the_number_of_parameters_is_that_of_the_architecture(name):
     entry = CATALOGUE[name]
     learnt = {k: v for k, v in flatten(graph(entry.config)[2]).items() if k.rpartition(".")[2] not in ("mean", "var")}
     assert sum(v.size for v in learnt.values()) == entry.parameters
-
-
-def test_preprocessing_is_what_the_converters_take_for_the_same_files():
-    from jaxcam.converters import names
-
-    assert KERAS == names.KERAS_PREPROCESSING and TORCHRAY == names.TORCHRAY_PREPROCESSING

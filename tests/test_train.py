@@ -21,7 +21,7 @@ import jaxcam
 from jaxcam.cli import main
 from jaxcam.data.datasets import LabelledImages, train_and_validation
 from jaxcam.errors import JaxcamError
-from jaxcam.models.fold import fold_batch_norm
+from jaxcam.models.layers import fold_batch_norm
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.training.recipe import Recipe
 from jaxcam.training.release import measure
@@ -247,7 +247,7 @@ def test_measure_counts_right_answers(parts):
     [
         (["--arch", "vgg15"], "no architecture called 'vgg15'; did you mean vgg"),
         (["--arch", "resnet18", "--hidden", "9"], "--hidden is for VGG networks"),
-        (["--zero-init-residual"], "--zero-init-residual is for ResNets"),
+        (["--zero-init-residual"], "--zero-init-residual is for ResNet networks"),
         (["--schedule", "32-2"], "--schedule must be like"),
         (["--dropout", "1"], "--dropout must lie in"),
         (["--width", "0"], "--width must be positive"),

@@ -110,7 +110,7 @@ def _report(source: str, network: Network, out: pathlib.Path, target: str, secon
     """What was done, in one line."""
     import jax
 
-    from jaxcam.converters.architecture import label
+    from jaxcam.models.registry import name_of
 
     told, arrays = network.provenance, jax.tree.leaves(network.params)
     kind, read = "a network of jaxcam's", f"{len(arrays)} arrays"
@@ -118,6 +118,6 @@ def _report(source: str, network: Network, out: pathlib.Path, target: str, secon
         kind, ignored = told["format"], f"{told['ignored']} more ignored" if told["ignored"] else "none ignored"
         read = f"{told['tensors']} tensors in {told['names']}'s names ({ignored})"
     return (
-        f"{source}: {kind}, {label(network.config)} of {read}, {sum(x.size for x in arrays):,} numbers for "
+        f"{source}: {kind}, {name_of(network.config)} of {read}, {sum(x.size for x in arrays):,} numbers for "
         f"{len(network.classes)} classes; written to {out} as {target} in {seconds:.1f} s"
     )

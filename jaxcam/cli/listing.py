@@ -145,13 +145,15 @@ def _published(console: Console, entry: Published) -> None:
 def _kind(network: Any) -> str:
     import jax
 
+    from jaxcam.models.registry import FAMILIES, name_of
+
     parameters = sum(x.size for x in jax.tree.leaves(network.params))
     config = getattr(network, "config", None)
     if config is None:
         return f"a network of your own, {parameters:,} numbers"
-    family = type(config).__name__.removesuffix("Config") + str(config.depth)
+    member = name_of(config).removeprefix(config.family).replace("_", "-").upper()
     width = "" if config.width == 1 else f", width {config.width:g}"
-    return f"{family}{'-BN' if config.batch_norm and family.startswith('VGG') else ''}{width}, {parameters:,} numbers"
+    return f"{FAMILIES[config.family].title}{member}{width}, {parameters:,} numbers"
 
 
 def _pairs(values: dict) -> str:

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
+import math
 import pathlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxcam.errors import JaxcamError, unknown
+from jaxcam.models.registry import ARCHITECTURES, FAMILIES, architecture
 from jaxcam.training.recipe import Recipe
 
-if TYPE_CHECKING:
-    from jaxcam.models.network import Config
-
-ARCHITECTURES = [
-    *(f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")),
-    *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
-]
+#: Fields of a network's configuration that the command sets: type, meaning, which values are right, and what they are.
+FIELDS: dict[str, tuple[type, str, Callable[[Any], bool], str]] = {
+    "width": (float, "multiplier on every layer's channels (default: 1)", lambda v: 0 < v < math.inf, "be positive"),
+    "hidden": (int, "VGG: neurons in each dense layer (default: 4096 times the width)", lambda v: v >= 1,
+               "be at least 1"),
+    "pool_size": (int, "VGG: side of the average pool before them (default: 7)", lambda v: v >= 1, "be at least 1"),
+    "dropout": (float, "VGG: rate in the dense layers (default: 0.5)", lambda v: 0 <= v < 1, "lie in [0, 1)"),
+    "zero_init_residual": (bool, "ResNet: start each block as the identity", bool, ""),
+}  # fmt: skip
 #: Fields of `Recipe` that are plain numbers, and their meaning.
 NUMBERS = {
     "eval_size": "side of the validation pictures, and the network's input, in pixels",
@@ -55,11 +58,9 @@ def add_commands(commands: Any) -> None:
         "--init", metavar="NAME|FOLDER", help="fine-tune this network, which decides the architecture; for other "
         "classes its last layer is drawn anew",
     )  # fmt: skip
-    p.add_argument("--width", type=float, default=1.0, help="multiplier on every layer's channels (default: 1)")
-    p.add_argument("--hidden", type=int, help="VGG: neurons in each dense layer (default: 4096 times the width)")
-    p.add_argument("--pool-size", type=int, help="VGG: side of the average pool before them (default: 7)")
-    p.add_argument("--dropout", type=float, help="VGG: rate in the dense layers (default: 0.5)")
-    p.add_argument("--zero-init-residual", action="store_true", help="ResNet: start each block as the identity")
+    for name, (kind, meaning, _, _) in FIELDS.items():
+        form: dict[str, Any] = {"action": "store_const", "const": True} if kind is bool else {"type": kind}
+        p.add_argument("--" + name.replace("_", "-"), help=meaning, **form)
     p.add_argument(
         "--schedule", default=SCHEDULE, metavar="SIZExEPOCHS,...", help=f"progressive resizing (default: {SCHEDULE})"
     )
@@ -82,7 +83,7 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, and writes the metrics, the learning curve and the network."""
-    architecture = {} if options.init else _architecture(options)
+    fields = {} if options.init else _fields(options)
     schedule = _schedule(options.schedule)
     for name in ("eval_every", "checkpoint_every"):
         if getattr(options, name) < 1:
@@ -90,8 +91,6 @@ def run(options: argparse.Namespace) -> int:
 
     from jaxcam.data.datasets import read_class_names, train_and_validation
     from jaxcam.explanation.figures import learning_curve
-    from jaxcam.models.resnet import ResNetConfig
-    from jaxcam.models.vgg import VGGConfig
     from jaxcam.training.release import metric, release
     from jaxcam.training.train import Trainer
     from jaxcam.zoo.load import load
@@ -99,11 +98,10 @@ def run(options: argparse.Namespace) -> int:
     recipe = Recipe(schedule=schedule, **{name: getattr(options, name) for name in NUMBERS})
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
-    family = VGGConfig if options.arch.startswith("vgg") else ResNetConfig
     init = load(options.init) if options.init else None
     classes = len(train.classes)
-    config: Config = (
-        dataclasses.replace(init.config, num_classes=classes) if init else family(num_classes=classes, **architecture)
+    config = (
+        init.config.replace(num_classes=classes) if init else architecture(options.arch, num_classes=classes, **fields)
     )
     out = pathlib.Path(options.out)
     what = metric(train.multi_label)
@@ -125,28 +123,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _architecture(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of the configuration, without the number of classes."""
+def _fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the configuration that the user sets."""
     if options.arch not in ARCHITECTURES:
         raise unknown("architecture", options.arch, ARCHITECTURES)
-    if not 0 < options.width < float("inf"):
-        raise JaxcamError(f"--width must be positive, not {options.width:g}")
-    dense = {name: getattr(options, name) for name in ("hidden", "pool_size", "dropout")}
-    dense = {name: value for name, value in dense.items() if value is not None}
-    if options.arch.startswith("resnet"):
-        if dense:
-            raise JaxcamError(f"--{next(iter(dense)).replace('_', '-')} is for VGG networks, not {options.arch}")
-        depth = int(options.arch.removeprefix("resnet"))
-        return {"depth": depth, "width": options.width, "zero_init_residual": options.zero_init_residual}
-    if options.zero_init_residual:
-        raise JaxcamError(f"--zero-init-residual is for ResNets, not {options.arch}")
-    for name in ("hidden", "pool_size"):
-        if dense.get(name, 1) < 1:
-            raise JaxcamError(f"--{name.replace('_', '-')} must be at least 1, not {dense[name]}")
-    if not 0 <= dense.get("dropout", 0) < 1:
-        raise JaxcamError(f"--dropout must lie in [0, 1), not {dense['dropout']:g}")
-    depth = int(options.arch.removeprefix("vgg").removesuffix("_bn"))
-    return {"depth": depth, "batch_norm": options.arch.endswith("_bn"), "width": options.width, **dense}
+    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    for name, value in given.items():
+        takers = [f for f in FAMILIES.values() if hasattr(f.config, name)]
+        option, (_, _, right, rule) = "--" + name.replace("_", "-"), FIELDS[name]
+        if ARCHITECTURES[options.arch] not in takers:
+            raise JaxcamError(f"{option} is for {' and '.join(f.title for f in takers)} networks, not {options.arch}")
+        if not right(value):
+            raise JaxcamError(f"{option} must {rule}, not {value:g}")
+    return given
 
 
 def _schedule(text: str) -> tuple[tuple[int, int], ...]:

@@ -13,11 +13,7 @@ from flax import nnx
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
-from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.vgg import VGGConfig
-
-Config = VGGConfig | ResNetConfig
-CONFIGS: dict[str, type[Config]] = {"vgg": VGGConfig, "resnet": ResNetConfig}
+from jaxcam.models.layers import Config
 
 
 @functools.cache
@@ -65,7 +61,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network(Classifier):
-    """A VGG or ResNet that can be explained: pure functions, and the data that goes with them.
+    """A VGG, ResNet or other family's network that can be explained: pure functions, and the data that goes with them.
 
     Attributes:
       name: what `jaxcam.load` calls it.
@@ -106,9 +102,7 @@ class Network(Classifier):
     @property
     def default_layer(self) -> str:
         """The last convolutional layer: `conv5_3` of VGG16, `layer4` of a ResNet."""
-        if isinstance(self.config, ResNetConfig):
-            return "layer4"
-        return [n for n in self.layers if n.startswith("conv")][-1]
+        return self.config.default_layer
 
     def layer_shape(self, at: str) -> tuple[int, ...]:
         """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
@@ -149,6 +143,6 @@ class Network(Classifier):
         return Part(self.config, None, layer), Part(self.config, layer, None)
 
     def described(self) -> dict[str, Any]:
-        """`family` and `architecture`, for JSON; `CONFIGS` reads them."""
-        family = next(k for k, v in CONFIGS.items() if isinstance(self.config, v))
-        return {"family": family, "architecture": dataclasses.asdict(self.config)}
+        """`family` and `architecture`, for JSON; `jaxcam.models.registry.FAMILIES` reads them."""
+        config: Any = self.config
+        return {"family": config.family, "architecture": dataclasses.asdict(config)}

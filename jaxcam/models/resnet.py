@@ -9,12 +9,13 @@ residual block each, after its final ReLU), `avgpool` and `fc`; `layer4` is shor
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcam.models.layers import Staged, max_pool, scaled
+from jaxcam.models.layers import Config, Staged, max_pool, scaled
 
 #: Blocks per layer, and whether they are bottlenecks.
 RESNET_LAYERS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -27,7 +28,7 @@ RESNET_LAYERS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ResNetConfig:
+class ResNetConfig(Config):
     """What distinguishes one ResNet from another.
 
     Attributes:
@@ -39,6 +40,9 @@ class ResNetConfig:
       stride_first: stride in a bottleneck's first 1x1 convolution (v1: Keras, Caffe), not in its 3x3.
       ceil_pool: the max pool pads below and to the right only, and rounds up (Caffe).
     """
+
+    family: ClassVar[str] = "resnet"
+    last_layer: ClassVar[str] = "fc"
 
     depth: int = 50
     num_classes: int = 1000
@@ -55,6 +59,16 @@ class ResNetConfig:
     def build(self, *, rngs: nnx.Rngs) -> ResNet:
         """A freshly initialised network."""
         return ResNet(self, rngs=rngs)
+
+    @property
+    def default_layer(self) -> str:
+        """The last block, which `layer4` is short for."""
+        return "layer4"
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Of the stem and of the first convolution of each layer."""
+        return {"conv1.kernel": 64} | {f"layer{i}.0.conv1.kernel": 32 * 2**i for i in range(1, 5)}
 
 
 class _Normed(nnx.Module):

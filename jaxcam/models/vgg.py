@@ -7,12 +7,15 @@ the variant has it, and ReLU), `pool1` ... `pool5`, `fc6`, `fc7` (with ReLU) and
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxcam.models.layers import Staged, adaptive_avg_pool, max_pool, scaled
+from jaxcam.models.layers import Config, Staged, adaptive_avg_pool, max_pool, scaled
 
 #: Convolutions per block; the channels of the five blocks are always 64, 128, 256, 512, 512.
 VGG_BLOCKS: dict[int, tuple[int, int, int, int, int]] = {
@@ -25,7 +28,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 
 
 @dataclasses.dataclass(frozen=True)
-class VGGConfig:
+class VGGConfig(Config):
     """What distinguishes one VGG from another.
 
     Attributes:
@@ -37,6 +40,10 @@ class VGGConfig:
       pool_size: side of the adaptive average pool before the classifier (7 at 224 px).
       dropout: rate in the classifier while training; no effect otherwise.
     """
+
+    family: ClassVar[str] = "vgg"
+    last_layer: ClassVar[str] = "fc8"
+    smallest_input: ClassVar[int] = 32  # halved five times
 
     depth: int = 16
     batch_norm: bool = False
@@ -53,6 +60,37 @@ class VGGConfig:
     def build(self, *, rngs: nnx.Rngs) -> VGG:
         """A freshly initialised network."""
         return VGG(self, rngs=rngs)
+
+    @property
+    def default_layer(self) -> str:
+        """The last convolution, `conv5_3` of VGG16."""
+        return f"conv5_{VGG_BLOCKS[self.depth][-1]}"
+
+    @property
+    def input_size(self) -> int:
+        """32 times the side of the average pool, so that it changes nothing; 224 where that is 1."""
+        return 32 * self.pool_size if self.pool_size > 1 else 224
+
+    @property
+    def flat_side(self) -> int:
+        """The side of the average pool."""
+        return self.pool_size
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Of every convolution."""
+        blocks = enumerate(VGG_BLOCKS[self.depth], 1)
+        return {f"conv{b}_{i}.kernel": _CHANNELS[b - 1] for b, count in blocks for i in range(1, count + 1)}
+
+    def fitted(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+        """As in `Config`; with the side of the pool and the hidden neurons."""
+        config = super().fitted(shapes)
+        if len(shapes.get("fc6.kernel", ())) != 2:
+            return config
+        flat, hidden = shapes["fc6.kernel"]
+        side = math.isqrt(flat // scaled(512, config.width))
+        usual = hidden == scaled(4096, config.width) or not hidden
+        return config.replace(pool_size=side if 1 <= side <= 64 else config.pool_size, hidden=None if usual else hidden)
 
 
 class VGG(Staged):

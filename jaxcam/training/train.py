@@ -25,10 +25,9 @@ from jaxcam.data.loader import Loader
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
+from jaxcam.models.layers import Config
 from jaxcam.models.network import Network
-from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import digest
-from jaxcam.models.vgg import VGGConfig
 from jaxcam.training.recipe import Recipe
 
 
@@ -79,7 +78,7 @@ class Trainer:
 
     def __init__(
         self,
-        config: VGGConfig | ResNetConfig,
+        config: Config,
         recipe: Recipe,
         train: LabelledImages,
         val: LabelledImages,
@@ -98,11 +97,11 @@ class Trainer:
         if self.steps_per_epoch == 0:
             raise JaxcamError(f"{len(train)} training pictures do not fill one batch of {recipe.batch_size}")
         smallest = min([recipe.eval_size, *recipe.sizes])
-        if isinstance(config, VGGConfig) and smallest < 32:
-            raise JaxcamError(f"a VGG halves its input five times and needs at least 32 pixels, not {smallest}")
+        if smallest < config.smallest_input:
+            raise JaxcamError(f"this network needs inputs of at least {config.smallest_input} pixels, not {smallest}")
         self.init, self.multi_label = init, train.multi_label
         self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
-        if init is not None and dataclasses.replace(init.config, num_classes=config.num_classes) != config:
+        if init is not None and init.config.replace(num_classes=config.num_classes) != config:
             raise JaxcamError(f"{init.name} differs in its architecture from the network to be trained")
         self._claim_folder(train, init)
         self.graphdef, *states = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
@@ -110,7 +109,7 @@ class Trainer:
         if init is not None:
             known = dict(init.params)
             if init.classes != train.classes:
-                del known["fc8" if isinstance(config, VGGConfig) else "fc"]
+                del known[config.last_layer]
             params, stats = _taken(params, known), _taken(stats, known)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
@@ -134,7 +133,7 @@ class Trainer:
 
     def _claim_folder(self, train: LabelledImages, init: Network | None) -> None:
         settings = {
-            "network": {"family": type(self.config).__name__, **dataclasses.asdict(self.config)},
+            "network": {"family": type(self.config).__name__, **vars(self.config)},
             "recipe": dataclasses.asdict(self.recipe),
             "data": {"pictures": len(train), "classes": list(train.classes)},
         }

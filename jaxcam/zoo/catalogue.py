@@ -11,21 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxcam.converters.rules import KERAS_PREPROCESSING, TORCHRAY_PREPROCESSING
 from jaxcam.data.class_names import class_names
 from jaxcam.data.preprocessing import Preprocessing
-from jaxcam.models.network import Config
-from jaxcam.models.resnet import ResNetConfig
-from jaxcam.models.vgg import VGGConfig
+from jaxcam.models.layers import Config
+from jaxcam.models.registry import architecture
 
-#: Mean of ImageNet's pixels, red first, that networks trained with Caffe have taken off.
-_CAFFE = (123.68, 116.779, 103.939)
-_ONES = (1.0, 1.0, 1.0)
 TORCHVISION = Preprocessing()
 #: The recipe of 2021 was evaluated with a looser crop.
 TORCHVISION_V2 = Preprocessing(resize_to=232)
-KERAS = Preprocessing(mean=_CAFFE[::-1], std=_ONES, scale=1.0, channels="BGR")
-#: TorchRay shows the whole picture with its shorter side at 224; a square input squashes it instead of cropping.
-TORCHRAY = Preprocessing(resize="squash", mean=_CAFFE, std=_ONES, scale=1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,30 +123,31 @@ _TERMS = {
     "torchvision": "torchvision's code is BSD-3-Clause; its README says that weights may be under terms derived from "
     "the data set they were trained on (ImageNet's pictures: non-commercial research and education)",
     "timm": "as the model card says; torchvision, which trained these weights, states no licence for them",
-    "vgg": "the VGG group's page puts its models under the Creative Commons Attribution License",
-    "resnet": "Keras's documentation says so of Kaiming He's models, from which these were converted",
+    "keras vgg": "the VGG group's page puts its models under the Creative Commons Attribution License",
+    "keras resnet": "Keras's documentation says so of Kaiming He's models, from which these were converted",
     "torchray": "TorchRay's README puts TorchRay under CC-BY-NC and does not mention weights; those were trained by "
     "the authors of Excitation Backprop, whose code is for academic research and non-commercial purposes only",
 }
 
 
-def _config(architecture: str, **options) -> Config:
-    family, _, norm = architecture.partition("_")
-    if family.startswith("vgg"):
-        return VGGConfig(depth=int(family[3:]), batch_norm=norm == "bn", num_classes=options.get("num_classes", 1000))
-    return ResNetConfig(depth=int(family[6:]), **options)
+#: Of Keras's networks: the folder of a file, whose Caffe model it was, and under what licence that is.
+_KERAS_SOURCES = {"vgg": ("{name}", "the VGG group", "CC-BY"), "resnet": ("resnet", "Kaiming He", "MIT")}
+#: Where the networks that were trained with Caffe differ from torchvision's, by family.
+_CAFFE = {"vgg": {}, "resnet": {"stride_first": True}}
+_CAFFE_POOL = {"vgg": {}, "resnet": {"ceil_pool": True}}
 
 
 def _rows(table: str):
     for line in table.strip().splitlines():
         name, parameters, *rest = line.split()
-        yield name, *name.split("."), int(parameters), *rest
+        network, _, version = name.partition(".")
+        yield name, network, version, int(parameters), *rest
 
 
 def _torchvision():
-    for name, architecture, *version, parameters, digest, top1 in _rows(_TORCHVISION):
+    for name, network, version, parameters, digest, top1 in _rows(_TORCHVISION):
         yield Published(
-            name, _config(architecture), parameters, f"https://download.pytorch.org/models/{architecture}-{digest}.pth",
+            name, architecture(network), parameters, f"https://download.pytorch.org/models/{network}-{digest}.pth",
             f"sha256:{digest}", "not stated", _TERMS["torchvision"],
             "torchvision, IMAGENET1K_" + ("V2" if version else "V1"), TORCHVISION_V2 if version else TORCHVISION,
             top1=round(float(top1) / 100, 5),
@@ -160,36 +155,35 @@ def _torchvision():
 
 
 def _timm():
-    for name, architecture, _, parameters, digest in _rows(_TIMM):
+    for name, network, _, parameters, digest in _rows(_TIMM):
         yield Published(
-            name, _config(architecture), parameters, f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
+            name, architecture(network), parameters, f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",
             f"sha256:{digest}", "BSD-3-Clause", _TERMS["timm"],
             f"torchvision's weights, in timm/{name} on the Hugging Face hub", TORCHVISION, file=f"{name}.safetensors",
         )  # fmt: skip
 
 
 def _keras():
-    for name, architecture, _, parameters, digest in _rows(_KERAS):
-        vgg = architecture.startswith("vgg")
-        folder = architecture if vgg else "resnet"
-        address = "https://storage.googleapis.com/tensorflow/keras-applications"
+    for name, network, _, parameters, digest in _rows(_KERAS):
+        family = architecture(network).family
+        folder, maker, licence = _KERAS_SOURCES[family]
+        address = "https://storage.googleapis.com/tensorflow/keras-applications/" + folder.format(name=network)
         yield Published(
-            name, _config(architecture, **({} if vgg else {"stride_first": True})), parameters,
-            f"{address}/{folder}/{architecture}_weights_tf_dim_ordering_tf_kernels.h5", f"md5:{digest}",
-            "CC-BY" if vgg else "MIT", _TERMS["vgg" if vgg else "resnet"],
-            "keras.applications, from the VGG group's Caffe model" if vgg
-            else "keras.applications, from Kaiming He's Caffe model", KERAS,
+            name, architecture(network, **_CAFFE[family]), parameters,
+            f"{address}/{network}_weights_tf_dim_ordering_tf_kernels.h5", f"md5:{digest}", licence,
+            _TERMS[f"keras {family}"], f"keras.applications, from {maker}'s Caffe model", KERAS_PREPROCESSING,
         )  # fmt: skip
 
 
 def _torchray():
-    for name, architecture, data, parameters, digest in _rows(_TORCHRAY):
-        options = {} if architecture.startswith("vgg") else {"stride_first": True, "ceil_pool": True}
+    for name, network, data, parameters, digest in _rows(_TORCHRAY):
+        family = architecture(network).family
+        options = _CAFFE[family] | _CAFFE_POOL[family] | {"num_classes": len(class_names(data))}
         yield Published(
-            name, _config(architecture, num_classes=len(class_names(data)), **options), parameters,
-            f"https://dl.fbaipublicfiles.com/torchray/{architecture}_{data}-{digest}.pth.tar", f"sha256:{digest}",
+            name, architecture(network, **options), parameters,
+            f"https://dl.fbaipublicfiles.com/torchray/{network}_{data}-{digest}.pth.tar", f"sha256:{digest}",
             "not stated", _TERMS["torchray"],
-            f"TorchRay, trained on {data.upper()} by Zhang et al. (Excitation Backprop)", TORCHRAY,
+            f"TorchRay, trained on {data.upper()} by Zhang et al. (Excitation Backprop)", TORCHRAY_PREPROCESSING,
             classes=data, multi_label=True,
         )  # fmt: skip
 

@@ -9,7 +9,9 @@ import pathlib
 from jaxcam.converters import convert
 from jaxcam.data.class_names import class_names
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.network import CONFIGS, Config, Network
+from jaxcam.models.layers import Config
+from jaxcam.models.network import Network
+from jaxcam.models.registry import name_of
 from jaxcam.zoo.catalogue import CATALOGUE, Published
 from jaxcam.zoo.download import fetch
 from jaxcam.zoo.store import load_network, read_manifest
@@ -89,7 +91,8 @@ def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None) -> Netw
     pattern = _pattern(os.fspath(name))
     if weights.is_dir():
         network = load_network(weights)
-        if _kind(network.config) != _kind(pattern["config"]):
+        there, asked = network.config, pattern["config"]
+        if (name_of(there), there.batch_norm) != (name_of(asked), asked.batch_norm):
             raise JaxcamError(f"{weights}: holds another architecture than {name}; leave the model's name out")
         return network
     network = _foreign(weights, pattern["config"])
@@ -111,8 +114,3 @@ def _pattern(name: str) -> dict:
         }  # fmt: skip
     network = load(name)
     return {k: getattr(network, k) for k in ("config", "classes", "preprocessing", "multi_label")}
-
-
-def _kind(config: Config) -> tuple:
-    family = next(k for k, v in CONFIGS.items() if isinstance(config, v))
-    return family, config.depth, config.batch_norm

@@ -16,7 +16,8 @@ from safetensors.numpy import save as serialize_safetensors
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
-from jaxcam.models.network import CONFIGS, Network, graph
+from jaxcam.models.network import Network, graph
+from jaxcam.models.registry import FAMILIES
 from jaxcam.models.trees import flatten, unflatten
 
 
@@ -84,7 +85,7 @@ def load_network(folder: str | os.PathLike) -> Network:
     folder = pathlib.Path(folder)
     manifest = read_manifest(folder)
     try:
-        config = CONFIGS[manifest["family"]](**manifest["architecture"])
+        config = FAMILIES[manifest["family"]].config(**manifest["architecture"])
         preprocessing = dict(manifest["preprocessing"])
         preprocessing |= {k: tuple(preprocessing[k]) for k in ("mean", "std")}
         rules = Preprocessing(**preprocessing)

@@ -1,0 +1,63 @@
+"""VGG's weights as others name them.
+
+torchvision and timm: their source. timm's `vgg16.tv_in1k` keeps its classifier as convolutions `pre_logits.fc1`,
+`pre_logits.fc2` and a dense `head.fc`; files in torchvision's spelling exist as well, and both are read.
+TorchRay: only its loader (the files themselves were not at hand): the classifier is `classifier.0/2/4`, stored as
+convolutions; it takes blue, green, red, which is turned round here, as it was converted from Caffe.
+Keras: its source and files written by it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from jaxcam.converters.rules import (
+    KERAS,
+    KERAS_PREPROCESSING,
+    TORCH,
+    TORCHRAY_PREPROCESSING,
+    Dialect,
+    Rule,
+    affine,
+    torch_norm,
+)  # fmt: skip
+from jaxcam.models.vgg import VGG_BLOCKS, VGGConfig
+
+_CLASSIFIERS = {
+    "torchvision": ("classifier.0", "classifier.3", "classifier.6"),
+    "timm": ("pre_logits.fc1", "pre_logits.fc2", "head.fc"),
+    "torchray": ("classifier.0", "classifier.2", "classifier.4"),
+}
+
+
+def _torch(config: VGGConfig, name: str) -> Iterator[Rule]:
+    at = 0
+    for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
+        for i in range(1, count + 1):
+            kind = "conv_bgr" if name == "torchray" and at == 0 else "conv"
+            yield from affine(f"conv{block}_{i}", kind, f"features.{at}", TORCH)
+            if config.batch_norm:
+                yield from torch_norm(f"bn{block}_{i}", f"features.{at + 1}")
+            at += 3 if config.batch_norm else 2  # with the ReLU
+        at += 1  # the pool
+    for layer, source in zip(("fc6", "fc7", "fc8"), _CLASSIFIERS[name], strict=True):
+        yield from affine(layer, "flat" if layer == "fc6" else "dense", source, TORCH)
+
+
+def _keras(config: VGGConfig) -> Iterator[Rule]:
+    for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
+        for i in range(1, count + 1):
+            yield from affine(f"conv{block}_{i}", "same", f"block{block}_conv{i}", KERAS)
+    for layer, source in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
+        yield from affine(layer, "same", source, KERAS)
+
+
+_ALL = tuple(VGGConfig(depth=depth, batch_norm=norm) for depth in VGG_BLOCKS for norm in (False, True))
+_PLAIN = tuple(config for config in _ALL if not config.batch_norm)
+DIALECTS = (
+    Dialect("torchvision", _ALL, functools.partial(_torch, name="torchvision")),
+    Dialect("timm", _ALL, functools.partial(_torch, name="timm")),
+    Dialect("torchray", _PLAIN, functools.partial(_torch, name="torchray"), TORCHRAY_PREPROCESSING, multi_label=True),
+    Dialect("keras", _PLAIN, _keras, KERAS_PREPROCESSING),
+)
