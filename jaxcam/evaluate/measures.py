@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam import metrics
-from jaxcam.data.boxes import pad_boxes
-from jaxcam.data.own_preprocessing import AnyPreprocessing
+from jaxcam.data.preprocessing import AnyPreprocessing
+from jaxcam.data.samples import pad_boxes
 from jaxcam.explanation.engine import Forward, Maps
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation
