@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html.parser
+import json
 import re
 import shutil
+import subprocess
+import sys
 
 import browser
+import matplotlib
 import numpy as np
 import pytest
 from evaluation_runs import CLASSES, EVIL, make_run
 
 from jaxcam.cli import main
-from jaxcam.evaluate import plots, svg
+from jaxcam.evaluate import charts
 from jaxcam.evaluate.gallery import ranked, sample
 from jaxcam.evaluate.report import report
 from jaxcam.evaluate.run import read_run
-from jaxcam.evaluate.statistics import cube, summarise
+from jaxcam.evaluate.statistics import agreement, cube, summarise
 
-_VOID = {"meta", "link", "img", "br", "wbr", "circle", "line", "polygon", "polyline"}
+_VOID = {"meta", "link", "img", "br", "wbr"}
 
 
 class Page(html.parser.HTMLParser):
@@ -113,7 +118,7 @@ def test_agreement_is_the_mean_cosine(folder):
     run = read_run(folder)
     values = cube(run)
     coefficients = run.arrays("coefficients").astype(np.float64)
-    result = plots.agreement(run, values)
+    result = agreement(run, values)
     for i, j in ((0, 2), (3, 1)):
         cosines = [
             a @ b / np.sqrt((a @ a) * (b @ b))
@@ -197,13 +202,47 @@ def test_a_folder_without_a_run(tmp_path, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_ticks_are_round_and_inside():
-    for low, high in ((0, 1), (-3.2, 17), (0.001, 0.0042), (96.1, 99.9), (5, 5)):
-        values = svg.ticks(low, high)
-        assert 1 <= len(values) <= 9
-        assert all(low - 1e-9 <= v <= high + 1e-9 for v in values)
-    assert svg.log_ticks(0.5, 2000) == [1, 10, 100, 1000]
-    assert svg.log_ticks(30, 70) == [50]
+def test_charts_take_the_colours_and_letters_of_the_page(text):
+    drawn = re.findall(r"<svg.*?</svg>", text)
+    assert len(drawn) > 20  # eight metrics, three costs, two curves, and the legends' keys
+    for chart in drawn:
+        assert " id=" not in chart and "url(" not in chart and "href" not in chart and "font-family" not in chart
+        assert not re.search(r"(fill|stroke): (?!none|var\(--)", chart)
+
+
+def test_neither_names_nor_the_users_style_change_how_charts_are_drawn(tmp_path):
+    """As mathematics, `$_%` would be an error."""
+    evil = "<b>$_%^\u5b57$\x01"
+    folder = make_run(tmp_path, methods=("lift_cam", "grad_cam:a=<b>$_%"), pictures=False)
+    manifest = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(manifest.replace('"Grad-CAM"', json.dumps(evil)))
+    run = read_run(folder)
+    summary = summarise(run, replicates=20)
+    plain = charts.interval_chart(run, summary, "ad").svg
+    assert "&lt;b&gt;$_%^" in plain and "<b>" not in plain and "\x01" not in plain and "\u5b57" in plain
+    with matplotlib.rc_context({"axes.facecolor": "red", "font.size": 30, "text.usetex": True, "svg.fonttype": "path"}):
+        assert charts.interval_chart(run, summary, "ad").svg == plain
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_charts_leave_pyplot_alone(folder):
+    """A window system, and the figures that a caller has open, are none of a report's business."""
+    program = (
+        "import sys; from jaxcam.evaluate import charts, read_run, statistics\n"
+        f"run = read_run({str(folder)!r}); summary = statistics.summarise(run, replicates=5)\n"
+        "assert charts.interval_chart(run, summary, 'ad').svg and 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_axes_of_time_have_round_ticks_however_long_they_are(folder):
+    run = read_run(folder)
+    summary = summarise(run, replicates=5)
+    for seconds, told in (([2e-3, 3e-3, 2.5e-3, 4e-3], "2 4"), ([1e-3, 1e-2, 5e-3, 2e-2], "1 2 5 10 20"),
+                          ([1e-3, 40, 2, 3], "1 10 100 1,000 10,000")):  # fmt: skip
+        chart = charts.cost_charts(run, dataclasses.replace(summary, seconds=np.asarray(seconds)))[0].svg
+        shown = re.findall(r"text-anchor: middle[^>]*>([^<]*)</text>", chart)
+        assert set(told.split()) <= set(shown) and len(shown) < 9, shown
 
 
 @pytest.fixture(scope="module")
@@ -224,18 +263,22 @@ _CUT = """[...document.querySelectorAll('svg[role=img]')].flatMap(s => [...s.que
 
 
 def _luminance(colour):
-    linear = [
-        (c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4)
-        for c in map(int, re.findall(r"\d+", colour))
-    ]
-    return float(np.dot((0.2126, 0.7152, 0.0722), linear[:3]))
+    """Of `rgb(255, 255, 255)`, or of `color(srgb 1 1 1)`."""
+    numbers = [float(c) / (1 if colour.startswith("color(") else 255) for c in re.findall(r"\d[\d.e-]*", colour)]
+    linear = [c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4 for c in numbers[:3]]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
 
 
-def _contrast(chromium, selector):
-    colour, paper = (chromium.value(f"getComputedStyle(document.querySelector('{s}')).{p}")
-                     for s, p in ((selector, "color"), ("body", "backgroundColor")))  # fmt: skip
+def _ratio(colour, paper):
     a, b = sorted((_luminance(colour), _luminance(paper)))
     return (b + 0.05) / (a + 0.05)
+
+
+def _contrast(chromium, selector, ink="color", *, of="body"):
+    """The least contrast between what a selector finds and the paper of `of`; of each itself where that is ""."""
+    script = f"""[...document.querySelectorAll('{selector}')].map(e => [getComputedStyle(e).{ink},
+        getComputedStyle({f"document.querySelector('{of}')" if of else "e"}).backgroundColor])"""
+    return min(_ratio(*pair) for pair in chromium.value(script))
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -253,5 +296,8 @@ def test_in_a_real_browser(chromium, folder, text, width, dark):
     assert (
         _contrast(chromium, "body") > 12 and _contrast(chromium, "figcaption") > 4.5 and _contrast(chromium, "a") > 4.5
     )
+    assert _contrast(chromium, ".chart svg text", "fill", of=".chart") > 4.5
+    assert _contrast(chromium, ".legend svg path[style*=stroke-width]", "stroke") > 3
+    assert _contrast(chromium, ".heat td.plus, .heat td.minus", of="") > 3.9
     ink = _luminance(chromium.value("getComputedStyle(document.body).color"))
     assert (ink > 0.5) == dark

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 from evaluation_runs import make_run
 
 from jaxcam.errors import JaxcamError
@@ -40,6 +41,19 @@ def test_bootstrap_is_the_slow_one_with_clusters_of_unequal_size_and_undefined_v
         np.testing.assert_allclose(
             (result.low[c], result.high[c]), _slow(values[:, c], clusters, 0.9, 400, 5), rtol=1e-10
         )
+
+
+def test_bootstrap_is_scipys_with_the_same_draws():
+    rng = np.random.default_rng(1)
+    clusters = np.repeat(np.arange(30), rng.integers(1, 4, 30))
+    values = rng.normal(50, 9, len(clusters))
+    sums, sizes = np.bincount(clusters, values), np.bincount(clusters).astype(float)
+    theirs = scipy.stats.bootstrap(
+        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True, n_resamples=500,
+        confidence_level=0.9, method="percentile", rng=np.random.default_rng(3),
+    ).confidence_interval  # fmt: skip
+    ours = bootstrap(values[:, None], clusters, level=0.9, replicates=500, seed=3)
+    np.testing.assert_allclose((ours.low[0], ours.high[0]), theirs, rtol=1e-12)
 
 
 def test_standard_error_is_s_over_root_n_for_one_value_a_cluster_and_that_of_the_ratio_otherwise():

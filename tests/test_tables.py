@@ -69,7 +69,7 @@ def test_the_averages_that_the_paper_prints_are_those_of_its_simulations():
 
 def test_main_table(run, summary):
     table = tables.main_table(run, summary)
-    heads = [h.text for h in table.heads]
+    heads = [h.text for h in table.columns]
     assert heads[0] == "Method" and heads[-1] == "Empty" and heads.count("paper") == 4
     lift = dict(zip(heads, table.rows[0], strict=True))
     j = run.metrics.index("ad")
@@ -101,7 +101,7 @@ def test_markdown_has_as_many_cells_in_every_line_and_marks(run, summary):
     text = tables.markdown(tables.main_table(run, summary))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(lines) == 6
-    assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables.main_table(run, summary).heads) + 1}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {len(tables.main_table(run, summary).columns) + 1}
     assert "**" in text and "†" in text and "num\\_samples" in text
 
 
@@ -153,7 +153,7 @@ def test_difference_and_seed_tables(run, summary):
     assert table.rows[0][1 + j].text == tables.signed(summary.difference.mean[0, 1, j])
     seeds = over_seeds(run)
     table = tables.seeds_table(run, seeds, "ad")
-    assert [h.text for h in table.heads] == ["Seed", "0", "1", "2", "mean", "s.d."]
+    assert [h.text for h in table.columns] == ["Seed", "0", "1", "2", "mean", "s.d."]
     assert (
         table.rows[1][-2].text == f"{seeds.mean[1, j]:.2f}" and table.rows[1][-1].text == f"{seeds.deviation[1, j]:.2f}"
     )

@@ -1,18 +1,23 @@
-"""The report of a run: one HTML page that needs nothing beside itself."""
+"""The report of a run: one HTML page that needs nothing beside itself. Its words are in `templates/report.html`."""
 
 from __future__ import annotations
 
+import functools
 import json
 import pathlib
-from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
 
 from jaxcam import __version__
-from jaxcam.evaluate import html, plots, tables
-from jaxcam.evaluate.gallery import Gallery, ranked, sample
+from jaxcam.evaluate import charts, tables
+from jaxcam.evaluate.gallery import Case, Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
-from jaxcam.evaluate.statistics import Cube, Summary, cube, over_seeds
-from jaxcam.evaluate.tables import count, number
-from jaxcam.metrics.registry import METRICS
+from jaxcam.evaluate.statistics import Cube, Summary, agreement, cube, over_seeds
+from jaxcam.evaluate.tables import DAGGER, count, number, titles
+from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
 _EXAMPLES = 6
 _CASES = 2
@@ -34,156 +39,110 @@ def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathli
       data: the folder of the pictures, where it is not where it was.
     """
     focus = focus or focus_method(run)
-    values = cube(run)
-    name = f"{run.manifest['settings']['model']['name']} on {run.manifest['settings']['data']['name']}"
-    sections = [
-        _results(run, summary, focus), _curves(run, values), _agreement(run, values), _cost(run, summary),
-        _seeds(run), _pictures(run, values, Gallery(run, values, data), focus), _making(run, summary),
-    ]  # fmt: skip
-    shown = [s for s in sections if s]
-    links = "".join(f'<a href="#{key}">{html.escape(title)}</a>' for key, title, _ in shown)
-    body = [
-        f"<header>{_opening(run, summary, name)}<nav aria-label='Sections'>{links}</nav></header><main>",
-        *(html.section(key, title, content) for key, title, content in shown),
-        f"</main><footer>Made by jaxcam {html.escape(__version__)} from {html.escape(run.folder.name)}.</footer>",
-    ]
-    return html.page(f"Explanations of {name}", body)
-
-
-_Section = tuple[str, str, str] | None
-
-
-def _opening(run: Run, summary: Summary, name: str) -> str:
-    settings = run.manifest["settings"]
-    methods, metrics = count(len(run.methods), "method"), count(len(run.metrics), "metric")
-    lead = f"{methods}, {metrics}, {tables.how_many(summary)}; maps at {settings['layer']}."
-    text = f'<p class="kicker">Class activation maps, evaluated</p><h1>{html.escape(name)}</h1>'
-    text += html.paragraph(lead, "lead")
-    if not run.complete:
-        done, total = summary.images + len(run.broken), len(run.images)
-        text += html.paragraph(
-            f"This run is not finished: {done:,} of {total:,} pictures. The figures below are of these only.", "warning"
-        )
-    if run.broken:
-        text += html.paragraph(f"{count(len(run.broken), 'picture')} could not be used; named at the end.")
-    return text
-
-
-def _results(run: Run, summary: Summary, focus: str) -> _Section:
-    charts = [(plots.axis_title(k), plots.interval_plot(run, summary, k)) for k in plots.defined(run.metrics, summary)]
-    caption = (
-        f"Mean of each method and its interval: {tables.how(summary)}, n = {tables.how_many(summary)}. Filled: the "
-        "best mean; blue outline: not distinguishable from it by the paired difference. Intervals of two methods may "
-        "overlap and their paired difference still be clear, since pictures that are hard are hard for both."
-    )
-    content = html.table(tables.main_table(run, summary), label="Results") + html.figures(charts, caption)
-    if len(run.methods) > 1:
-        differences = tables.difference_table(run, summary, focus)
-        content += f"<h3 class='group'>Paired differences to {html.escape(tables.titles(run)[focus])}</h3>"
-        content += html.table(differences, label="Paired differences")
-    return "results", "Results", content
-
-
-def _curves(run: Run, values: Cube) -> _Section:
-    charts = plots.curve_plots(run, values)
-    if not charts:
-        return None
-    found = list(plots.perturbations(run))
-    caption = (
-        f"Mean over {count(len(values.pairs), 'map')} of the score of the explained class (a probability) as pixels "
-        f"are {', or '.join(p.says for p in found)}, in the order of the map."
-    )
-    return (
-        "curves",
-        " and ".join(p.name for p in found).capitalize(),
-        html.figures(charts, caption, after=plots.legend(run, lines=True)),
-    )
-
-
-def _agreement(run: Run, values: Cube) -> _Section:
-    if len(run.methods) < 2:
-        return None
-    cosines = plots.agreement(run, values)
-    if cosines is None:
-        return None
-    caption = (
-        f"Mean cosine similarity between the coefficient vectors of two methods for the same map, over "
-        f"{count(len(values.pairs), 'map')}. 1 means the same map up to scale."
-    )
-    return "agreement", "Agreement of the coefficients", html.boxed(plots.heat_map(run, cosines), caption)
-
-
-def _cost(run: Run, summary: Summary) -> _Section:
-    charts = plots.cost_plots(run, summary)
-    caption = (
-        f"Each mark is a method: mean and interval ({100 * summary.level:g} %) of a metric over "
-        f"{tables.how_many(summary)}, against the mean time of a map."
-    )
-    content = html.figures(charts, caption, after=plots.legend(run, lines=False)) if charts else ""
-    return "cost", "Cost and faithfulness", content + html.table(tables.cost_table(run, summary), label="Cost")
-
-
-def _seeds(run: Run) -> _Section:
+    settings, values, several = run.manifest["settings"], cube(run), len(run.methods) > 1
+    curves = charts.curve_charts(run, values)
+    cosines = agreement(run, values) if several else None
     seeds = over_seeds(run)
-    if len(seeds.seeds) < 2:
-        return None
-    content = "".join(
-        html.details(
-            METRICS[k].title, html.table(tables.seeds_table(run, seeds, k), label=METRICS[k].title), shown=not i
-        )
-        for i, k in enumerate(run.metrics)
-    )
-    note = html.paragraph("As the paper's tables 7 to 10. Subsets may share pictures: the deviation is then too small.")
-    return "subsets", "Random subsets", note + content
+    sections = {
+        "results": "Results", "curves": " and ".join(c.name for c in curves).capitalize(),
+        "agreement": "Agreement of the coefficients" if cosines is not None else "", "cost": "Cost and faithfulness",
+        "subsets": "Random subsets" if len(seeds.seeds) > 1 else "", "pictures": "Pictures",
+        "making": "How it was made",
+    }  # fmt: skip
+    metrics, how_many = count(len(run.metrics), "metric"), tables.how_many(summary)
+    return _environment().get_template("report.html").render(
+        version=__version__, folder=run.folder.name, directions=DIRECTIONS, dagger=DAGGER, listed=_LISTED,
+        name=f"{settings['model']['name']} on {settings['data']['name']}",
+        lead=f"{count(len(run.methods), 'method')}, {metrics}, {how_many}; maps at {settings['layer']}.",
+        unfinished="" if run.complete else f"{summary.images + len(run.broken):,} of {len(run.images):,}",
+        broken=list(run.broken.items()),
+        sections=sections,
+        how=tables.how(summary), how_many=how_many, level=f"{100 * summary.level:g}",
+        pairs=count(len(values.pairs), "map"), focus=titles(run)[focus],
+        results=tables.main_table(run, summary),
+        intervals=[charts.interval_chart(run, summary, k) for k in run.metrics if _defined(summary, k)],
+        differences=tables.difference_table(run, summary, focus) if several else None,
+        curves=[c.chart for c in curves], perturbed=", or ".join(c.says for c in curves),
+        lines=charts.legend(run, lines=True) if curves else [], marks=charts.legend(run, lines=False),
+        agreement=[] if cosines is None else [[_agreement_cell(float(v)) for v in row] for row in cosines],
+        cost=tables.cost_table(run, summary), costs=charts.cost_charts(run, summary),
+        subsets=[(METRICS[k].title, tables.seeds_table(run, seeds, k)) for k in run.metrics],
+        **_pictures(run, values, Gallery(run, values, data), focus),
+        methods=run.methods, making=_making(run, summary),
+        provenance=[(k, _short(v)) for k, v in (run.manifest.get("about", {}).get("provenance") or {}).items()],
+    )  # fmt: skip
 
 
-def _pictures(run: Run, values: Cube, gallery: Gallery, focus: str) -> _Section:
-    titles = tables.titles(run)
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("jaxcam.evaluate"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=lambda x: _printable(x) if type(x) is str else x,
+    )  # fmt: skip
+    environment.filters |= {"breakable": _breakable, "counted": count}
+    return environment
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c in " \n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _breakable(text: str) -> Markup:
+    """A method's title; its options on a line of their own, broken behind an underscore or a sign where need be."""
+    broken = str(escape(_printable(text))).replace("_", "_<wbr>").replace("=", "=<wbr>").replace(" (", "<br>(")
+    return Markup(broken)
+
+
+def _defined(summary: Summary, metric: str) -> bool:
+    """Whether some method has a value of it."""
+    return bool(np.isfinite(summary.score.mean[:, summary.metrics.index(metric)]).any())
+
+
+def _agreement_cell(cosine: float) -> dict[str, Any]:
+    strength = round(100 * cosine**2) if np.isfinite(cosine) else 0  # most agreements are high: squared, they spread
+    side = "" if not np.isfinite(cosine) else "minus" if cosine < 0 else "plus"
+    depth = " deep" if strength > 88 else " middle" if strength > 63 else ""  # which letters are read best
+    return {"text": number(cosine), "kind": side + depth, "strength": strength}
+
+
+def _pictures(run: Run, values: Cube, gallery: Gallery, focus: str) -> dict[str, Any]:
+    """Examples, and the best and the worst cases by each metric."""
+    found: dict[str, Any] = {"missing": gallery.missing, "examples": [], "ranked": [], "failed": []}
     if gallery.missing:
-        return "pictures", "Pictures", html.paragraph(f"Left out: {gallery.missing}.", "warning")
-    content = html.paragraph(
-        "The part of the picture that the network saw, and the map of every method over it; each map is scaled to its "
-        "own maximum, from blue (0) to red. A grey picture is an empty map."
-    )
-    examples = gallery.cases(sample(run, values), _EXAMPLES)
-    content += "".join(_case(run, values, case, None) for case in examples)
-    method = run.methods.index(focus)
+        return found
+    found["examples"] = [_case(run, values, c, None) for c in gallery.cases(sample(run, values), _EXAMPLES)]
     for k in run.metrics:
-        order = ranked(values, run.metrics, k, method)
+        order = ranked(values, run.metrics, k, run.methods.index(focus))
         if len(order) < 2 * _CASES:
             continue
         for word, pairs in (("Best", order), ("Worst", order[::-1])):
-            cases = gallery.cases(pairs, _CASES)
-            heading = f"{word} for {titles[focus]} by {METRICS[k].title}"
-            content += f"<h3 class='group'>{html.escape(heading)}</h3>"
-            content += "".join(_case(run, values, case, k) for case in cases)
-    for why in list(gallery.failed.values())[:5]:
-        content += html.paragraph(f"Not shown: {why}.", "warning")
-    return "pictures", "Pictures", content
+            cases = [_case(run, values, c, k) for c in gallery.cases(pairs, _CASES)]
+            found["ranked"].append((f"{word} for {titles(run)[focus]} by {METRICS[k].title}", cases))
+    found["failed"] = list(gallery.failed.values())[:5]
+    return found
 
 
-def _case(run: Run, values: Cube, case, metric: str | None) -> str:
+def _case(run: Run, values: Cube, case: Case, metric: str | None) -> dict[str, Any]:
+    """A case as the page shows it, with the value of each method by a metric."""
     rows, columns = values.rows[case.pair], run.columns
-    row = rows[0]
-    image, name, score = str(columns["image"][row]), str(columns["class"][row]), float(columns["score"][row])
-    heading = f"{name}, {100 * score:.1f} % — {image}"
+    image, name = str(columns["image"][rows[0]]), str(columns["class"][rows[0]])
     overlays = []
-    for i, (uri, title) in enumerate(zip(case.overlays, plots.short_titles(run), strict=True)):
-        empty = bool(columns["empty"][rows[i]])
-        value = ""
+    for i, (uri, title) in enumerate(zip(case.overlays, charts.short_titles(run), strict=True)):
+        empty, says = bool(columns["empty"][rows[i]]), ""
         if metric:
-            m = METRICS[metric]
-            value = (
-                f"{m.short} {number(values.values[case.pair, i, run.metrics.index(metric)], METRICS[metric].digits)}"
-            )
-            value += f" {m.unit}" if m.unit else ""
-        overlays.append(
-            (uri, f"Map of {title} for {name}{', empty' if empty else ''}", title, "empty map" if empty else value)
-        )
-    return html.strip(heading, (case.photo, f"{image}, explained for {name}", "picture"), overlays)
+            m, value = METRICS[metric], values.values[case.pair, i, run.metrics.index(metric)]
+            says = f"{m.short} {number(value, m.digits)} {m.unit}".rstrip()
+        description = f"Map of {title} for {name}" + ", empty" * empty
+        says = "empty map" if empty else says
+        overlays.append({"uri": uri, "description": description, "name": title, "says": says})
+    heading = f"{name}, {100 * float(columns['score'][rows[0]]):.1f} % — {image}"
+    description = f"{image}, explained for {name}"
+    return {"heading": heading, "photo": case.photo, "description": description, "overlays": overlays}
 
 
-def _making(run: Run, summary: Summary) -> _Section:
+def _making(run: Run, summary: Summary) -> list[tuple[str, str]]:
+    """What is known of how the run was made."""
     settings, about = run.manifest["settings"], run.manifest.get("about", {})
     model, data = settings["model"], settings["data"]
     seconds = sum(u.get("seconds", {}).get("total", 0.0) for u in run.units)
@@ -208,27 +167,7 @@ def _making(run: Run, summary: Summary) -> _Section:
         ("Intervals", tables.how(summary) + "; all methods and metrics share the samples"),
         ("Broken pictures", f"{len(run.broken):,}"),
     ]  # fmt: skip
-    content = html.facts((k, str(v)) for k, v in items if v not in (None, ""))
-    methods = ", ".join(run.methods)
-    content += html.paragraph(f"Methods as asked for: {methods}.")
-    if run.broken:
-        content += html.details("Pictures that could not be used", _listing(run.broken))
-    provenance = about.get("provenance")
-    if provenance:
-        content += html.details(
-            "What is known of the weights", html.facts((str(k), _short(v)) for k, v in provenance.items())
-        )
-    return "making", "How it was made", content
-
-
-def _listing(broken: dict[str, str]) -> str:
-    def lines() -> Iterator[str]:
-        for name, why in list(broken.items())[:_LISTED]:
-            yield f"<li>{html.escape(name)}: {html.escape(why)}</li>"
-        if len(broken) > _LISTED:
-            yield f"<li>and {len(broken) - _LISTED:,} more</li>"
-
-    return f"<ul>{''.join(lines())}</ul>"
+    return [(k, str(v)) for k, v in items if v not in (None, "")]
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ they would enter, of a difference where either side is undefined, and of the cou
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from jaxcam.metrics.registry import METRICS
 LEVEL = 0.95
 REPLICATES = 2000
 _CHUNK = 4_000_000  # weights held at a time
+_PAIRS_AT_ONCE = 256
 
 
 class Interval(NamedTuple):
@@ -47,6 +49,10 @@ def bootstrap(
     A replicate draws as many clusters as there are, with replacement, and takes the mean of all their values: a ratio,
     since the number of values drawn varies. The standard error is that of this ratio by linearisation:
     `sqrt(N/(N-1) sum_i (S_i - m n_i)^2) / sum_i n_i` for sums `S_i` of `n_i` values in `N` clusters with values.
+
+    The intervals are those of `scipy.stats.bootstrap` with the same generator, to rounding. One product of weights and
+    sums for all columns takes a fourteenth of its time for 1,000 pictures and 12 methods, and leaves out the replicates
+    in which a column has no value, for which scipy gives up the interval.
 
     Args:
       values: `(P, C)`; every column is resampled alike.
@@ -243,6 +249,47 @@ def _square(interval: Interval, upper: tuple[np.ndarray, np.ndarray], m: int) ->
     error[upper] = error[upper[::-1]] = interval.error
     count[upper] = count[upper[::-1]] = interval.defined
     return Interval(mean, error, low, high, count)
+
+
+def agreement(run: Run, cube: Cube) -> np.ndarray | None:
+    """`(M, M)` mean cosine between the coefficients of two methods for the same map; None where none were kept.
+
+    A method without coefficients on some map, or with zero ones, is left out of that map's mean.
+    """
+    m = len(run.methods)
+    total, count = np.zeros((m, m)), np.zeros((m, m))
+    for rows in _whole_pairs(cube):
+        values = run.arrays("coefficients", rows=rows.ravel())
+        if values is None:
+            return None
+        vectors = values.reshape(*rows.shape, -1).astype(np.float64)
+        length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        defined = np.isfinite(length) & (length > 0)
+        unit = np.where(defined, vectors / np.where(defined, length, 1.0), 0.0)
+        total += np.einsum("pik,pjk->ij", unit, unit, optimize=True)
+        count += np.einsum("pi,pj->ij", defined[..., 0].astype(float), defined[..., 0].astype(float))
+    with np.errstate(invalid="ignore"):
+        return total / count
+
+
+def _whole_pairs(cube: Cube) -> Iterator[np.ndarray]:
+    """The rows of some pairs at a time; pairs that lack a method are left out."""
+    rows = cube.rows[(cube.rows >= 0).all(1)]
+    for start in range(0, len(rows), _PAIRS_AT_ONCE):
+        yield rows[start : start + _PAIRS_AT_ONCE]
+
+
+def mean_curves(run: Run, cube: Cube, kind: str) -> np.ndarray | None:
+    """`(M, S)` means over the maps of the scores kept as `kind`; None where none were kept."""
+    total: np.ndarray | float = 0.0
+    count = 0
+    for rows in _whole_pairs(cube):
+        curves = run.arrays(kind, rows=rows.ravel())
+        if curves is None:
+            return None
+        total = total + curves.reshape(*rows.shape, -1).sum(0, dtype=np.float64)
+        count += len(rows)
+    return np.asarray(total) / count if count else None
 
 
 class Seeds(NamedTuple):

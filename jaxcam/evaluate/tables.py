@@ -50,11 +50,11 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under heads; the first cell of a row names it. `notes` are sentences that belong below."""
+    """Rows under the heads of columns; the first cell of a row names it. `notes` are sentences that belong below."""
 
     name: str
     caption: str
-    heads: tuple[Column, ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
 
@@ -269,11 +269,11 @@ def terminal(table: Table, width: int) -> Any:
         longest = max(
             (max(len(visible(c.text)) + c.tied, len(c.interval) + 2 * bool(c.interval)) for c in cells), default=0
         )
-        return max(longest, len(table.heads[column].line)) + 3
+        return max(longest, len(table.columns[column].line)) + 3
 
     parts: list[list[int]] = [[]]
     room = width - needs(0) - 1
-    for column in range(1, len(table.heads)):
+    for column in range(1, len(table.columns)):
         if parts[-1] and sum(map(needs, parts[-1])) + needs(column) > room:
             parts.append([])
         parts[-1].append(column)
@@ -281,7 +281,7 @@ def terminal(table: Table, width: int) -> Any:
     for part in parts:
         grid = Rich(header_style="bold")
         for column in (0, *part):
-            head = table.heads[column]
+            head = table.columns[column]
             grid.add_column(
                 Text(head.line), justify="right" if head.numeric else "left", no_wrap=head.numeric,
                 overflow="fold", min_width=None if column else 12,
@@ -305,8 +305,8 @@ def _terminal_cell(cell: Cell) -> Any:
 
 def markdown(table: Table) -> str:
     """A GitHub-flavoured Markdown table with its caption above and its notes below."""
-    heads = [_markdown_text(h.line) for h in table.heads]
-    rule = ["---:" if h.numeric else ":---" for h in table.heads]
+    heads = [_markdown_text(h.line) for h in table.columns]
+    rule = ["---:" if h.numeric else ":---" for h in table.columns]
     rows = [[_markdown_cell(c) for c in row] for row in table.rows]
     lines = [_markdown_text(table.caption), ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
@@ -340,13 +340,13 @@ def latex_text(text: str) -> str:
 
 def latex(table: Table) -> str:
     """A `table` environment for the booktabs package (needs textcomp, which LaTeX has had inside since 2020)."""
-    columns = "".join("r" if h.numeric else "l" for h in table.heads)
+    columns = "".join("r" if h.numeric else "l" for h in table.columns)
     rows = [" & ".join(_latex_cell(c) for c in row) + r" \\" for row in table.rows]
     lines = [
         "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
         rf"\caption{{{latex_text(' '.join((table.caption, *table.notes)))}}}", rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-        " & ".join(latex_text(h.line) for h in table.heads) + r" \\", r"\midrule", *rows, r"\bottomrule",
+        " & ".join(latex_text(h.line) for h in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
         r"\end{tabular}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
