@@ -6,47 +6,43 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxcam.transforms.custom_derivatives import has_own_jvp
-from jaxcam.transforms.deeplift.pairs import Pair
 from jaxcam.transforms.walker import Rule, UnsupportedPrimitive, opened, walk
 
 
-class Kind(NamedTuple):
+class ActiveValues(NamedTuple):
     """A transformation's active values, as loops and branches carry them.
 
     Attributes:
       active: their class.
       pack: a value as a tuple of arrays; also one that is active only in another branch or iteration.
       unpack: the inverse.
-      whole: which calls are not entered, as in `walk`.
+      rule: the transformation's rule.
+      transformation: its name, for messages.
+      as_one: which calls are not entered, as in `walk`.
     """
 
     active: type
     pack: Callable[[Any], tuple]
     unpack: Callable[[tuple], Any]
-    whole: Callable[[Any], bool] | None = None
+    rule: Rule
+    transformation: str
+    as_one: Callable[[Any], bool] | None = None
+
+    def walk(self, program: Any, values: list) -> list:
+        """The program's outputs, active or ordinary."""
+        return walk(program, values, active=self.active, rule=self.rule, as_one=self.as_one)
 
 
-def _pack_pair(value: Any) -> tuple:
-    if isinstance(value, Pair):
-        return (value.x, value.reference)
-    return (jnp.asarray(value), jnp.asarray(value))  # its own reference
+def _flatten(values: list, active: list[bool], how: ActiveValues) -> list:
+    return [how.pack(v) if is_active else v for v, is_active in zip(values, active, strict=True)]
 
 
-PAIRS = Kind(Pair, _pack_pair, lambda packed: Pair(*packed), has_own_jvp)
+def _unflatten(flat: list, how: ActiveValues) -> list:
+    return [how.unpack(v) if isinstance(v, tuple) else v for v in flat]
 
 
-def _flatten(values: list, active: list[bool], kind: Kind) -> list:
-    return [kind.pack(v) if is_active else v for v, is_active in zip(values, active, strict=True)]
-
-
-def _unflatten(flat: list, kind: Kind) -> list:
-    return [kind.unpack(v) if isinstance(v, tuple) else v for v in flat]
-
-
-def scan(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list:
+def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
     """`jax.lax.scan` (and `fori_loop` with a static trip count): the body runs on active values.
 
     Which carried values become active is found by iterating the body's dependences to a fixed point.
@@ -61,20 +57,17 @@ def scan(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list
     carried = sum(rank(o) == rank(b) for o, b in zip(eqn.outvars, body.outvars, strict=True))
     scanned = sum(rank(i) == rank(b) + 1 for i, b in zip(eqn.invars, body.invars, strict=True))
     fixed = len(ins) - carried - scanned
-    active = [isinstance(v, kind.active) for v in ins]
-
-    def run(values):
-        return walk(eqn.params["jaxpr"], values, active=kind.active, rule=rule, whole=kind.whole)
+    active = [isinstance(v, how.active) for v in ins]
 
     while True:
         kinds: list[bool] = []
 
         def probe(values, kinds=kinds):
-            outs = run(_unflatten(values, kind))
-            kinds[:] = [isinstance(o, kind.active) for o in outs]
-            return [kind.pack(o) if isinstance(o, kind.active) else o for o in outs]
+            outs = how.walk(eqn.params["jaxpr"], _unflatten(values, how))
+            kinds[:] = [isinstance(o, how.active) for o in outs]
+            return [how.pack(o) if isinstance(o, how.active) else o for o in outs]
 
-        flat = _flatten(ins, active, kind)
+        flat = _flatten(ins, active, how)
         slices = [jax.tree.map(lambda a: a[0], v) if i >= fixed + carried else v for i, v in enumerate(flat)]
         jax.eval_shape(probe, slices)
         grown = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
@@ -82,46 +75,51 @@ def scan(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list
             break
         active[fixed : fixed + carried] = grown
 
-    flat = _flatten(ins, active, kind)
+    flat = _flatten(ins, active, how)
     out_active = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
     out_active += kinds[carried:]
 
     def step(carry, slices):
-        outs = _flatten(run(_unflatten([*flat[:fixed], *carry, *slices], kind)), out_active, kind)
+        outs = _flatten(
+            how.walk(eqn.params["jaxpr"], _unflatten([*flat[:fixed], *carry, *slices], how)), out_active, how
+        )
         return outs[:carried], outs[carried:]
 
     carry, stacked = jax.lax.scan(
         step, flat[fixed : fixed + carried], flat[fixed + carried :], length=length, reverse=reverse
     )
-    return _unflatten([*carry, *stacked], kind)
+    return _unflatten([*carry, *stacked], how)
 
 
-def cond(eqn: Any, ins: list, rule: Rule, name: str, kind: Kind = PAIRS) -> list:
+def cond(eqn: Any, ins: list, how: ActiveValues) -> list:
     """`jax.lax.cond` and `switch` whose predicate does not depend on the input."""
     index, *operands = ins
-    if isinstance(index, kind.active):
-        raise UnsupportedPrimitive(name, eqn, "the branch taken depends on the input")
+    if isinstance(index, how.active):
+        raise UnsupportedPrimitive(how.transformation, eqn, "the branch taken depends on the input")
     branches = eqn.params["branches"]
-    active = [isinstance(v, kind.active) for v in operands]
+    active = [isinstance(v, how.active) for v in operands]
     kinds: list[list[bool]] = []
 
     def probe(branch, values):
-        outs = walk(branch, _unflatten(values, kind), active=kind.active, rule=rule, whole=kind.whole)
-        kinds.append([isinstance(o, kind.active) for o in outs])
-        return [kind.pack(o) if isinstance(o, kind.active) else o for o in outs]
+        outs = how.walk(branch, _unflatten(values, how))
+        kinds.append([isinstance(o, how.active) for o in outs])
+        return [how.pack(o) if isinstance(o, how.active) else o for o in outs]
 
-    flat = _flatten(operands, active, kind)
+    flat = _flatten(operands, active, how)
     for branch in branches:
         jax.eval_shape(lambda values, branch=branch: probe(branch, values), flat)
     out_active = [any(column) for column in zip(*kinds, strict=True)]
 
     def run(branch, values):
-        return _flatten(
-            walk(branch, _unflatten(values, kind), active=kind.active, rule=rule, whole=kind.whole), out_active, kind
-        )
+        return _flatten(how.walk(branch, _unflatten(values, how)), out_active, how)
 
     outs = jax.lax.switch(index, [lambda v, b=b: run(b, v) for b in branches], flat)
-    return _unflatten(outs, kind)
+    return _unflatten(outs, how)
 
 
-RULES = {"scan": scan, "cond": cond}
+_RULES = {"scan": scan, "cond": cond}
+
+
+def control(eqn: Any, ins: list, how: ActiveValues) -> list:
+    """The outputs of an equation of the kind "control"."""
+    return _RULES[eqn.primitive.name](eqn, ins, how)

@@ -1,4 +1,4 @@
-"""Functions that bring their own derivative, such as `jax.nn.relu`: which of them a transformation takes whole.
+"""Functions that bring their own derivative, such as `jax.nn.relu`: which of them a transformation takes as one.
 
 Taken apart, they have another one at kinks and ties: `max(x, 0)` has 1/2 at 0, where `jax.nn.relu` has 0, and the parts
 of `jax.nn.softplus` add up to 0, where it has 1/2. In a layer without biases that is where all absent channels are.
@@ -6,55 +6,49 @@ of `jax.nn.softplus` add up to 0, where it has 1/2. In a layer without biases th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jax.extend.core import Literal
 
+from jaxcam.transforms.primitives import describe, is_affine, is_elementwise
 from jaxcam.transforms.walker import called, opened
 
-_FORWARD, _BACKWARD = "custom_jvp_call", ("custom_vjp_call", "custom_vjp_call_jaxpr")
-#: Operations on each element by itself.
-ELEMENTWISE = frozenset(
-    "add sub mul div neg max min exp exp2 log log1p expm1 tanh logistic erf erfc sin cos sqrt rsqrt cbrt integer_pow "
-    "pow square abs sign floor ceil round clamp select_n eq ne lt le gt ge and or not xor is_finite "
-    "convert_element_type stop_gradient add_any".split()
-)
-_OF_DEGREE_ONE = frozenset("add sub add_any neg convert_element_type stop_gradient".split())
+FORWARD, BACKWARD = "custom_jvp_call", ("custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
-def has_own_derivative(eqn: Any) -> bool:
-    """Whether an equation calls an elementwise, non-linear function with a derivative of its own."""
-    return eqn.primitive.name in (_FORWARD, *_BACKWARD) and _is_elementwise(eqn)
+def has_derivative(eqn: Any, acts: Callable[[Any], bool] = is_elementwise) -> bool:
+    """Whether an equation calls an elementwise, non-linear function with a derivative of its own.
+
+    Args:
+      acts: whether an equation inside may be part of such a function.
+    """
+    return eqn.primitive.name in (FORWARD, *BACKWARD) and _is_one_function(eqn, acts)
 
 
-def has_own_jvp(eqn: Any) -> bool:
+def has_jvp(eqn: Any, acts: Callable[[Any], bool] = is_elementwise) -> bool:
     """The same, and the derivative can be taken forward."""
-    return eqn.primitive.name == _FORWARD and _is_elementwise(eqn)
+    return eqn.primitive.name == FORWARD and _is_one_function(eqn, acts)
 
 
 def name_of(eqn: Any) -> str:
     """What an equation is called in messages: its primitive, or the function that such a call is of."""
-    if eqn.primitive.name not in (_FORWARD, *_BACKWARD):
+    if eqn.primitive.name not in (FORWARD, *BACKWARD):
         return eqn.primitive.name
     info = getattr(opened(called(eqn))[0], "debug_info", None)
     return getattr(info, "func_name", None) or eqn.primitive.name
 
 
-def _is_elementwise(eqn: Any) -> bool:
+def _is_one_function(eqn: Any, acts: Callable[[Any], bool]) -> bool:
     inner = list(_inside(eqn))
     shapes = {v.aval.shape for v in [*eqn.invars, *eqn.outvars]} - {()}
     return (
         len(eqn.outvars) == 1
         and len(shapes) <= 1
-        and all(e.primitive.name in ELEMENTWISE for e in inner)
-        and not all(_is_linear(e) for e in inner)  # else it is worth taking apart, for the rules of linear operations
+        and all(acts(e) or describe(e).kind == "identity" for e in inner)
+        # What is affine is worth taking apart, for the rules of linear operations.
+        and not all(is_affine(e, [not isinstance(v, Literal) for v in e.invars]) for e in inner)
     )
-
-
-def _is_linear(eqn: Any) -> bool:
-    scaled = eqn.primitive.name == "mul" and any(isinstance(v, Literal) for v in eqn.invars)
-    return scaled or eqn.primitive.name in _OF_DEGREE_ONE
 
 
 def _inside(eqn: Any) -> Iterator[Any]:

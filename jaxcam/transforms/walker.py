@@ -16,23 +16,14 @@ from typing import Any
 import jax
 from jax.extend import core as jex
 
-Rule = Callable[[jex.JaxprEqn, list], list]
+from jaxcam.errors import JaxcamError
+from jaxcam.transforms.primitives import describe
 
-#: Primitives that only wrap another program, by the parameter that holds it.
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-}
+#: `(equation, operands) -> outputs` of one transformation; coalitions may answer None.
+Rule = Callable[[Any, list], Any]
 
 
-class UnsupportedPrimitive(NotImplementedError):
+class UnsupportedPrimitive(JaxcamError, NotImplementedError):
     """A transformation met a primitive that it has no rule for; the message says which and where.
 
     Attributes:
@@ -72,7 +63,8 @@ def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list:
 
 def called(eqn: jex.JaxprEqn) -> Any | None:
     """The program that an equation merely wraps (jit, remat, custom derivatives); None if it is no call."""
-    return eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
+    known = describe(eqn)
+    return eqn.params.get(known.body) if known.kind == "call" else None
 
 
 def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
@@ -83,7 +75,7 @@ def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:
 
 
 def walk(
-    program: Any, args: Sequence[Any], *, active: type, rule: Rule, whole: Callable[[jex.JaxprEqn], bool] | None = None
+    program: Any, args: Sequence[Any], *, active: type, rule: Rule, as_one: Callable[[jex.JaxprEqn], bool] | None = None
 ) -> list:
     """Evaluates a jaxpr with `rule` for every equation that has an active operand.
 
@@ -92,8 +84,8 @@ def walk(
       args: its inputs; those that are instances of `active` depend on what is explained.
       active: the class of the transformation's own values.
       rule: `(equation, operands) -> outputs`, where operands and outputs mix active and ordinary
-        values. Calls never reach it, but for those that are `whole`.
-      whole: which calls are not entered; by default all are.
+        values. Calls never reach it, but for those that are taken `as_one`.
+      as_one: which calls are not entered; by default all are.
 
     Returns:
       The outputs, active or ordinary.
@@ -111,15 +103,13 @@ def walk(
         operands = [read(v) for v in eqn.invars]
         if not any(isinstance(v, active) for v in operands):
             outputs = bind(eqn, operands)
-        elif eqn.primitive.name == "name":  # a label on a value, for checkpointing or for cutting: an identity
-            outputs = operands
         else:
-            held = None if whole is not None and whole(eqn) else called(eqn)
+            inner = None if as_one is not None and as_one(eqn) else called(eqn)
             try:
-                if held is None:
+                if inner is None:
                     outputs = rule(eqn, operands)
                 else:
-                    outputs = walk(held, operands, active=active, rule=rule, whole=whole)
+                    outputs = walk(inner, operands, active=active, rule=rule, as_one=as_one)
             except UnsupportedPrimitive as error:
                 # Programs that JAX keeps (the inside of jnp.sort, say) do not know who called them.
                 error.place = error.place or location(eqn)
@@ -140,3 +130,10 @@ def trace(fn: Callable, *args: Any, precision: str | None = None) -> tuple[Any, 
     with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     return closed, jax.tree.structure(shape)
+
+
+def equivalent(eqn: Any, program: Callable | None) -> Any:
+    """The jaxpr of `program(*operands, **params)`, which computes the same as an equation, for its operands."""
+    assert program is not None
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    return jax.make_jaxpr(lambda *operands: program(*operands, **eqn.params))(*shapes)

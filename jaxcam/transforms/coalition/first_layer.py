@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.coalition import folding
 from jaxcam.transforms.coalition.game import Game
 from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
+from jaxcam.transforms.coalition.tables import acts_on_elements
 
 
 class FirstLayer(NamedTuple):
@@ -46,7 +46,7 @@ def first_layer(game: Game) -> FirstLayer | None:
         if isinstance(value, Deferred):
             lazy = [v for v in value.task.operands if isinstance(v, Lazy)]
             local[identity] = (
-                folding.elementwise(value.task.eqn)
+                acts_on_elements(value.task.eqn)
                 and value.aval.shape == table.base.shape
                 and all(local.get(v.identity, False) for v in lazy)
             )

@@ -4,7 +4,7 @@ The naive way multiplies the activations by every mask and runs the head on each
 head runs once on lazy values. As long as each element belongs to one channel (`Diagonal`: pooling,
 reshapes, elementwise functions) or the channels add up (`Additive`: up to the first dense layer or
 convolution, included), no work depends on the mask; only what follows runs per coalition, on
-`base + masks @ delta`. Of that, the choice of a class is made as early as it can be (`narrowing`), and
+`base + masks @ delta`. Of that, the choice of a class is made as early as it can be (`class_pushdown`), and
 what follows the last non-linear operation is one sum (`last_layer`). The numbers are those of the
 masked evaluation up to rounding.
 """
@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms.coalition import folding
-from jaxcam.transforms.coalition.class_pushdown import narrowed
+from jaxcam.transforms.coalition.class_pushdown import pushed_down
 from jaxcam.transforms.coalition.last_layer import with_affine_end
 from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
-from jaxcam.transforms.custom_derivatives import has_own_derivative, name_of
+from jaxcam.transforms.coalition.tables import as_one, fold, work
+from jaxcam.transforms.custom_derivatives import name_of
 from jaxcam.transforms.walker import location, trace, walk
 
 #: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
@@ -91,7 +91,7 @@ class Game:
         """`(v(0) (), w (K,))` of an additive game; no evaluation at all."""
         if not self.is_additive:
             raise JaxcamError("the game is not additive; its Shapley values must be estimated")
-        table = self.output.additive(self.num_players) if isinstance(self.output, Diagonal) else self.output
+        table = self.output.additive() if isinstance(self.output, Diagonal) else self.output
         return table.base, table.delta
 
 
@@ -110,9 +110,8 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
     closed, _ = trace(score, activations, precision=precision)
     players = activations.shape[-1]
     owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
-    start = Diagonal(activations, jnp.zeros_like(activations), owner)
-    rule = lambda eqn, ins: _rule(eqn, ins, players)  # noqa: E731
-    (output,) = walk(closed, [start], active=Lazy, rule=rule, whole=has_own_derivative)
+    start = Diagonal(activations, jnp.zeros_like(activations), owner, players)
+    (output,) = walk(closed, [start], active=Lazy, rule=fold, as_one=as_one)
     output = with_affine_end(_chosen_early(output, players), players, precision)
     megaflops, elements, first = _remaining(output, players)
     if not isinstance(output, Deferred | Affine):
@@ -129,20 +128,11 @@ def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array]
     return jax.vmap(lambda m: score(activations * m.astype(activations.dtype)))
 
 
-def _rule(eqn: Any, ins: list, players: int) -> list:
-    if not any(isinstance(v, Deferred) for v in ins):
-        folded = folding.fold(eqn, ins, players)
-        if folded is not None:
-            return folded
-    task = Task(eqn, tuple(ins))
-    return [Deferred(task, i, v.aval) for i, v in enumerate(eqn.outvars)]
-
-
 def _chosen_early(output: Any, players: int) -> Any:
     """The output with the choice of a class moved forward, where that leaves less to do."""
     if not isinstance(output, Deferred):
         return output
-    early = narrowed(output, lambda eqn, ins: _rule(eqn, ins, players))
+    early = pushed_down(output)
     return early if _remaining(early, players)[0] < _remaining(output, players)[0] else output
 
 
@@ -169,7 +159,7 @@ def _remaining(output: Any, players: int) -> tuple[float, int, str | None]:
             pending += list(value.parts)
         elif isinstance(value, Deferred) and id(value.task) not in seen:
             seen.add(id(value.task))
-            flops += folding.work(value.task.eqn)
+            flops += work(value.task.eqn)
             elements = max([elements, *(math.prod(v.aval.shape) for v in value.task.eqn.outvars)])
             pending += list(value.task.operands)
             if any(isinstance(v, Additive) for v in value.task.operands):

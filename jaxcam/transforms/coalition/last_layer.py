@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.coalition.folding import is_affine
 from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, evaluate, template
+from jaxcam.transforms.primitives import is_affine
 
 
 def with_affine_end(output: Any, players: int, precision: str | None) -> Any:
@@ -55,7 +55,11 @@ def _before(output: Deferred) -> dict[Any, Lazy]:
         if value.identity in seen:
             continue
         seen.add(value.identity)
-        if isinstance(value, Deferred) and _is_float(value) and is_affine(value.task.eqn, value.operands):
+        if (
+            isinstance(value, Deferred)
+            and _is_float(value)
+            and is_affine(value.task.eqn, [isinstance(v, Lazy) for v in value.operands])
+        ):
             pending += [v for v in value.operands if isinstance(v, Lazy)]
         else:
             ends[value.identity] = value
@@ -63,7 +67,7 @@ def _before(output: Deferred) -> dict[Any, Lazy]:
 
 
 def _is_float(value: Lazy) -> bool:
-    return jnp.issubdtype(template(value).dtype, jnp.floating)
+    return jnp.issubdtype(template(value).dtype, jnp.inexact)
 
 
 def _by_channel(value: Any, slope: jax.Array, players: int, precision: str | None) -> tuple[jax.Array, jax.Array]:

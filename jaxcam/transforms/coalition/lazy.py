@@ -37,20 +37,22 @@ class Diagonal(Lazy):
     Attributes:
       on, off: arrays of the value's shape.
       owner: the channel of each element; a NumPy array, known while tracing.
+      players: K.
     """
 
     on: jax.Array
     off: jax.Array
     owner: np.ndarray
+    players: int
 
     def at(self, masks: jax.Array) -> jax.Array:
         """`(n, *shape)` for `masks (n, K)`."""
         weights = jnp.take(masks, self.owner.reshape(-1), axis=1).reshape(-1, *self.owner.shape)
         return self.off + weights.astype(self.on.dtype) * (self.on - self.off)
 
-    def additive(self, players: int) -> Additive:
-        """The same value as a sum over channels; `players` times as large."""
-        owned = self.owner[None] == np.arange(players).reshape(-1, *[1] * self.owner.ndim)
+    def additive(self) -> Additive:
+        """The same value as a sum over channels; K times as large."""
+        owned = self.owner[None] == np.arange(self.players).reshape(-1, *[1] * self.owner.ndim)
         return Additive(self.off, jnp.where(owned, self.on - self.off, 0))
 
 
@@ -60,6 +62,11 @@ class Additive(Lazy):
 
     base: jax.Array
     delta: jax.Array
+
+    @property
+    def players(self) -> int:
+        """K."""
+        return self.delta.shape[0]
 
     def at(self, masks: jax.Array, precision: str | None = "highest") -> jax.Array:
         """`(n, *shape)` for `masks (n, K)`."""

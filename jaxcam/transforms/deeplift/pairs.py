@@ -36,8 +36,8 @@ class Pair:
 
     @property
     def differentiable(self) -> bool:
-        """Whether the value is floating point; predicates and indices are not."""
-        return jnp.issubdtype(self.x.dtype, jnp.floating)
+        """Whether the value is a real or complex number; predicates and indices are not."""
+        return jnp.issubdtype(self.x.dtype, jnp.inexact)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -16,33 +16,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms import control
-from jaxcam.transforms.custom_derivatives import has_own_jvp
+from jaxcam.transforms.control import ActiveValues, control
+from jaxcam.transforms.custom_derivatives import has_jvp
+from jaxcam.transforms.deeplift.multipliers import bilinear, rescale, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, compile_steps, extend
-from jaxcam.transforms.deeplift.rescale import bilinear, rescale, select_maximum
-from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, trace, walk
+from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
+from jaxcam.transforms.rules import Rules
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, equivalent, trace, walk
 
 _NAME = "deeplift"
-
-# Linear in all active operands together, whatever the others are.
-_LINEAR = frozenset(
-    "reshape squeeze expand_dims transpose broadcast_in_dim reduce_sum reduce_window_sum slice rev concatenate stack "
-    "cumsum split copy copy_p reduce_precision pad dynamic_slice dynamic_update_slice gather add_any "
-    "optimization_barrier sharding_constraint reshard".split()
-)
-_BILINEAR = frozenset("dot_general conv_general_dilated".split())
-# Elementwise; linear where exactly one operand is active (div: where the denominator is not).
-_ARITHMETIC = frozenset("add sub mul div neg convert_element_type add_any".split())
-_ELEMENTWISE = _ARITHMETIC | frozenset(
-    "exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv sin cos tan asin acos atan sinh cosh asinh acosh atanh "
-    "sqrt rsqrt cbrt integer_pow pow square abs sign floor ceil round max min clamp select_n atan2 rem nextafter "
-    "eq ne lt le gt ge and or not xor is_finite lgamma digamma".split()
-)
-_MAXIMA = frozenset("reduce_max reduce_min reduce_window_max cummax cummin".split())
-# With a zero reference the result is zero too, so the reference need not be computed.
-_KEEP_ZERO = (_LINEAR - {"pad"}) | _BILINEAR | frozenset("neg mul div convert_element_type reduce_max".split())
-_KEEP_ZERO |= frozenset("reduce_window_max reduce_min".split())
-_INDEX_OPERANDS = {"dynamic_slice": slice(1, None), "dynamic_update_slice": slice(2, None), "gather": slice(1, None)}
 
 
 def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | None = "highest") -> Callable:
@@ -65,7 +47,7 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
 
     Raises:
       UnsupportedPrimitive: when it is called, if fn uses an operation without a rule; the message
-        names the primitive and its place in the source.
+        names the primitive and its place in the source. `register` gives it one.
 
     References:
       Shrikumar et al., Learning Important Features Through Propagating Activation Differences, ICML 2017.
@@ -79,7 +61,7 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
         else:
             refs = [jnp.asarray(leaf) for leaf in jax.tree.leaves(reference)]
             pairs = [Pair(v, jnp.broadcast_to(r, v.shape).astype(v.dtype)) for v, r in zip(leaves, refs, strict=True)]
-        outs = walk(closed, pairs, active=Pair, rule=_rule, whole=has_own_jvp)
+        outs = _walk(closed, pairs)
         value = jax.tree.unflatten(tree, [o.x if isinstance(o, Pair) else o for o in outs])
         if not with_reference:
             return value
@@ -88,59 +70,95 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
     return transformed
 
 
+def register(names: str, rule: Callable[[Any, list], list]) -> None:
+    """Gives primitives a DeepLIFT rule: `register("my_primitive", elementwise)`.
+
+    It goes before what the vocabulary says, and holds inside `jit`, `scan`, `cond` and functions with their own
+    derivative. A rule must be complete: the sum of what its multipliers make of `x - reference` is the difference of
+    the results. `elementwise`, `linear`, `product` and `maximum` of this module are such rules, `equivalent_program`
+    makes one of a program that computes the same, and `rescale` and `bilinear` help to write others.
+
+    Args:
+      names: of the primitives, in one string.
+      rule: `(equation, operands) -> outputs`; operands and outputs are a `Pair` where they depend on the input, else
+        arrays.
+    """
+    RULES.register(names, rule)
+
+
+def _walk(program: Any, values: list) -> list:
+    return walk(program, values, active=Pair, rule=_rule, as_one=_as_one)
+
+
+def _as_one(eqn: Any) -> bool:
+    """Whether a call is one elementwise function with its own derivative, and every part of it is elementwise still."""
+    return has_jvp(eqn, lambda e: e.primitive.name in RULES and RULES[e.primitive.name] is elementwise)
+
+
 def _rule(eqn: Any, ins: list) -> list:
-    name = eqn.primitive.name
-    if name == "stop_gradient":  # only differentiation stops there; contributions do not
-        return [ins[0]]
-    if name in control.RULES:
-        return control.RULES[name](eqn, ins, _rule, _NAME)
-    active = [v for v in ins if isinstance(v, Pair)]
-    own = has_own_jvp(eqn)
-    if own and len({id(v.root) for v in active}) > 1:  # of several values: what it is made of has rules
-        return walk(called(eqn), ins, active=Pair, rule=_rule, whole=has_own_jvp)
-    if own or name in _ELEMENTWISE:
-        return [_elementwise(eqn, ins)]
-    if not all(p.differentiable for p in active):
-        raise UnsupportedPrimitive(_NAME, eqn, "a predicate or an index that depends on the input")
-    if name in _LINEAR:
-        indices = ins[_INDEX_OPERANDS.get(name, slice(0, 0))]
-        if any(isinstance(v, Pair) for v in indices):
-            raise UnsupportedPrimitive(_NAME, eqn, "an index that depends on the input")
-        return _linear(eqn, ins)
-    if name in _BILINEAR:
-        if len(active) == 1:
-            return _linear(eqn, ins)
-        return [_two_sided(eqn, *ins)]
-    if name in _MAXIMA and isinstance(ins[0], Pair):
-        return _maximum(eqn, ins)
-    raise UnsupportedPrimitive(_NAME, eqn, "the operation is not known to be linear, elementwise or a maximum")
+    if called(eqn) is not None:  # as one
+        if len({id(v.root) for v in ins if isinstance(v, Pair)}) == 1:
+            return elementwise(eqn, ins)
+        return _walk(called(eqn), ins)  # of several values: what it is made of has rules
+    return RULES.find(eqn)(eqn, ins)
 
 
-def _linear(eqn: Any, ins: list) -> list:
+def equivalent_program(program: Callable) -> Callable[[Any, list], list]:
+    """The rule of a primitive that computes the same as `program(*operands, **params)`, made of known primitives."""
+
+    return lambda eqn, ins: _walk(equivalent(eqn, program), ins)
+
+
+def linear(eqn: Any, ins: list) -> list:
+    """Linear in all operands that are pairs together, whatever the others are: its own derivative."""
+    active = [isinstance(v, Pair) for v in ins]
+    if any(active[describe(eqn).indices]):
+        raise UnsupportedPrimitive(_NAME, eqn, "an index that depends on the input")
+    _check_numbers(eqn, ins)
     xs = bind(eqn, [v.x if isinstance(v, Pair) else v for v in ins])
-    zero = all(v.r is None for v in ins if isinstance(v, Pair))
-    if zero and eqn.primitive.name in _KEEP_ZERO and _homogeneous(eqn, ins):
+    if _from_zero(ins) and keeps_zero(eqn, active):
         return [Pair(x, None) for x in xs]
     refs = bind(eqn, _references(ins))
     return [Pair(x, r) for x, r in zip(xs, refs, strict=True)]
 
 
-def _homogeneous(eqn: Any, ins: list) -> bool:
-    """Whether a linear equation has no constant summand: no operand beside the active ones is added in."""
-    if eqn.primitive.name in ("concatenate", "stack", "dynamic_update_slice", "add_any"):
-        first = ins[:2] if eqn.primitive.name == "dynamic_update_slice" else ins
-        return all(isinstance(v, Pair) for v in first)
-    return True
+def product(eqn: Any, ins: list) -> list:
+    """Linear in each of two operands; where both are pairs, the two-player Shapley rule."""
+    if not all(isinstance(v, Pair) for v in ins):
+        return linear(eqn, ins)
+    _check_numbers(eqn, ins)
+    a, b = ins
+
+    def fn(u, v):
+        return bind(eqn, [u, v])[0]
+
+    r = None if a.r is None or b.r is None else fn(a.r, b.r)
+    return [Pair(bilinear(fn, a.x, a.reference, b.x, b.reference), r)]
 
 
-def _elementwise(eqn: Any, ins: list) -> Pair:
+def maximum(eqn: Any, ins: list) -> list:
+    """Picks the largest of several elements of one operand; the smallest where the vocabulary says so."""
+    _check_numbers(eqn, ins)
+    (pair,) = ins
+    if pair.r is None:
+        # All positions of the reference tie at zero, so `y - 0` may go to the argmax of x: the plain gradient.
+        (x,) = bind(eqn, [pair.x])
+        return [Pair(x, None)]
+    sign = describe(eqn).sign
+    (r,) = bind(eqn, [pair.reference])
+    x = select_maximum(lambda v: sign * bind(eqn, [sign * v])[0], sign * pair.x, sign * pair.reference)
+    return [Pair(sign * x, r)]
+
+
+def elementwise(eqn: Any, ins: list) -> list:
+    """Each element of the result is made of those at its place: the rescale rule."""
     out = eqn.outvars[0].aval
     active = [v for v in ins if isinstance(v, Pair)]
     root = active[0].root
     # One root and no broadcasting: the result is a function of that one value, position by position.
     step = extend(eqn, ins) if all(v.root is root for v in active) and root.x.shape == out.shape else None
     origin = (root, step) if step else ()
-    floating = all(v.differentiable for v in active)
+    numbers = all(v.differentiable for v in active)
 
     def evaluate(values):
         return bind(eqn, values)[0]
@@ -148,72 +166,87 @@ def _elementwise(eqn: Any, ins: list) -> Pair:
     def plain(values):
         return evaluate([v.x if isinstance(v, Pair) else v for v in values])
 
-    if not jnp.issubdtype(out.dtype, jnp.floating):  # a predicate or an index: no derivative to define
-        return Pair(plain(ins), evaluate(_references(ins)), *origin)
-    if floating and _is_linear(eqn.primitive.name, ins):
-        zero = all(v.r is None for v in active) and (eqn.primitive.name in _KEEP_ZERO or len(active) == len(ins))
-        return Pair(plain(ins), None if zero else evaluate(_references(ins)), *origin)
-    if floating and len(active) == 1 and active[0].x.shape == out.shape:
+    if not jnp.issubdtype(out.dtype, jnp.inexact):  # a predicate or an index: no derivative to define
+        return [Pair(plain(ins), evaluate(_references(ins)), *origin)]
+    which = [isinstance(v, Pair) for v in ins]
+    if numbers and is_affine(eqn, which):
+        zero = _from_zero(ins) and keeps_zero(eqn, which)
+        return [Pair(plain(ins), None if zero else evaluate(_references(ins)), *origin)]
+    if numbers and len(active) == 1 and active[0].x.shape == out.shape:
         at = ins.index(active[0])
 
         def unary(value, others):
             return evaluate([*others[:at], value, *others[at:]])
 
         x = rescale(unary, active[0].x, active[0].reference, ins[:at] + ins[at + 1 :])
-        return Pair(x, evaluate(_references(ins)), *origin)
+        return [Pair(x, evaluate(_references(ins)), *origin)]
     if step and root.differentiable:
         function, consts = compile_steps(step)
-        return Pair(rescale(function, root.x, root.reference, consts), evaluate(_references(ins)), *origin)
-    return Pair(_of_two(eqn, ins), evaluate(_references(ins)))
+        return [Pair(rescale(function, root.x, root.reference, consts), evaluate(_references(ins)), *origin)]
+    return [Pair(_of_two(eqn, ins), evaluate(_references(ins)))]
+
+
+def _of_two(eqn: Any, ins: list) -> jax.Array:
+    """Elementwise operations on two active values that do not come from one."""
+    if len(ins) == 2 and all(isinstance(v, Pair) and v.differentiable for v in ins) and eqn.primitive.name in _OF_TWO:
+        return _OF_TWO[eqn.primitive.name](*ins)
+    raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
+
+
+def _quotient(a: Pair, b: Pair) -> jax.Array:
+    inverse = rescale(lambda v, _: 1 / v, b.x, b.reference, ())
+    return bilinear(jnp.multiply, a.x, a.reference, inverse, 1 / b.reference)
+
+
+def _largest(sign: int) -> Callable[[Pair, Pair], jax.Array]:
+    def rule(a, b):
+        x, r = [sign * a.x, sign * b.x], [sign * a.reference, sign * b.reference]
+        return sign * select_maximum(lambda operands: jnp.max(jnp.stack(operands), 0), x, r)
+
+    return rule
+
+
+#: Two values that do not come from one: which functions of both have a rule.
+_OF_TWO: dict[str, Callable[[Pair, Pair], jax.Array]] = {
+    "mul": lambda a, b: bilinear(jnp.multiply, a.x, a.reference, b.x, b.reference),
+    "div": _quotient,
+    "max": _largest(1),
+    "min": _largest(-1),
+}
+
+
+def _check_numbers(eqn: Any, ins: list) -> None:
+    if not all(v.differentiable for v in ins if isinstance(v, Pair)):
+        raise UnsupportedPrimitive(_NAME, eqn, "a predicate or an index that depends on the input")
 
 
 def _references(ins: list) -> list:
     return [v.reference if isinstance(v, Pair) else v for v in ins]
 
 
-def _is_linear(name: str, ins: list) -> bool:
-    active = [isinstance(v, Pair) for v in ins]
-    if name in ("add", "sub", "neg", "add_any", "convert_element_type"):
-        return True
-    if name == "mul":
-        return sum(active) == 1
-    if name == "div":
-        return active == [True, False]
-    return name == "select_n" and not active[0]
+def _from_zero(ins: list) -> bool:
+    """Whether all pairs have a reference known to be zero."""
+    return all(v.r is None for v in ins if isinstance(v, Pair))
 
 
-def _of_two(eqn: Any, ins: list) -> jax.Array:
-    """Elementwise operations on two active values that do not come from one."""
-    name = eqn.primitive.name
-    if len(ins) == 2 and all(isinstance(v, Pair) and v.differentiable for v in ins):
-        a, b = ins
-        if name == "mul":
-            return bilinear(jnp.multiply, a.x, a.reference, b.x, b.reference)
-        if name == "div":
-            inverse = rescale(lambda v, _: 1 / v, b.x, b.reference, ())
-            return bilinear(jnp.multiply, a.x, a.reference, inverse, 1 / b.reference)
-        if name in ("max", "min"):
-            sign = 1 if name == "max" else -1
-            x, r = [sign * a.x, sign * b.x], [sign * a.reference, sign * b.reference]
-            return sign * select_maximum(lambda operands: jnp.max(jnp.stack(operands), 0), x, r)
-    raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
+def _pack(value: Any) -> tuple:
+    if isinstance(value, Pair):
+        return (value.x, value.reference)
+    return (jnp.asarray(value), jnp.asarray(value))  # its own reference
 
 
-def _two_sided(eqn: Any, a: Pair, b: Pair) -> Pair:
-    def fn(u, v):
-        return bind(eqn, [u, v])[0]
+_CARRIED = ActiveValues(Pair, _pack, lambda packed: Pair(*packed), _rule, _NAME, _as_one)
 
-    r = None if a.r is None or b.r is None else fn(a.r, b.r)
-    return Pair(bilinear(fn, a.x, a.reference, b.x, b.reference), r)
-
-
-def _maximum(eqn: Any, ins: list) -> list:
-    (pair,) = ins
-    if pair.r is None and eqn.primitive.name in _KEEP_ZERO:
-        # All positions of the reference tie at zero, so `y - 0` may go to the argmax of x: the plain gradient.
-        (x,) = bind(eqn, [pair.x])
-        return [Pair(x, None)]
-    sign = -1 if eqn.primitive.name in ("reduce_min", "cummin") else 1
-    (r,) = bind(eqn, [pair.reference])
-    x = select_maximum(lambda v: sign * bind(eqn, [sign * v])[0], sign * pair.x, sign * pair.reference)
-    return [Pair(sign * x, r)]
+#: The rule of each primitive, by its name.
+RULES = Rules(
+    _NAME,
+    {
+        "moves": linear,
+        "sums": linear,
+        "product": product,
+        "elementwise": elementwise,
+        "maximum": maximum,
+        "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
+        "control": lambda eqn, ins: control(eqn, ins, _CARRIED),
+    },
+)

@@ -87,7 +87,7 @@ class Gamma:
         return ((1.0, 1.0 + self.gamma, 1.0),)
 
 
-Rule = Epsilon | AlphaBeta | Gamma
+LayerRule = Epsilon | AlphaBeta | Gamma
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,12 +113,12 @@ class Layer:
 class Composite:
     """A rule for convolutions and one for dense layers, with exceptions for the first and the last layer."""
 
-    conv: Rule
-    dense: Rule
-    first: Rule | None = None
-    last: Rule | None = None
+    conv: LayerRule
+    dense: LayerRule
+    first: LayerRule | None = None
+    last: LayerRule | None = None
 
-    def __call__(self, layer: Layer) -> Rule:
+    def __call__(self, layer: Layer) -> LayerRule:
         if layer.index == layer.count - 1 and self.last is not None:
             return self.last
         if layer.index == 0 and self.first is not None:
@@ -127,19 +127,19 @@ class Composite:
 
 
 #: What `lrp(fn, rule=...)` takes: a name, one rule, one per layer from input to output, or a function of the position.
-RuleChoice = str | Rule | Sequence[Rule] | Callable[[Layer], Rule]
+RuleChoice = str | LayerRule | Sequence[LayerRule] | Callable[[Layer], LayerRule]
 
 NAMES = ("epsilon", "z_plus", "alpha1_beta0", "alpha2_beta1", "gamma", "epsilon_plus", "epsilon_gamma")
 
 
-def named(name: str, epsilon: float, gamma: float) -> Rule | Composite:
+def named(name: str, epsilon: float, gamma: float) -> LayerRule | Composite:
     """The rule or composite called `name`.
 
     `epsilon_plus` and `epsilon_gamma` are composites: the epsilon rule on dense layers, and z+
     (Kohlbrenner et al., 2020) or gamma (Montavon et al., 2019) on convolutions.
     """
     plain = Epsilon(epsilon)
-    table: dict[str, Rule | Composite] = {
+    table: dict[str, LayerRule | Composite] = {
         "epsilon": plain,
         "z_plus": AlphaBeta(1.0, 0.0, epsilon),
         "alpha1_beta0": AlphaBeta(1.0, 0.0, epsilon),
@@ -153,7 +153,7 @@ def named(name: str, epsilon: float, gamma: float) -> Rule | Composite:
     return table[name]
 
 
-def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[Layer], Rule], bool]:
+def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[Layer], LayerRule], bool]:
     """A function of the position, and whether it looks at the position at all."""
     if isinstance(rule, str):
         return chooser(named(rule, epsilon, gamma), epsilon, gamma)
@@ -163,7 +163,7 @@ def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[L
         return rule, True
     rules = tuple(rule)
 
-    def by_position(layer: Layer) -> Rule:
+    def by_position(layer: Layer) -> LayerRule:
         if len(rules) != layer.count:
             raise JaxcamError(f"{len(rules)} LRP rules were given, but the function has {layer.count} layers")
         return rules[layer.index]
@@ -177,7 +177,9 @@ def stabilised(z: jax.Array, epsilon: float) -> jax.Array:
     return jnp.where(out == 0, jnp.ones_like(out), out)
 
 
-def share(rule: Rule, fn: Callable, x: Any, weights: Any, gain: Any, offset: Any, z: jax.Array, relevance: jax.Array):
+def share(
+    rule: LayerRule, fn: Callable, x: Any, weights: Any, gain: Any, offset: Any, z: jax.Array, relevance: jax.Array
+):
     """The relevance of the input of one linear layer `z = gain * fn(x, weights) + offset`.
 
     Args:

@@ -15,22 +15,15 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms import control
-from jaxcam.transforms.lrp.elementwise import ELEMENTWISE, NAME, elementwise, moved, refuse
-from jaxcam.transforms.lrp.layer_rules import Epsilon, Layer, Rule, RuleChoice, chooser, stabilised
-from jaxcam.transforms.lrp.values import Linear, Sinks, Value, kind, plain, shell
-from jaxcam.transforms.walker import bind, location, trace, walk
+from jaxcam.transforms.control import ActiveValues, control
+from jaxcam.transforms.lrp.elementwise import NAME, elementwise, moved
+from jaxcam.transforms.lrp.layer_rules import Epsilon, Layer, LayerRule, RuleChoice, chooser, stabilised
+from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, propagate, run_of
+from jaxcam.transforms.primitives import describe
+from jaxcam.transforms.rules import Rules
+from jaxcam.transforms.walker import bind, equivalent, location, trace, walk
 
-# Each element of the result is one element of one operand.
-_MOVES = frozenset(
-    "reshape squeeze expand_dims transpose broadcast_in_dim slice rev concatenate stack split pad dynamic_slice "
-    "dynamic_update_slice gather reduce_precision optimization_barrier sharding_constraint reshard".split()
-)
-#: Of these, the ones that a layer may stay open through.
-_OPEN = frozenset("reshape squeeze expand_dims transpose broadcast_in_dim slice rev reduce_precision".split())
-#: Winner takes all; ties as in the gradient.
-_MAXIMA = frozenset("reduce_max reduce_min reduce_window_max reduce_window_min cummax cummin".split())
-_SUMS = frozenset("reduce_sum reduce_window_sum cumsum".split())
+#: What a layer with weights is called, by its primitive.
 _LAYERS = {"dot_general": "dense", "conv_general_dilated": "conv"}
 
 
@@ -82,7 +75,7 @@ def lrp(
 
     Raises:
       UnsupportedPrimitive: when it is called, if relevance would have to pass an operation without a
-        rule; the message names the primitive and its place in the source.
+        rule; the message names the primitive and its place in the source. `register` gives it one.
       JaxcamError: an unknown rule, a number of rules that is not that of layers, or a result that is not a scalar.
 
     References:
@@ -99,11 +92,11 @@ def lrp(
         leaves, tree = jax.tree.flatten(x)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
 
-        def run(carriers, sinks, choose, count):
-            values = [Value(leaf, sinks, carrier) for leaf, carrier in zip(leaves, carriers, strict=True)]
-            walker = _Propagation(choose, count, sinks, epsilon)
-            (out,) = walk(closed, values, active=Value, rule=walker.rule)
-            return (out.carrier, walker.layers) if isinstance(out, Value) else (out, None)
+        def go(carriers, sinks, choose, count):
+            run = Run(sinks, epsilon, choose, count)
+            values = [Value(leaf, run, carrier) for leaf, carrier in zip(leaves, carriers, strict=True)]
+            (out,) = _walk(closed, values)
+            return (out.carrier, run.layers) if isinstance(out, Value) else (out, None)
 
         zero = jnp.zeros((), closed.out_avals[0].dtype)
         count = 0
@@ -111,11 +104,11 @@ def lrp(
             found: list[int] = []
 
             def probe(carriers, sinks):
-                found.append(run(carriers, sinks, lambda layer: Epsilon(epsilon), 0)[1] or 0)
+                found.append(go(carriers, sinks, lambda layer: Epsilon(epsilon), 0)[1] or 0)
 
             jax.eval_shape(probe, leaves, (zero, zero))
             count = found[0]
-        value, pull, layers = jax.vjp(lambda c, s: run(c, s, choose, count), leaves, (zero, zero), has_aux=True)
+        value, pull, layers = jax.vjp(lambda c, s: go(c, s, choose, count), leaves, (zero, zero), has_aux=True)
         relevance, (biases, stabiliser) = pull(value)
         if layers is None:  # nothing depends on x
             biases = value
@@ -124,104 +117,196 @@ def lrp(
     return propagate
 
 
-class _Propagation:
-    """One walk over the program: the rules by primitive, and the count of layers met so far."""
+def register(names: str, rule: Callable[[Any, list], list]) -> None:
+    """Gives primitives an LRP rule: `register("my_primitive", activation)`.
 
-    def __init__(self, choose: Callable[[Layer], Rule], count: int, sinks: Sinks, epsilon: float):
-        self.choose, self.count, self.sinks, self.epsilon = choose, count, sinks, epsilon
-        self.layers = 0
-        self.inside: dict[int, int] | None = None  # layers of the loop or branch being walked, by equation
+    It goes before what the vocabulary says, and holds inside `jit`, `scan`, `cond` and functions with their own
+    derivative. A rule must conserve: what it passes on, and what it gives to the sinks, is what it got. `activation`,
+    `elementwise`, `moves`, `sums` and `product` of this package are such rules, `equivalent_program` makes one of a
+    program that computes the same, and `propagate` helps to write others.
 
-    def rule(self, eqn: Any, ins: list) -> list:
-        name = eqn.primitive.name
-        if name in ("stop_gradient", "copy", "copy_p"):  # only differentiation stops there; relevance does not
-            return [ins[0]]
-        if name in control.RULES:
-            return self._control(eqn, ins)
-        if name in ELEMENTWISE:
-            return [elementwise(eqn, ins, self.sinks, self.epsilon)]
-        # A predicate or an index is a constant nearby.
+    Args:
+      names: of the primitives, in one string.
+      rule: `(equation, operands) -> outputs`; operands and outputs are a `Value` where they depend on the input, else
+        arrays.
+    """
+    RULES.register(names, rule)
+
+
+def equivalent_program(program: Callable) -> Callable[[Any, list], list]:
+    """The rule of a primitive that computes the same as `program(*operands, **params)`, made of known primitives."""
+    return lambda eqn, ins: _walk(equivalent(eqn, program), ins)
+
+
+def _walk(program: Any, values: list) -> list:
+    return walk(program, values, active=Value, rule=lambda eqn, ins: RULES.find(eqn)(eqn, ins))
+
+
+def _of_numbers(rule: Callable[[Any, list], list]) -> Callable[[Any, list], list]:
+    """A rule for operands to which relevance has a way: a predicate or an index is a constant nearby."""
+
+    def on_numbers(eqn, ins):
         ins = [v.plain if isinstance(v, Value) and not v.floating else v for v in ins]
         active = [v for v in ins if isinstance(v, Value)]
-        known = name in _MOVES or name in _MAXIMA or name in _SUMS or name in _LAYERS
-        if not known:
-            raise refuse(eqn, "the operation is not known to be linear, elementwise or a maximum")
         if not active:
             return bind(eqn, ins)
-        if name in _LAYERS and len(active) == 2 and active[0].steady != active[1].steady:
-            return [self._weighted_by_value(eqn, ins)]
+        if describe(eqn).kind == "product" and len(active) == 2 and active[0].weighs != active[1].weighs:
+            return [_weighted_by_value(eqn, ins)]
         refused = next((v for v in active if v.refusal is not None), None)
-        if refused is not None:
-            return self._refused(eqn, ins, refused)
-        if name in _LAYERS:
-            return [self._both(eqn, ins) if len(active) == 2 else self._layer(eqn, ins)]
-        if name in _SUMS:
-            return [self._linear(eqn, active[0], lambda x, _: bind(eqn, [x])[0], None, Epsilon(self.epsilon))]
-        if name in _OPEN and active[0].linear is not None:
-            linear = active[0].linear.moved(eqn, active[0].plain.shape)
-            return [Value(bind(eqn, plain(ins))[0], self.sinks, linear=linear, steady=active[0].steady)]
-        outs = moved(eqn, ins, self.sinks)
-        for out in outs:
-            out.steady = name in _OPEN and active[0].steady
-        return outs
+        return rule(eqn, ins) if refused is None else _refused(eqn, ins, refused)
 
-    def _linear(self, eqn: Any, source: Value, fn: Callable, weights: Any, rule: Rule) -> Value:
-        return Value(fn(source.plain, weights), self.sinks, linear=Linear(source, fn, weights, rule))
+    return on_numbers
 
-    def _layer(self, eqn: Any, ins: list) -> Value:
-        """A convolution or a dense layer with constant weights: what rules are about."""
-        right = isinstance(ins[1], Value)
-        source, weights = (ins[1], ins[0]) if right else (ins[0], ins[1])
 
-        def fn(x, w):
-            return bind(eqn, [w, x] if right else [x, w])[0]
+@_of_numbers
+def moves(eqn: Any, ins: list) -> list:
+    """Each element of a result is an element of an operand; a linear layer stays open through one operand's moves."""
+    first = next(v for v in ins if isinstance(v, Value))
+    stays_open = len(ins) == len(eqn.outvars) == 1
+    if stays_open and first.linear is not None:
+        linear = first.linear.moved(eqn, first.plain.shape)
+        return [Value(bind(eqn, plain(ins))[0], first.run, linear=linear, weighs=first.weighs)]
+    outs = moved(eqn, ins)
+    for out in outs:
+        out.weighs = stays_open and first.weighs
+    return outs
 
-        index = self._position(eqn)
-        shape = eqn.outvars[0].aval.shape
-        place = Layer(index, self.count, _LAYERS[eqn.primitive.name], shape, location(eqn))
-        return self._linear(eqn, source, fn, jnp.asarray(weights), self.choose(place))
 
-    def _weighted_by_value(self, eqn: Any, ins: list) -> Value:
-        """A sum weighted by an attention: the weights are held fixed, the values share by the epsilon rule."""
-        right = ins[0].steady
-        source, weights = (ins[1], ins[0].plain) if right else (ins[0], ins[1].plain)
+@_of_numbers
+def maximum(eqn: Any, ins: list) -> list:
+    """Winner takes all; ties as in the gradient."""
+    return list(moved(eqn, ins))
 
-        def fn(x, w):
-            return bind(eqn, [w, x] if right else [x, w])[0]
 
-        return self._linear(eqn, source, fn, weights, Epsilon(self.epsilon))
+@_of_numbers
+def sums(eqn: Any, ins: list) -> list:
+    """Linear: shared by the epsilon rule, whatever rule the layers with weights have."""
+    run = run_of(ins)
+    at = [i for i, v in enumerate(ins) if isinstance(v, Value)]
+    if len(at) > 1 or len(ins) > 1:  # values beside it, and where they go
+        return _several(eqn, ins, at)
+    return [_linear(eqn, ins[0], lambda x, _: bind(eqn, [x])[0], None, Epsilon(run.epsilon))]
 
-    def _both(self, eqn: Any, ins: list) -> Value:
-        """A product of two ordinary values: each gets half, shared by the epsilon rule."""
-        (z,) = bind(eqn, plain(ins))
 
-        def backward(residual, relevance):
-            a, b, z = residual
-            s = relevance / stabilised(z, self.epsilon) / 2
-            to_a, to_b = jax.vjp(lambda u, v: bind(eqn, [u, v])[0], a, b)[1](s)
-            return (a * to_a, b * to_b), 0.0, jnp.sum(relevance - 2 * s * z)
+@_of_numbers
+def product(eqn: Any, ins: list) -> list:
+    """A layer with weights, where one operand is constant: what layer rules are about. Else each operand gets half."""
+    return [_both(eqn, ins) if all(isinstance(v, Value) for v in ins) else _layer(eqn, ins)]
 
-        carriers = tuple(v.carrier for v in ins)
-        return Value(z, self.sinks, shell(backward, carriers, self.sinks, (*plain(ins), z), z))
 
-    def _refused(self, eqn: Any, ins: list, refused: Value) -> list[Value]:
-        """What follows from a value that relevance cannot reach: an error only if relevance comes this way."""
-        name, mark, steady = eqn.primitive.name, refused.mark, False
-        if name in _MOVES:
-            steady = refused.steady
-        elif mark is not None:
-            mark = ("sum", mark[1]) if name == "reduce_sum" and mark[0] == "exponential" else None
-        return [Value(out, refusal=refused.refusal, steady=steady, mark=mark) for out in bind(eqn, plain(ins))]
+def _linear(eqn: Any, source: Value, fn: Callable, weights: Any, rule: LayerRule) -> Value:
+    return Value(fn(source.plain, weights), source.run, linear=Linear(source, fn, weights, rule))
 
-    def _control(self, eqn: Any, ins: list) -> list:
-        """Loops and branches: their bodies are walked more than once, their layers counted once."""
-        outer, self.inside = self.inside, {} if self.inside is None else self.inside
-        try:
-            return control.RULES[eqn.primitive.name](eqn, ins, self.rule, NAME, kind(self.sinks))
-        finally:
-            self.inside = outer
 
-    def _position(self, eqn: Any) -> int:
-        index = self.layers if self.inside is None else self.inside.setdefault(id(eqn), self.layers)
-        self.layers += index == self.layers
-        return index
+def _several(eqn: Any, ins: list, at: list[int]) -> list:
+    """A linear operation on several values: shared by the epsilon rule among all of them, constants as biases."""
+    run, values = run_of(ins), plain(ins)
+    (z,) = bind(eqn, values)
+    where = range(len(ins))[describe(eqn).indices]
+    constants = [i for i in range(len(ins)) if i not in at and i not in where]
+    places = at + constants
+
+    def backward(residual, relevance):
+        *operands, z = residual
+        s = relevance / stabilised(z, run.epsilon)
+
+        def again(moving):
+            full = list(operands)
+            for i, v in zip(places, moving, strict=True):
+                full[i] = v
+            return bind(eqn, full)[0]
+
+        moving = [operands[i] for i in places]
+        pulled = jax.vjp(again, moving)[1](s)[0]
+        return [v * p for v, p in zip(moving, pulled, strict=True)], 0.0, jnp.sum(relevance - s * z)
+
+    carriers = [ins[i].carrier for i in at] + [absorbed(values[i], run.sinks) for i in constants]
+    return [Value(z, run, propagate(backward, carriers, run.sinks, [*map(jnp.asarray, values), z], z))]
+
+
+def _layer(eqn: Any, ins: list) -> Value:
+    """A convolution or a dense layer with constant weights: what rules are about."""
+    right = isinstance(ins[1], Value)
+    source, weights = (ins[1], ins[0]) if right else (ins[0], ins[1])
+
+    def fn(x, w):
+        return bind(eqn, [w, x] if right else [x, w])[0]
+
+    run, shape = source.run, eqn.outvars[0].aval.shape
+    kind = _LAYERS.get(eqn.primitive.name, eqn.primitive.name)
+    place = Layer(run.position(eqn), run.count, kind, shape, location(eqn))
+    return _linear(eqn, source, fn, jnp.asarray(weights), run.choose(place))
+
+
+def _weighted_by_value(eqn: Any, ins: list) -> Value:
+    """A sum weighted by an attention: the weights are held fixed, the values share by the epsilon rule."""
+    right = ins[0].weighs
+    source, weights = (ins[1], ins[0].plain) if right else (ins[0], ins[1].plain)
+
+    def fn(x, w):
+        return bind(eqn, [w, x] if right else [x, w])[0]
+
+    return _linear(eqn, source, fn, weights, Epsilon(source.run.epsilon))
+
+
+def _both(eqn: Any, ins: list) -> Value:
+    """A product of two ordinary values: each gets half, shared by the epsilon rule."""
+    run = run_of(ins)
+    (z,) = bind(eqn, plain(ins))
+
+    def backward(residual, relevance):
+        a, b, z = residual
+        s = relevance / stabilised(z, run.epsilon) / 2
+        to_a, to_b = jax.vjp(lambda u, v: bind(eqn, [u, v])[0], a, b)[1](s)
+        return (a * to_a, b * to_b), 0.0, jnp.sum(relevance - 2 * s * z)
+
+    carriers = tuple(v.carrier for v in ins)
+    return Value(z, run, propagate(backward, carriers, run.sinks, (*plain(ins), z), z))
+
+
+def _refused(eqn: Any, ins: list, refused: Value) -> list[Value]:
+    """What follows from a value that relevance cannot reach: an error only if relevance comes this way."""
+    mark, weighs = refused.mark, False
+    if describe(eqn).kind == "moves":
+        weighs = refused.weighs
+    elif mark is not None:
+        mark = ("sum", mark[1]) if eqn.primitive.name == "reduce_sum" and mark[0] == "exponential" else None
+    results = bind(eqn, plain(ins))
+    return [Value(out, refused.run, refusal=refused.refusal, weighs=weighs, mark=mark) for out in results]
+
+
+def _control(eqn: Any, ins: list) -> list:
+    """Loops and branches: their bodies are walked more than once, their layers counted once."""
+    run = run_of(ins)
+
+    def pack(value):
+        if not isinstance(value, Value):
+            return (jnp.asarray(value), absorbed(value, run.sinks))
+        return (value.plain, value.carrier if value.floating else value.plain)
+
+    carried = ActiveValues(
+        Value, pack, lambda packed: Value(packed[0], run, packed[1]), lambda e, v: RULES.find(e)(e, v), NAME
+    )
+    outer, run.inside = run.inside, {} if run.inside is None else run.inside
+    try:
+        return control(eqn, ins, carried)
+    finally:
+        run.inside = outer
+
+
+#: The rule of each primitive, by its name.
+RULES = Rules(
+    NAME,
+    {
+        "moves": moves,
+        "sums": sums,
+        "product": product,
+        "elementwise": elementwise,
+        "maximum": maximum,
+        "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
+        "control": _control,
+    },
+    refused={
+        name: "relevance of complex numbers is not defined" for name in ("fft", "complex", "conj", "real", "imag")
+    },
+)

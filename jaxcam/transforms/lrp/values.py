@@ -9,18 +9,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.control import Kind
-from jaxcam.transforms.lrp.layer_rules import Rule, share
+from jaxcam.transforms.lrp.layer_rules import Layer, LayerRule, share
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind
 
 #: What receives the relevance that no input gets: scalars `(biases, stabiliser)` whose cotangents are the amounts.
 Sinks = tuple[jax.Array, jax.Array]
 
 
-def shell(backward: Callable, carriers: Any, sinks: Sinks, residual: Any, out: Any) -> Any:
+class Run:
+    """One propagation: what its rules share.
+
+    Attributes:
+      sinks: what receives the relevance that no input gets.
+      epsilon: the stabiliser of operations without weights.
+      choose: the rule of a layer with weights, by its place.
+      count: how many such layers there are, where `choose` looks.
+      layers: how many were met so far.
+      inside: layers of the loop or branch being walked, by equation, as its body is walked more than once.
+    """
+
+    def __init__(self, sinks: Sinks, epsilon: float, choose: Callable[[Layer], LayerRule], count: int):
+        self.sinks, self.epsilon, self.choose, self.count = sinks, epsilon, choose, count
+        self.layers = 0
+        self.inside: dict[int, int] | None = None
+
+    def position(self, eqn: Any) -> int:
+        """The number of a layer with weights, from 0 in the order in which they run."""
+        index = self.layers if self.inside is None else self.inside.setdefault(id(eqn), self.layers)
+        self.layers += index == self.layers
+        return index
+
+
+def propagate(backward: Callable, carriers: Any, sinks: Sinks, residual: Any, out: Any) -> Any:
     """The value `out`, through which relevance passes by `backward`.
 
-    Everything is computed once, on plain values; `jax.vjp` only sees these shells, and adds up what
+    Everything is computed once, on plain values; `jax.vjp` only sees these, and adds up what
     reaches a value by several ways. Differentiating again gives true derivatives, as the plain
     values are ordinary functions of the input.
 
@@ -66,7 +89,7 @@ class Linear:
     source: Value
     fn: Callable[[Any, Any], jax.Array]
     weights: Any
-    rule: Rule
+    rule: LayerRule
     gain: Any = None
     offset: Any = None
 
@@ -103,7 +126,7 @@ class Linear:
             return share(self.rule, self.fn, x, weights, gain, offset, z, relevance)
 
         residual = (self.source.plain, self.weights, self.gain, self.offset, z)
-        return shell(backward, self.source.carrier, sinks, residual, z)
+        return propagate(backward, self.source.carrier, sinks, residual, z)
 
 
 class Value:
@@ -111,28 +134,30 @@ class Value:
 
     Attributes:
       plain: what the program computes.
+      run: the propagation that it is part of.
       lineage: the values, nearest first, of which this one is a function position by position.
-      steady: whether a product treats it as a constant (a gate, attention weights, a norm).
+      weighs: whether it only weighs other values in a product: a gate, attention weights, a norm.
       refusal: the error to raise if relevance should come this way, or None.
       mark: of exponentials and of their sums, to know a softmax by.
+      linear: the linear layer that it is the output of, as long as nothing but affine operations came after.
     """
 
-    __slots__ = ("_carrier", "_linear", "_sinks", "lineage", "mark", "plain", "refusal", "steady")
+    __slots__ = ("_carrier", "linear", "lineage", "mark", "plain", "refusal", "run", "weighs")
 
     def __init__(
         self,
         plain: Any,
-        sinks: Sinks | None = None,
+        run: Run,
         carrier: Any = None,
         *,
         linear: Linear | None = None,
         lineage: Sequence[Value] = (),
-        steady: bool = False,
+        weighs: bool = False,
         refusal: UnsupportedPrimitive | None = None,
         mark: Any = None,
     ):
-        self.plain, self._sinks, self._carrier, self._linear = plain, sinks, carrier, linear
-        self.lineage, self.steady, self.refusal, self.mark = tuple(lineage), steady, refusal, mark
+        self.plain, self.run, self._carrier, self.linear = plain, run, carrier, linear
+        self.lineage, self.weighs, self.refusal, self.mark = tuple(lineage), weighs, refusal, mark
 
     @property
     def floating(self) -> bool:
@@ -145,11 +170,6 @@ class Value:
         return (self, *self.lineage)
 
     @property
-    def linear(self) -> Linear | None:
-        """The linear layer that it is the output of, as long as nothing but affine operations came after."""
-        return self._linear
-
-    @property
     def carrier(self) -> Any:
         """Equal to `plain`; its cotangent is the relevance. Made on first use.
 
@@ -158,9 +178,8 @@ class Value:
         """
         if self.refusal is not None:
             raise self.refusal
-        if self._carrier is None and self._linear is not None:
-            assert self._sinks is not None
-            self._carrier = self._linear.carrier(self.plain, self._sinks)
+        if self._carrier is None and self.linear is not None:
+            self._carrier = self.linear.carrier(self.plain, self.run.sinks)
         return self._carrier
 
 
@@ -179,20 +198,14 @@ def common(values: Sequence[Value], shape: tuple[int, ...]) -> Value | None:
     return None
 
 
-def tap(constant: Any, sinks: Sinks) -> Any:
+def absorbed(constant: Any, sinks: Sinks) -> Any:
     """A constant whose relevance counts as absorbed by a bias."""
     constant = jnp.asarray(constant)
     if not jnp.issubdtype(constant.dtype, jnp.floating):
         return constant
-    return shell(lambda _, relevance: ((), jnp.sum(relevance), 0.0), (), sinks, (), constant)
+    return propagate(lambda _, relevance: ((), jnp.sum(relevance), 0.0), (), sinks, (), constant)
 
 
-def kind(sinks: Sinks) -> Kind:
-    """How loops and branches carry these values."""
-
-    def pack(value):
-        if not isinstance(value, Value):
-            return (jnp.asarray(value), tap(value, sinks))
-        return (value.plain, value.carrier if value.floating else value.plain)
-
-    return Kind(Value, pack, lambda packed: Value(packed[0], sinks, packed[1]))
+def run_of(ins: Sequence[Any]) -> Run:
+    """The propagation that the operands belong to."""
+    return next(v.run for v in ins if isinstance(v, Value))

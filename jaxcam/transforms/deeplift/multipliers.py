@@ -34,7 +34,10 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
         near = jnp.abs(dx) <= 4 * jnp.finfo(x.dtype).eps ** 0.5 * jnp.maximum(jnp.abs(x), jnp.abs(r))
         # Elsewhere at 1/2, inside the domain of every function there is: an unused infinity would become NaN later.
         middle = jnp.where(near, (x + r) / 2, jnp.asarray(0.5, x.dtype))
-        _, derivative = jax.jvp(lambda v: fn(v, consts), (middle,), (jnp.ones_like(x),))
+        try:
+            _, derivative = jax.jvp(lambda v: fn(v, consts), (middle,), (jnp.ones_like(x),))
+        except NotImplementedError:  # a function that JAX has no derivative of
+            near, derivative = dx == 0, jnp.zeros_like(x)
         secant = (y - fn(r, consts)) / jnp.where(near, jnp.ones_like(dx), dx)
         return y, (jnp.where(near, derivative, secant).astype(x.dtype), r, consts)
 
