@@ -120,7 +120,7 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
 
 
 def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:
-    from jaxcam.evaluate.plan import KEEP
+    from jaxcam.evaluate.manifest import KEEP
 
     if asked is None:
         return KEEP

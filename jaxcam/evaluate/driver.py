@@ -20,8 +20,8 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
-from jaxcam.evaluate.plan import KEEP, Options, Plan, claim, make_plan, numbered
-from jaxcam.evaluate.run import Run, gather, read_manifest
+from jaxcam.evaluate.manifest import KEEP, Options, claim, make_manifest, numbered
+from jaxcam.evaluate.run import Run, gather, read_manifest, units_of
 from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
@@ -118,19 +118,20 @@ def evaluate(
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size, keep=tuple(keep),
     )  # fmt: skip
-    plan = make_plan(network, data, options, about)
-    claim(folder, plan)
+    manifest = make_manifest(network, data, options, about)
+    claim(folder, manifest)
+    units = units_of(manifest)
     with Writer(folder, process, processes) as writer:
-        mine = range(process, len(plan.units), processes)
-        present = _present(folder, plan)
+        mine = range(process, len(units), processes)
+        present = _present(folder, options)
         missing = [n for n in mine if n not in present]
         if missing:
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
-            watch = _Watch(progress, plan, mine, present)
+            watch = _Watch(progress, units, mine, present)
             stop = threading.Event()
             make = _makers(network, options, known, used, stop)
             with (
-                contextlib.closing(_loaded(network, data, plan, missing)) as loaded,
+                contextlib.closing(_loaded(network, data, units, missing)) as loaded,
                 contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
             ):
                 for done in made:
@@ -188,25 +189,25 @@ def _metrics(asked: str | Sequence[str] | None, boxes: bool, reference: str | No
     return tuple(listed)
 
 
-def _present(folder: pathlib.Path, plan: Plan) -> dict[int, Unit]:
+def _present(folder: pathlib.Path, options: Options) -> dict[int, Unit]:
     """The units that are there with all that belongs to them."""
     units = read_units(folder)
-    if not plan.manifest["settings"]["keep"]:
+    if not options.keep:
         return units
     return {n: u for n, u in units.items() if not u.lines or arrays_file(folder, n).is_file()}
 
 
 def _loaded(
-    network: Classifier, data: Dataset, plan: Plan, missing: Sequence[int]
+    network: Classifier, data: Dataset, units: Sequence[np.ndarray], missing: Sequence[int]
 ) -> Generator[list[Loaded], None, None]:
     """The decoded pictures of the missing units, made in the background."""
-    places = np.concatenate([plan.units[n] for n in missing])
+    places = np.concatenate([units[n] for n in missing])
     items = [data.items[i] for i in places]
     decoded: Any = stream(items, network.preprocessing)
     served = (dataclasses.replace(x, index=int(i)) for i, x in zip(places, decoded, strict=True))
     with contextlib.closing(decoded):
         for n in missing:
-            yield list(itertools.islice(served, len(plan.units[n])))
+            yield list(itertools.islice(served, len(units[n])))
 
 
 def _makers(
@@ -256,10 +257,16 @@ def _made(
 class _Watch:
     """Counts what is done and how fast."""
 
-    def __init__(self, report: Callable[[Progress], None], plan: Plan, mine: Sequence[int], present: dict[int, Unit]):
+    def __init__(
+        self,
+        report: Callable[[Progress], None],
+        units: Sequence[np.ndarray],
+        mine: Sequence[int],
+        present: dict[int, Unit],
+    ):
         self.report, self.start = report, time.perf_counter()
-        self.total = sum(len(plan.units[n]) for n in mine)
-        self.before = self.done = sum(len(plan.units[n]) for n in mine if n in present)
+        self.total = sum(len(units[n]) for n in mine)
+        self.before = self.done = sum(len(units[n]) for n in mine if n in present)
         self.broken = sum(len(present[n].summary["broken"]) for n in mine if n in present)
         report(Progress(self.done, self.total, 0.0, self.broken))
 

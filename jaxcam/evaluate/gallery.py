@@ -68,25 +68,20 @@ class Gallery:
         elif run.arrays("maps", rows=cube.rows[0][cube.rows[0] >= 0][:1]) is None:
             self.missing = "the maps were not kept (jaxcam evaluate keeps them unless --keep says otherwise)"
 
-    def case(self, pair: int) -> Case | None:
-        """The case of a row of the cube; None where its picture cannot be read."""
-        if self.missing:
-            return None
-        if pair not in self._drawn:
-            self._drawn[pair] = self._draw(pair)
-        return self._drawn[pair]
-
     def cases(self, pairs: np.ndarray, count: int) -> list[Case]:
         """The first `count` of these that can be drawn."""
         found: list[Case] = []
         for pair in pairs.tolist():
-            if len(found) == count or len(self.failed) > 20:
+            if self.missing or len(found) == count or len(self.failed) > 20:
                 break
-            if case := self.case(pair):
+            if pair not in self._drawn:
+                self._drawn[pair] = self._draw(pair)
+            if case := self._drawn[pair]:
                 found.append(case)
         return found
 
     def _draw(self, pair: int) -> Case | None:
+        """None where the picture cannot be read, or a method has no map of it."""
         rows = self.cube.rows[pair]
         if (rows < 0).any():
             return None

@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.store import Unit, arrays_file, read_units
-from jaxcam.metrics.registry import METRICS
 
 FORMAT = 1
 #: Columns that are not metrics, and their types; the rest are float64.
@@ -28,7 +27,7 @@ class Run:
 
     Attributes:
       folder: where it is.
-      manifest: its settings, the pictures, and what it was made with; see `jaxcam.evaluate.plan`.
+      manifest: its settings, the pictures, and what it was made with; see `jaxcam.evaluate.manifest`.
       columns: arrays of length R by name, one row per (picture, class, method), sorted by these: `index` and
         `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1 where the class is in
         the picture, 0 where not, NaN unknown), `predicted` (the top class), `method`, `score` (probability of the
@@ -90,6 +89,8 @@ class Run:
         Raises:
           JaxcamError: a file is missing or damaged.
         """
+        from jaxcam.metrics.registry import METRICS  # here, since it imports JAX, and reading a run does not
+
         curves = {m.perturbation.array for m in METRICS.values() if m.perturbation}
         kinds = ("coefficients", "maps", "reference", *sorted(curves))
         if kind not in kinds:
@@ -143,6 +144,17 @@ def read_manifest(folder: pathlib.Path) -> dict:
     return manifest
 
 
+def units_of(manifest: dict) -> list[np.ndarray]:
+    """Places in the data set of the pictures of each unit.
+
+    They depend on the settings alone, so that where a run was stopped, and who makes which unit, changes no batch and
+    hence no bit of a result.
+    """
+    places = np.asarray([int(i) for i in manifest["images"]], np.int64)
+    size = manifest["settings"]["batch_size"]
+    return [places[start : start + size] for start in range(0, len(places), size)]
+
+
 def read_run(folder: str | os.PathLike) -> Run:
     """Reads a run, also one that is not finished or is being made.
 
@@ -167,11 +179,10 @@ def gather(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> Run:
     rows = [rows[i] for i in order]
     names = [*_TYPES, *_OTHERS, *settings["metrics"]]
     columns = {name: _column([row.get(name) for row in rows], _TYPES.get(name, np.float64)) for name in names}
-    count = -(-len(manifest["images"]) // settings["batch_size"])
     return Run(
         folder=folder, manifest=manifest, columns=columns,
         broken={name: why for unit in units.values() for name, why in unit.summary["broken"].items()},
-        units=[unit.summary for unit in units.values()], complete=len(units) == count,
+        units=[unit.summary for unit in units.values()], complete=len(units) == len(units_of(manifest)),
         _places=np.asarray(places, np.int64).reshape(-1, 2)[order],
     )  # fmt: skip
 

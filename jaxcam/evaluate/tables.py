@@ -114,12 +114,10 @@ def how_many(summary: Summary) -> str:
     return pictures if summary.pairs == summary.images else f"{pictures}, {summary.pairs:,} pairs of picture and class"
 
 
-def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
+def main_table(run: Run, summary: Summary) -> Table:
     """Methods down, metrics across, the number of empty maps, and the paper's figures where there are any."""
     name = titles(run)
-    figures = {
-        (m, k): published(run.manifest, m, k) if paper else None for m in summary.methods for k in summary.metrics
-    }
+    figures = {(m, k): published(run.manifest, m, k) for m in summary.methods for k in summary.metrics}
     heads = [Column("Method", numeric=False)]
     with_paper = [k for k in summary.metrics if any(figures[m, k] for m in summary.methods)]
     for k in summary.metrics:

@@ -12,8 +12,8 @@ import numpy as np
 
 from jaxcam.data.loader import Loaded
 from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.manifest import Options
 from jaxcam.evaluate.measures import Measures, timed
-from jaxcam.evaluate.plan import Options
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.methods.maps import why_empty
 from jaxcam.models.classifier import Classifier

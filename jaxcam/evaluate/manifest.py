@@ -1,4 +1,4 @@
-"""What a run is to do: settings, subsets and units; and whether a folder holds the same run already."""
+"""What a run is to do, as its manifest says; and whether a folder holds the same run already."""
 
 from __future__ import annotations
 
@@ -85,22 +85,8 @@ class Options:
             raise JaxcamError(f"the metric {which} and a reference method go together: name both or neither")
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A run to be made.
-
-    Attributes:
-      manifest: what `manifest.json` holds.
-      units: places in the data set of the pictures of each unit. They depend on the settings alone, so that where a
-        run was stopped, and who makes which unit, changes no batch and hence no bit of a result.
-    """
-
-    manifest: dict
-    units: list[np.ndarray]
-
-
-def make_plan(network: Classifier, data: Dataset, options: Options, about: dict | None = None) -> Plan:
-    """Draws the subsets and writes down the settings.
+def make_manifest(network: Classifier, data: Dataset, options: Options, about: dict | None = None) -> dict:
+    """Draws the subsets and writes down the settings: what `manifest.json` holds.
 
     Raises:
       JaxcamError: there are no pictures; the layer does not exist; a metric needs boxes and there are none.
@@ -149,7 +135,7 @@ def make_plan(network: Classifier, data: Dataset, options: Options, about: dict 
         "versions": {"jaxcam": __version__, "jax": jax.__version__},
         "platform": jax.default_backend(),
     }  # fmt: skip
-    manifest = {
+    return {
         "format": FORMAT,
         "settings": settings,
         "about": {
@@ -165,11 +151,9 @@ def make_plan(network: Classifier, data: Dataset, options: Options, about: dict 
         "images": {str(i): data.items[i].name for i in indices.tolist()},
         "subsets": subsets,
     }  # fmt: skip
-    count = range(0, len(indices), options.batch_size)
-    return Plan(manifest, [indices[i : i + options.batch_size] for i in count])
 
 
-def claim(folder: pathlib.Path, plan: Plan) -> None:
+def claim(folder: pathlib.Path, manifest: dict) -> None:
     """Makes the folder this run's, by its manifest; nothing happens where it is already.
 
     Raises:
@@ -182,14 +166,14 @@ def claim(folder: pathlib.Path, plan: Plan) -> None:
         with locked(folder / "manifest.lock"):  # another process of this run has it for a moment
             if file.exists():
                 try:
-                    return compare(folder, read_manifest(folder), plan.manifest)
+                    return compare(folder, read_manifest(folder), manifest)
                 except JaxcamError:
                     if read_units(folder) or in_use(folder):
                         raise  # else it was begun with a mistake, and nothing is lost by beginning anew
             elif read_units(folder):
                 raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
             with whole_file(file) as f:
-                f.write((json.dumps(plan.manifest, indent=1) + "\n").encode())
+                f.write((json.dumps(manifest, indent=1) + "\n").encode())
                 f.flush()
                 os.fsync(f.fileno())
     except OSError as e:
