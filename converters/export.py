@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxcam.converters.names import DIALECTS
+from jaxcam.converters import names
 from jaxcam.converters.rules import Rule, source_shape, to_source
 from jaxcam.converters.safetensors_files import write_safetensors
 from jaxcam.errors import JaxcamError
@@ -21,8 +21,10 @@ _PART = 16 << 20
 
 
 def _rules(network: Network) -> list[Rule]:
-    dialect = next(d for d in DIALECTS if d.name == "torchvision" and d.family == network.config.family)
-    if refusal := dialect.refusal(network.config):
+    tables = (d for d in names.DIALECTS if d.name == "torchvision" and d.family == network.config.family)
+    dialect = next(tables, None)
+    refusal = dialect.refusal(network.config) if dialect else "torchvision has no such network"
+    if dialect is None or refusal:
         raise JaxcamError(f"{network.name}: {refusal}")
     return dialect.rules(network.config)
 

@@ -79,12 +79,8 @@ class Dialect:
         return list(self.table(config))
 
 
-def source_shape(kind: str, target: tuple[int, ...], pool: int = 1) -> tuple[int, ...]:
-    """The shape that a parameter of shape `target` has in a file.
-
-    Args:
-      pool: side of the flattened map, for "flat".
-    """
+def source_shape(kind: str, target: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a parameter of shape `target` has in a file."""
     if kind in ("conv", "conv_bgr"):
         h, w, c_in, c_out = target
         return (c_out, c_in, h, w)

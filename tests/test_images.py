@@ -13,7 +13,7 @@ import pytest
 from networks import VGG, network, picture
 from PIL import Image, ImageCms
 
-from jaxcam.data.images import MAX_PIXELS, open_image, read_image, to_picture
+from jaxcam.data.images import MAX_PIXELS, open_image, to_picture
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 
@@ -30,6 +30,10 @@ STORED = {
     7: np.rot90(UPRIGHT, 2).transpose(1, 0, 2),
     8: np.rot90(UPRIGHT, -1),
 }
+
+
+def read_image(path) -> np.ndarray:
+    return np.asarray(open_image(path))
 
 
 def save(path, image, **options):

@@ -24,7 +24,7 @@ from jaxcam.models.vgg import VGGConfig
 from jaxcam.zoo import catalogue
 from jaxcam.zoo import load as zoo
 from jaxcam.zoo.catalogue import CATALOGUE, class_names
-from jaxcam.zoo.checkpoint import save_checkpoint
+from jaxcam.zoo.store import save_checkpoint
 
 TINY = VGGConfig(depth=11, width=1 / 32, hidden=8, num_classes=7, pool_size=2)
 RULES = Preprocessing(size=64, resize="squash")

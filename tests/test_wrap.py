@@ -164,7 +164,7 @@ def test_mistakes_are_told_in_one_line(options, why):
 
 
 def test_a_wrapped_network_cannot_be_saved(residual, tmp_path):
-    with pytest.raises(JaxcamError, match="mine: only a VGG or ResNet of jaxcam's can be saved"):
+    with pytest.raises(JaxcamError, match="mine: only networks of jaxcam's own families can be saved"):
         jaxcam.save_network(tmp_path / "net", residual[1])
     assert not (tmp_path / "net").exists()
 

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         out = out if to_file else check_writable(out) / f"{_file_name(network.name)}.safetensors"
         save_torchvision_safetensors(out, network)
     else:
-        from jaxcam.zoo.checkpoint import save_checkpoint
+        from jaxcam.zoo.store import save_checkpoint
 
         save_checkpoint(out, network)
     target = "safetensors in torchvision's names" if options.to == "safetensors" else "an Orbax checkpoint"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.registry import ARCHITECTURES, FAMILIES, architecture
+from jaxcam.models.registry import FAMILIES, architecture, architectures
 from jaxcam.training.recipe import Recipe
 
 #: Fields of a network's configuration that the command sets: type, meaning, which values are right, and what they are.
@@ -53,7 +53,9 @@ def add_commands(commands: Any) -> None:
         "or a PASCAL VOC devkit (multi-label)",
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
-    p.add_argument("--arch", default="vgg16_bn", metavar="NAME", help=f"{', '.join(ARCHITECTURES)} (default: vgg16_bn)")
+    p.add_argument(
+        "--arch", default="vgg16_bn", metavar="NAME", help=f"{', '.join(architectures())} (default: vgg16_bn)"
+    )
     p.add_argument(
         "--init", metavar="NAME|FOLDER", help="fine-tune this network, which decides the architecture; for other "
         "classes its last layer is drawn anew",
@@ -125,13 +127,14 @@ def run(options: argparse.Namespace) -> int:
 
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that the user sets."""
-    if options.arch not in ARCHITECTURES:
-        raise unknown("architecture", options.arch, ARCHITECTURES)
+    known = architectures()
+    if options.arch not in known:
+        raise unknown("architecture", options.arch, known)
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     for name, value in given.items():
         takers = [f for f in FAMILIES.values() if hasattr(f.config, name)]
         option, (_, _, right, rule) = "--" + name.replace("_", "-"), FIELDS[name]
-        if ARCHITECTURES[options.arch] not in takers:
+        if known[options.arch] not in takers:
             raise JaxcamError(f"{option} is for {' and '.join(f.title for f in takers)} networks, not {options.arch}")
         if not right(value):
             raise JaxcamError(f"{option} must {rule}, not {value:g}")

@@ -50,11 +50,6 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
         raise _broken(str(path), e) from None
 
 
-def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """`open_image` as an array `(h, w, 3)` of uint8."""
-    return np.asarray(open_image(path, max_pixels=max_pixels))
-
-
 def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An RGB `PIL.Image`, as `open_image` gives it, of a picture in any of the forms it may come in.
 

@@ -50,8 +50,11 @@ FAMILIES = {
         {f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     ),
 }
-#: Which family each architecture is of.
-ARCHITECTURES = {name: family for family in FAMILIES.values() for name in family.architectures}
+
+
+def architectures() -> dict[str, Family]:
+    """Which family each architecture is of, by name."""
+    return {name: family for family in FAMILIES.values() for name in family.architectures}
 
 
 def architecture(name: str, **fields: Any) -> Config:
@@ -60,10 +63,10 @@ def architecture(name: str, **fields: Any) -> Config:
     Raises:
       JaxcamError: there is none of that name; the message names the nearest ones.
     """
-    if name not in ARCHITECTURES:
-        raise unknown("architecture", name, ARCHITECTURES)
-    family = ARCHITECTURES[name]
-    return family.config(**family.architectures[name], **fields)
+    known = architectures()
+    if name not in known:
+        raise unknown("architecture", name, known)
+    return known[name].config(**known[name].architectures[name], **fields)
 
 
 def name_of(config: Config) -> str:

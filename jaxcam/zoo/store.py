@@ -1,12 +1,22 @@
-"""A network as a folder: `network.json`, and `weights.safetensors` or an Orbax checkpoint."""
+"""A network as a folder: `network.json`, and `weights.safetensors` or an Orbax checkpoint.
+
+Any program of the JAX world can restore the latter. What is read is checked before memory is taken for it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
+import math
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
@@ -20,6 +30,13 @@ from jaxcam.models.network import Network, graph
 from jaxcam.models.registry import FAMILIES
 from jaxcam.models.trees import flatten, unflatten
 
+# Orbax is imported where it is needed: it is slow to import, and few need it.
+#: Where in its folder a network keeps an Orbax checkpoint, where it keeps one.
+_ORBAX = "weights.orbax"
+_OURS = {"network.json", "weights.safetensors", _ORBAX}
+#: Bytes of one chunk of an array, and about of one file of a checkpoint. Every core works on some at a time.
+_CHUNK, _FILE = 1 << 20, 4 << 20
+
 
 def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "float32") -> None:
     """Writes a network to a folder that `load_network` reads; each file appears whole or not at all.
@@ -27,7 +44,7 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
     Args:
       dtype: "float32", or "float16" to halve the size (values beyond its range are refused).
     """
-    folder, manifest = pathlib.Path(folder), manifest_of(network)
+    folder, manifest = pathlib.Path(folder), _manifest(network)
     with np.errstate(over="ignore"):  # told below, with the name of the weights
         tensors = {k: np.asarray(v).astype(dtype) for k, v in flatten(network.params).items()}
     bad = [k for k, v in tensors.items() if not np.isfinite(v).all()]
@@ -40,14 +57,43 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
         f.write((json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def manifest_of(network: Network) -> dict:
+def save_checkpoint(folder: str | os.PathLike, network: Network) -> None:
+    """Writes a network to a folder that `load_network` reads: `network.json` and an Orbax checkpoint in float32.
+
+    The folder takes its name when all of it is written; a network that was there before is replaced.
+
+    Raises:
+      JaxcamError: the folder cannot be written, or holds files that are not a network's.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = pathlib.Path(folder).absolute()  # Orbax refuses others
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise JaxcamError(f"{folder}: is not a folder; choose another name")
+    try:
+        foreign = sorted({p.name for p in folder.iterdir()} - _OURS) if folder.is_dir() else []
+        if foreign:
+            raise JaxcamError(f"{folder}: holds other files ({foreign[0]}); choose another folder")
+        with _whole_folder(folder) as temporary:
+            _save_orbax(temporary / _ORBAX, network.params)
+            manifest = _manifest(network) | {
+                "orbax": {"version": ocp.__version__, "sha256": _file_digests(temporary / _ORBAX)}
+            }
+            (temporary / "network.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    except OSError as e:
+        raise JaxcamError(f"{folder}: cannot be written ({e.strerror or e}); choose another folder") from None
+
+
+def _manifest(network: Network) -> dict:
     """What `network.json` says of a network: everything but its weights.
 
     Raises:
       JaxcamError: it is not of this library's families, so that nothing could read it again.
     """
     if not isinstance(network, Network):
-        raise JaxcamError(f"{network.name}: only a VGG or ResNet of jaxcam's can be saved; save this one yourself")
+        raise JaxcamError(
+            f"{network.name}: only networks of jaxcam's own families can be saved; save this one yourself"
+        )
     return {
         "name": network.name,
         **network.described(),
@@ -93,14 +139,12 @@ def load_network(folder: str | os.PathLike) -> Network:
     except (KeyError, TypeError, ValueError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
     if "orbax" in manifest:
-        from jaxcam.zoo.orbax import ORBAX, read_orbax  # slow to import, and few need it
-
-        source, listed = folder / ORBAX, manifest["orbax"]
-        tensors = read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
+        source, listed = folder / _ORBAX, manifest["orbax"]
+        tensors = _read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
     else:
         source = folder / "weights.safetensors"
         tensors = _read_safetensors(source)
-    check_fit(str(source), tensors, expected)
+    _check_fit(str(source), tensors, expected)
     return Network(
         name=manifest.get("name", folder.name),
         config=config,
@@ -121,7 +165,7 @@ def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
         raise JaxcamError(f"{file}: is not a safetensors file, or is cut off ({e})") from None
 
 
-def check_fit(source: str, tensors: dict[str, np.ndarray], expected: dict) -> None:
+def _check_fit(source: str, tensors: dict[str, np.ndarray], expected: dict) -> None:
     """Raises one JaxcamError that names every missing, unexpected, misshapen or non-finite tensor."""
     problems = [f"{k} is missing" for k in expected if k not in tensors]
     problems += [f"{k} belongs to no layer" for k in tensors if k not in expected]
@@ -135,3 +179,95 @@ def check_fit(source: str, tensors: dict[str, np.ndarray], expected: dict) -> No
     if problems:
         more = f" (and {len(problems) - 5} more problems)" if len(problems) > 5 else ""
         raise JaxcamError(f"{source}: the weights do not fit: " + "; ".join(problems[:5]) + more)
+
+
+def _save_orbax(folder: pathlib.Path, params: dict) -> None:
+    """Writes what `StandardCheckpointer` would, but in small chunks and files.
+
+    By itself Orbax compresses a whole array at once and gathers the results for files of 2 GB: the weights are held
+    twice then, and a VGG16 has one layer that is three quarters of it.
+    """
+    import orbax.checkpoint as ocp
+
+    small = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        told = ocp.args.PyTreeSave(params, save_args=small, ocdbt_target_data_file_size=_FILE)
+        checkpointer.save(folder, args=told)
+
+
+@contextlib.contextmanager
+def _whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to write to, which takes its name, and an older one's place, only when the block succeeds."""
+    temporary, old = (folder.with_name(f".{folder.name[:200]}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if folder.is_dir():
+            folder.rename(old)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.is_dir() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _file_digests(folder: pathlib.Path) -> dict[str, str]:
+    """The SHA-256 of every file in a folder, by relative path."""
+    digests = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        with open(path, "rb") as f:
+            digests[path.relative_to(folder).as_posix()] = hashlib.file_digest(f, "sha256").hexdigest()
+    return digests
+
+
+def _read_orbax(folder: pathlib.Path, expected: dict[str, Any], digests: Any) -> dict[str, np.ndarray]:
+    """The arrays of an Orbax checkpoint by dotted path.
+
+    Args:
+      folder: the checkpoint.
+      expected: anything with a shape for every array it must hold; compared before memory is taken.
+      digests: the SHA-256 of its files, as the manifest has them. Orbax itself meets damage with pages of
+        messages from several threads, so that it is found before.
+
+    Raises:
+      JaxcamError: it is no checkpoint, is damaged, or holds other arrays.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise JaxcamError(f"{folder}: cannot be read (no such folder); a network's checkpoint lies there")
+    try:
+        if _file_digests(folder) != digests:
+            raise JaxcamError(f"{folder}: is damaged: its files are not those that network.json lists")
+        numbers = sum(math.prod(x.shape) for x in expected.values())
+        stored = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    except OSError as e:
+        raise JaxcamError(f"{folder}: cannot be read ({e.strerror or e})") from None
+    if 4 * numbers > 100 * stored + (1 << 26):  # trained weights hardly compress
+        raise JaxcamError(f"{folder}: {stored:,} bytes cannot hold the {numbers:,} numbers of this architecture")
+    # Whatever devices wrote it: to the first of those here.
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = {k: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=place) for k, x in expected.items()}
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            there = flatten(dict(checkpointer.metadata(folder).item_metadata.tree))
+            _compare(folder, {k: tuple(x.shape) for k, x in there.items()}, expected)
+            return flatten(checkpointer.restore(folder, unflatten(target)))
+    except JaxcamError:
+        raise
+    except Exception as e:  # tensorstore's errors have no class of their own
+        told = " ".join(str(e).split())
+        raise JaxcamError(f"{folder}: is no checkpoint that Orbax can restore ({told[:200]})") from None
+
+
+def _compare(folder: pathlib.Path, there: dict[str, tuple[int, ...]], expected: dict[str, Any]) -> None:
+    wanted = {k: tuple(x.shape) for k, x in expected.items()}
+    wrong = sorted(k for k in there.keys() | wanted.keys() if there.get(k) != wanted.get(k))
+    if wrong:
+        first = wrong[0]
+        raise JaxcamError(
+            f"{folder}: does not hold the architecture of network.json: {len(wrong)} arrays differ, {first} is "
+            f"{there.get(first, 'missing')} and not {wanted.get(first, 'expected')}"
+        )
