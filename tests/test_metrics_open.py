@@ -1,4 +1,4 @@
-"""A metric is one entry: measured, kept, tabled and reported by what the entry says."""
+"""A metric is one entry: measured, kept, tabled and reported by what the entry says; and what holds of every one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from jaxcam import METRICS
 from jaxcam.cli import main
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import read_run
+from jaxcam.evaluate.measures import Measures
+from jaxcam.explanation.engine import Engine, Maps
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import Metric, Perturbation
 from jaxcam.zoo.store import save_network
@@ -87,6 +89,37 @@ def test_without_its_entry_a_run_is_read_and_its_report_says_what_is_missing(fou
     assert len(read_run(run.folder)) == len(run)
     assert main(["report", str(run.folder)]) == 2
     assert "no metric called 'shown'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Every metric of four maps of two pictures, of which the second map is empty and the last pair has no box."""
+    net = tiny()
+    engine = Engine(net, None, 2, 2)
+    rng = np.random.default_rng(0)
+    forward = engine.forward(rng.normal(size=(2, 32, 32, 3)).astype(np.float32), ["a", "b"])
+    pairs, box = [(0, 1), (0, 2), (1, 0), (1, 3)], np.asarray([[2, 3, 20, 30]], np.float32)
+    maps, alpha = (rng.uniform(size=(4, *shape)).astype(np.float32) for shape in ((2, 2), (7,)))
+    maps[1] = 0
+
+    def values(some, scale=1):
+        measures = Measures(net, engine.params, tuple(METRICS), batch_size=2, baseline="mean", steps=STEPS)
+        shared = measures.shared(forward, [pairs[i] for i in some], [box[: int(i < 3)] for i in some])
+        of = Maps(scale * alpha[some], scale * maps[some], alpha[some, 0], np.ones(len(some)), 0.0)
+        return measures.of_maps(of, shared, alpha[::-1][some], {}, lambda: None)[0]
+
+    return values([0, 1, 2, 3]), values([2]), values([0, 1, 2, 3], scale=np.float32(8))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_of_every_metric(measured, name):
+    together, alone, larger = (found[name] for found in measured)
+    assert together.shape == (4,) and alone.shape == (1,)
+    assert np.isfinite(together).tolist() == [True, True, True, not METRICS[name].needs_boxes]
+    np.testing.assert_allclose(alone[0], together[2], rtol=1e-4)
+    if "map" not in METRICS[name].needs:  # maps are scaled before they are shown
+        np.testing.assert_allclose(larger, together, rtol=1e-4)
+    assert METRICS[name].name == name and METRICS[name].direction and METRICS[name].title_and_unit
 
 
 @pytest.mark.parametrize("change, message", [

@@ -118,43 +118,41 @@ class Measures:
         given = {"map": maps.maps, "coefficients": maps.coefficients, "completeness_gap": maps.gaps}
         if reference is not None:
             given["reference"] = reference
-        parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+        values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         curves: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for piece in shared.pieces:
             count = piece.some.stop - piece.some.start
-            known = piece.of_pair | {
-                k: jnp.asarray(_filled(v[piece.some], self.at_once)) for k, v in given.items() if k in self.needed
-            }
+            known = {**piece.of_pair, **{k: _filled(v[piece.some], self.at_once) for k, v in given.items()}}
             if "heatmap" in self.needed:
                 known["heatmap"] = _highest(_heatmaps(self.size), known["map"])
-            scores: dict[Perturbation, jax.Array] = {}
+            scores: dict[Perturbation | None, dict[str, jax.Array]] = {None: {}}
             for (function, needs, perturbation), alike in self._groups.items():
                 with timed(seconds, " ".join(m.name for m in alike)):
-                    result: Any
-                    if function is None:
-                        result = given[needs[0]][piece.some]  # in the precision it has
-                    elif perturbation is None:
-                        program = _compiled(function, needs, self.predict if "predict" in needs else None, self.score)
-                        result = _highest(program, *self._taken(needs, shared, piece, known))
-                    else:
-                        if perturbation not in scores:
-                            check()
-                            scores[perturbation] = self._scores(perturbation, shared, piece, known)
-                            curves[perturbation.array].append(np.asarray(scores[perturbation])[:count])
-                        constants = {"predict": self.predict, "score": self.score, "counts": self.counts}
-                        taken = self._taken(needs, shared, piece, known | {"scores": scores[perturbation]})
-                        result = _highest(_over_maps(function, needs, constants), *taken)
+                    if perturbation not in scores:
+                        check()
+                        scores[perturbation] = {"scores": self._scores(perturbation, shared, piece, known)}
+                        curves[perturbation.array].append(np.asarray(scores[perturbation]["scores"])[:count])
+                    result = self._results(function, needs, shared, piece, known | scores[perturbation])
                     for m in alike:
-                        parts[m.name].append(np.asarray(getattr(result, m.field) if m.field else result)[:count])
-        return ({k: np.concatenate(v) for k, v in parts.items()}, {k: np.concatenate(v) for k, v in curves.items()})
+                        values[m.name].append(np.asarray(getattr(result, m.field) if m.field else result)[:count])
+        return {k: np.concatenate(v) for k, v in values.items()}, {k: np.concatenate(v) for k, v in curves.items()}
 
-    def _taken(self, needs: tuple[str, ...], shared: Shared, piece: Piece, known: dict) -> tuple:
-        """The arguments of a function under `_over_maps`: only what it needs, lest other shapes compile it anew."""
+    def _results(
+        self, function: Callable | None, needs: tuple[str, ...], shared: Shared, piece: Piece, known: Mapping[str, Any]
+    ) -> Any:
+        """A function of every map of a piece, given only what it needs, lest other shapes compile it anew."""
+        if function is None:
+            return known[needs[0]]
         wanted = _with_sources(needs)
         of_picture, of_map = ({k: v for k, v in x.items() if k in wanted} for x in (shared.of_picture, known))
-        return self.params if "params" in needs else None, of_picture, piece.rows, of_map
+        if "scores" in needs or "counts" in needs:
+            constants = {"predict": self.predict, "score": self.score, "counts": self.counts}
+            program = _over_maps(function, needs, constants)
+        else:
+            program = _compiled(function, needs, self.predict if "predict" in needs else None, self.score)
+        return _highest(program, self.params if "params" in needs else None, of_picture, piece.rows, of_map)
 
-    def _scores(self, p: Perturbation, shared: Shared, piece: Piece, known: Mapping[str, jax.Array]) -> jax.Array:
+    def _scores(self, p: Perturbation, shared: Shared, piece: Piece, known: Mapping[str, Any]) -> jax.Array:
         """`(m, S)`, while the pixels of the start become those of the end, most relevant first."""
         ranks = _highest(_ranks, known["heatmap"])
         start, end = shared.of_picture[p.start], shared.of_picture[p.end]
