@@ -31,6 +31,7 @@ INK, SOFT, RULE, CARD, ACCENT, *SERIES = (f"#c0de{i:02x}" for i in range(len(_VA
 _DASHES, _MARKS = ((0, ()), (0, (3, 1.5)), (0, (1, 1.25)), (0, (4, 1.25, 1, 1.25))), "os^D"
 _WIDTH = 360.0  # in points, as letters are; the page scales charts a little
 _STYLE: Any = {
+    "font.sans-serif": ["DejaVu Sans"],  # measured with; the page has its own
     "font.size": 11.5, "svg.fonttype": "none", "svg.hashsalt": "jaxcam", "text.parse_math": False, "text.color": SOFT,
     "axes.labelcolor": SOFT, "axes.edgecolor": SOFT, "axes.facecolor": "none", "figure.facecolor": "none",
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelsize": 11.5, "ytick.labelsize": 11.5, "grid.color": RULE,
@@ -211,7 +212,7 @@ _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}hre
 
 
 def _svg(axes: Axes, label: str = "") -> Markup:
-    """The figure as an element of a page: in its font and colours, and without ids, which another might have too."""
+    """The figure as an element of a page: in its colours, and without ids, which another might have too."""
     out = io.StringIO()
     figure: Any = axes.figure
     figure.savefig(out, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -226,8 +227,7 @@ def _svg(axes: Axes, label: str = "") -> Markup:
             e.tag, e.attrib = f"{_SVG}path", {"d": shapes[link[1:]], "transform": at, **e.attrib}
         for name in ("id", "clip-path"):
             e.attrib.pop(name, None)
-        style = re.sub(r"font-family: [^;]*;? ?", "", e.get("style", ""))
-        if style:
+        if style := e.get("style"):
             e.set("style", re.sub(r"#c0de(\w\w)", lambda m: f"var(--{_VARIABLES[int(m[1], 16)]})", style))
         e.tag, e.text, e.tail = e.tag.removeprefix(_SVG), (e.text or "").strip(), None
     said = {"role": "img", "aria-label": label} if label else {"aria-hidden": "true"}
