@@ -82,20 +82,27 @@ def voc_devkit(root: pathlib.Path, split: str) -> LabelledImages:
     """
     listing = root / "ImageSets" / "Main"
     classes = tuple(sorted({p.name.rsplit("_", 1)[0] for p in listing.glob(f"*_{split}.txt")}))
-    ids: set[str] = set()
-    for p in listing.glob(f"*_{split}.txt"):
-        ids |= {line.split()[0] for line in p.read_text().splitlines() if line.strip()}
-    if (listing / f"{split}.txt").exists():
-        ids = {line.split()[0] for line in (listing / f"{split}.txt").read_text().splitlines() if line.strip()}
-    if not ids or not classes:
+    ordered = voc_ids(listing, split)
+    if not ordered or not classes:
         raise JaxcamError(f"{listing}: has no lists for the split {split!r}")
     index = {name: i for i, name in enumerate(classes)}
-    ordered = sorted(ids)
     labels = np.zeros((len(ordered), len(classes)), np.float32)
     for row, name in zip(labels, ordered, strict=True):
         for c, difficult in _voc_objects(root / "Annotations" / f"{name}.xml", index):
             row[c] = max(row[c], 1.0) if not difficult else (row[c] or -1.0)
     return LabelledImages(tuple(root / "JPEGImages" / f"{n}.jpg" for n in ordered), labels, classes)
+
+
+def voc_ids(lists: pathlib.Path, split: str) -> list[str]:
+    """The sorted names of the pictures of a split of a VOC devkit: its own list's, or else all classes' lists'."""
+    own = lists / f"{split}.txt"
+    ids = set()
+    for file in [own] if own.is_file() else lists.glob(f"*_{split}.txt"):
+        try:
+            ids |= {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
+        except (OSError, UnicodeDecodeError) as e:
+            raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    return sorted(ids)
 
 
 def _voc_objects(file: pathlib.Path, index: dict[str, int]) -> list[tuple[int, bool]]:

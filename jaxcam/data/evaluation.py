@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from jaxcam.data.annotations import Annotation, Marked, Problem, read_boxes_csv, read_coco, read_xml
 from jaxcam.data.class_names import names_of
-from jaxcam.data.datasets import SUFFIXES
+from jaxcam.data.datasets import SUFFIXES, voc_ids
 from jaxcam.data.samples import Dataset, Item, make_item, tally
 from jaxcam.errors import JaxcamError, unknown
 
@@ -93,22 +93,17 @@ def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
     there = {p.stem for p in lists.glob("*.txt") if "_" not in p.stem} | {
         p.stem.rsplit("_", 1)[1] for p in lists.glob("*_*.txt")
     }
-    ids: set[str] = set()
     if split is not None and split not in there:
         raise unknown(f"list in {lists}", split, sorted(there))
     split = split or next((s for s in ("test", "val", "trainval", "train") if s in there), None)
-    if split is None:  # no lists: whatever is annotated
-        ids = {p.stem for p in (folder / "Annotations").glob("*.xml")}
-    else:
-        files = [lists / f"{split}.txt"] if (lists / f"{split}.txt").is_file() else sorted(lists.glob(f"*_{split}.txt"))
-        for file in files:
-            ids |= {line.split()[0] for line in _lines(file) if line.strip()}
+    annotations = (folder / "Annotations").glob("*.xml")
+    ids = voc_ids(lists, split) if split else sorted(p.stem for p in annotations)  # no lists: whatever is annotated
     if not ids:
         raise JaxcamError(f"{folder}: " + (f"the list {split} is empty" if split else "holds no annotation"))
     pictures = {p.stem: p for p in sorted((folder / "JPEGImages").iterdir())}
     annotated: dict[pathlib.Path, Annotation] = {}
     problems: list[Problem] = []
-    for name in sorted(ids):
+    for name in ids:
         file = folder / "Annotations" / f"{name}.xml"
         if name not in pictures:
             problems.append(Problem("annotation without picture", file.name, ""))
@@ -122,13 +117,6 @@ def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
     listed = {p.stem.rsplit("_", 1)[0] for p in lists.glob("*_*.txt")}
     classes = tuple(sorted(listed or {m.label for a in annotated.values() for m in a.objects}))
     return _assemble(folder, "voc", classes, annotated, include_hard, problems)
-
-
-def _lines(file: pathlib.Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
 
 
 def _instances(root: pathlib.Path, split: str | None) -> list[pathlib.Path]:

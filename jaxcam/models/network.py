@@ -64,13 +64,9 @@ class Network(Classifier):
     """A VGG, ResNet or other family's network that can be explained: pure functions, and the data that goes with them.
 
     Attributes:
-      name: what `jaxcam.load` calls it.
+      name, classes, preprocessing, multi_label, provenance: as in `Classifier`.
       config: the architecture.
       params: nested dict of arrays, batch-norm statistics included.
-      classes: names of the C logits.
-      preprocessing: how pictures become inputs.
-      multi_label: whether probabilities are sigmoids of independent logits.
-      provenance: where the weights come from (source, licence, accuracy ...).
     """
 
     name: str
@@ -130,15 +126,7 @@ class Network(Classifier):
         return Part(self.config, None, None)
 
     def split(self, *, at: str | None = None) -> tuple[Part, Part]:
-        """Cuts the network behind the layer `at` (default: the last convolutional one).
-
-        Returns:
-          `features (params, image) -> activations (h, w, K)` and `head (params, activations) ->
-          logits (C,)`; `head(params, features(params, x))` is `predict(params, x)` exactly.
-
-        Raises:
-          JaxcamError: there is no such layer; the message names the nearest ones.
-        """
+        """As in `Classifier`; `head(params, features(params, x))` is `predict(params, x)` exactly."""
         layer = self.resolve_layer(at)
         return Part(self.config, None, layer), Part(self.config, layer, None)
 
