@@ -1,8 +1,8 @@
 """Pictures read in the background, in order, while the device works: for training and for evaluating.
 
 Threads, as Pillow decodes outside of the interpreter's lock. Grain was measured beside them and is no faster (300
-pictures of 224 x 224 on two cores, the best of seven runs each: 0.33 s here, 0.35 s there; of a VOC devkit 0.31 s and
-0.34 s), takes a third of a second to import, and its worker processes ask a program to parse flags first.
+pictures of 224 x 224 on two cores, the best of seven runs each: 0.33 s here, 0.35 s there; of 640 x 480 the two are
+alike), takes a third of a second to import, and its worker processes ask a program to parse its flags first.
 """
 
 from __future__ import annotations
