@@ -200,10 +200,10 @@ def _reason(error: Any, part: _Part, target: pathlib.Path) -> str:
     if isinstance(error, requests.HTTPError):
         told = f"the server answers {answer.status_code} {answer.reason}"
         if answer.status_code not in _LATER:
-            raise JaxcamError(f"{part.url}: {told}; if the file is to be had elsewhere, put it at {target}")
+            raise JaxcamError(f"{part.url}: {told}; if the file is to be had elsewhere, put it at {target}") from None
         return told
     if isinstance(error, requests.TooManyRedirects):
-        raise _unreachable("the server redirects in a circle", part, target)
+        raise _unreachable("the server redirects in a circle", part, target) from None
     first: BaseException = error
     while inner := first.__cause__ or first.__context__:
         first = inner
@@ -211,7 +211,7 @@ def _reason(error: Any, part: _Part, target: pathlib.Path) -> str:
     offline = isinstance(first, socket.gaierror) or getattr(first, "errno", None) in _NO_WAY
     if (offline and not part.size) or isinstance(error, requests.exceptions.SSLError):
         host = urllib.parse.urlsplit(part.url).netloc
-        raise _unreachable(f"is not in the cache, and {host} cannot be reached ({told})", part, target)
+        raise _unreachable(f"is not in the cache, and {host} cannot be reached ({told})", part, target) from None
     return told
 
 
