@@ -26,7 +26,7 @@ def try_lock(path: str | os.PathLike) -> FileLock | None:
     """
     import filelock  # slow to import, and few need it
 
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, thread_local=False)  # whichever thread lets go of it
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
