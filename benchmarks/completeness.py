@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import save
+from jaxcam.methods.contribution import lift_cam
 from jaxcam.methods.gradient import cam, grad_cam, xgrad_cam
 from jaxcam.methods.maps import scale_map
-from jaxcam.methods.propagation import lift_cam
 from jaxcam.models.network import Network
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.zoo.load import bundled, load

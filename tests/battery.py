@@ -1,6 +1,6 @@
 """The networks and layers of the battery, and what every method makes of them in one compiled program each.
 
-A row is a network at a layer; its columns are the methods, `COLUMNS`. A method that cannot explain a row refuses
+A row is a network at a layer; its columns are the methods, `METHODS`. A method that cannot explain a row refuses
 with an error; which ones do is part of the table.
 """
 
@@ -20,7 +20,8 @@ import squeezenet
 
 from jaxcam import cutting
 from jaxcam.errors import JaxcamError
-from jaxcam.methods import coalition, gradient, propagation, relevance, sampling, score
+from jaxcam.methods.registry import METHODS, Inputs
+from jaxcam.methods.result import CAM
 from jaxcam.transforms.walker import UnsupportedPrimitive
 from jaxcam.zoo import load as zoo
 
@@ -115,65 +116,25 @@ def subject(row: Row, data: pathlib.Path | None) -> Subject | None:
     return Subject(params, image, cut.features.hold, cut.head, cut.predict)
 
 
-#: Method to `f(subject, params, activations, held, image) -> CAM`.
-COLUMNS: dict[str, Callable] = {}
-
-
-def column(function: Callable, **options) -> None:
-    """Adds a method of (params, activations)."""
-
-    def run(s, params, a, held, image):
-        return function(held, a, head=s.head, target=TARGET, **options)
-
-    COLUMNS[function.__name__] = run
-
-
-def sampled(function: Callable, **options) -> None:
-    """Adds a method that takes a random key."""
-
-    def run(s, params, a, held, image):
-        return function(held, a, jax.random.key(0), head=s.head, target=TARGET, **options)
-
-    COLUMNS[function.__name__] = run
-
-
-column(propagation.lift_cam)
-column(relevance.lrp_cam)
-column(gradient.grad_cam)
-column(gradient.grad_cam_pp)
-column(gradient.xgrad_cam)
-column(gradient.cam)
-column(coalition.ablation_cam)
-sampled(sampling.shap_cam, num_permutations=2, estimator="antithetic")
-
-
-def _kernel_shap(s, params, a, held, image):
-    count = 2 * (a.shape[-1] - 1)  # as few as determine all channels
-    return sampling.kernel_shap_cam(
-        held, a, jax.random.key(0), head=s.head, target=TARGET, num_samples=count, paired=True
-    )
-
-
-def _lime(s, params, a, held, image):
-    beta = BETA * jnp.abs(s.head(held, a)[TARGET])
-    return sampling.lime_cam(held, a, jax.random.key(0), head=s.head, target=TARGET, num_samples=LIMED, beta=beta)
+#: Options under which a method is cheap, and can be checked: `(K, logit) -> options`. Others have their defaults.
+OPTIONS: dict[str, Callable[[int, jax.Array], dict]] = {
+    "shap_cam": lambda channels, logit: {"num_permutations": 2, "estimator": "antithetic"},
+    "kernel_shap_cam": lambda channels, logit: {"num_samples": 2 * (channels - 1)},  # as few as determine all channels
+    "lime_cam": lambda channels, logit: {"num_samples": LIMED, "beta": BETA * jnp.abs(logit)},
+    "score_cam": lambda channels, logit: {"score": "logit", "top": SCORED, "chunk_size": SCORED},
+}
 
 
 def references(a: jax.Array) -> jax.Array:
-    """Two references `(2, h, w, K)` for DeepSHAP-CAM."""
+    """Two references `(2, h, w, K)`."""
     return jnp.stack([jnp.zeros_like(a), 0.5 * jnp.flip(a, (0, 1))])
 
 
-def _deep_shap(s, params, a, held, image):
-    return propagation.deep_shap_cam(held, a, head=s.head, target=TARGET, references=references(a))
-
-
-def _score(s, params, a, held, image):
-    options = {"score": "logit", "top": SCORED, "chunk_size": SCORED}
-    return score.score_cam(params, a, image, predict=s.predict, target=TARGET, **options)
-
-
-COLUMNS |= {"lime_cam": _lime, "kernel_shap_cam": _kernel_shap, "deep_shap_cam": _deep_shap, "score_cam": _score}
+def run(name: str, inputs: Inputs) -> CAM:
+    """A method of `METHODS` on a row."""
+    make = OPTIONS.get(name)
+    options = make(inputs.activations.shape[-1], inputs.head(inputs.params, inputs.activations)[TARGET]) if make else {}
+    return METHODS[name].call(inputs, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +143,7 @@ class Explained:
 
     Attributes:
       cams: method to its CAM, as NumPy arrays.
+      against: of methods that are complete by position, the map against the class: that of minus its logit.
       refused: method to its error.
       activations: `(h, w, K)` of the row.
       gradient: dF/dA.
@@ -194,6 +156,7 @@ class Explained:
     """
 
     cams: dict[str, Any]
+    against: dict[str, np.ndarray]
     refused: dict[str, Exception]
     activations: np.ndarray
     gradient: np.ndarray
@@ -227,10 +190,13 @@ def explain(row: Row, s: Subject) -> Explained:
         def f(a):
             return s.head(held, a)[TARGET]
 
-        cams = {}
-        for name, run in COLUMNS.items():
+        given = Inputs(held, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
+        cams, against = {}, {}
+        for name, info in METHODS.items():
             try:
-                cams[name] = run(s, params, a, held, image)
+                cams[name] = run(name, given)
+                if info.map_from == "positions" and info.complete:
+                    against[name] = run(name, given._replace(target=lambda logits: -logits[TARGET])).map
             except (JaxcamError, UnsupportedPrimitive) as error:
                 refused[name] = error
         without = jnp.stack([a.at[..., k].set(0.0) for k in ablated(a.shape[-1])])
@@ -240,13 +206,13 @@ def explain(row: Row, s: Subject) -> Explained:
         masks = jax.vmap(functools.partial(_mask, image, a))(_widest(a))
         whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
         weights = None if row.weights is None else row.weights(params)
-        return cams, a, jax.grad(f)(a), logits, whole, weights
+        return (cams, against), a, jax.grad(f)(a), logits, whole, weights
 
-    run = jax.jit(everything, compiler_options=FAST_TO_COMPILE)
-    cams, a, g, logits, whole, weights = jax.tree.map(np.asarray, run(s.params, s.image))
+    program = jax.jit(everything, compiler_options=FAST_TO_COMPILE)
+    cams, a, g, logits, whole, weights = jax.tree.map(np.asarray, program(s.params, s.image))
     g = g.astype(np.float64)
     return Explained(
-        cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
+        *cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
         logits[-LIMED:], whole[1:], weights,
     )  # fmt: skip
 

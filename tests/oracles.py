@@ -51,6 +51,19 @@ def xgrad_cam(a: np.ndarray, g: np.ndarray) -> np.ndarray:
     return alpha
 
 
+def hires_cam(a: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draelos & Carin 2020: gradient times activation, summed over the channels position by position; the map after
+    the ReLU, and what each channel adds to the sum of the map before it."""
+    h, w, channels = a.shape
+    map, alpha = np.zeros((h, w)), np.zeros(channels)
+    for i in range(h):
+        for j in range(w):
+            for k in range(channels):
+                map[i, j] += g[i, j, k] * a[i, j, k]
+                alpha[k] += g[i, j, k] * a[i, j, k]
+    return np.maximum(map, 0), alpha
+
+
 def cam(weights: np.ndarray, target: int) -> np.ndarray:
     """Zhou et al. 2016: the weights (K, C) of the linear layer after global average pooling."""
     return weights[:, target].copy()
@@ -133,6 +146,18 @@ def vgg_deeplift(
                 contributions[row, column, k] += m[i, j, k] * (delta_out / delta_in) * delta_in
                 break
     return contributions
+
+
+def hires_lift_cam(p: dict[str, np.ndarray], a: np.ndarray, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The map of DeepLIFT's contributions at each position, summed over the channels: before and after the ReLU; and
+    what each channel contributes over all positions (Jung & Oh 2021, eq. 9)."""
+    contributions = vgg_deeplift(p, a, target)
+    h, w, channels = a.shape
+    map, alpha = np.zeros((h, w)), np.zeros(channels)
+    for i, j, k in np.ndindex(h, w, channels):
+        map[i, j] += contributions[i, j, k]
+        alpha[k] += contributions[i, j, k]
+    return map, np.maximum(map, 0), alpha
 
 
 # --- the coalition game of the channels --------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 from reference import seeded
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, xgrad_cam
-from jaxcam.methods.propagation import deep_shap_cam, lift_cam
+from jaxcam.methods.contribution import deep_shap_cam, hires_lift_cam, lift_cam
+from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, hires_cam, xgrad_cam
+from jaxcam.methods.registry import METHODS
 
 SHAPE, HIDDEN, CLASSES, TARGET = (6, 4, 7), 12, 5, 2
 # A VGG16 head of a quarter of the width: 14 x 14 x 128 -> pool -> 6272 -> 256 -> 256 -> 10.
@@ -84,6 +85,32 @@ def test_lift_cam(seed):
     assert_close(got.diagnostics["logit_zero"], oracles.vgg_logits(p64, 0 * a64)[TARGET])
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hires_cam(seed):
+    p64, a64, p, a = problem(seed)
+    got = compiled(hires_cam)(p, a, TARGET)
+    map, alpha = oracles.hires_cam(a64, oracles.vgg_gradient(p64, a64, TARGET))
+    assert_close(got.map, map)
+    assert_close(got.coefficients, alpha)
+    assert np.abs(map - np.maximum((alpha * a64).sum(-1), 0)).max() > 0.1 * map.max()  # no map of coefficients
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hires_lift_cam(seed):
+    p64, a64, p, a = problem(seed)
+    got = compiled(hires_lift_cam)(p, a, TARGET)
+    before, map, alpha = oracles.hires_lift_cam(p64, a64, TARGET)
+    assert_close(got.map, map)
+    assert_close(got.coefficients, alpha)
+    np.testing.assert_array_equal(got.coefficients, compiled(lift_cam)(p, a, TARGET).coefficients)
+    change = oracles.vgg_logits(p64, a64)[TARGET] - oracles.vgg_logits(p64, 0 * a64)[TARGET]
+    np.testing.assert_allclose(before.sum(), change, rtol=1e-9)
+    # Of our own map, too: what the ReLU took away is the map against the class.
+    against = jax.jit(lambda p, a: hires_lift_cam(p, a, head=heads.HEADS["vgg"].fn, target=lambda z: -z[TARGET]))(p, a)
+    assert_close(got.map - against.map, before)
+    assert abs(float(np.sum(got.map - against.map)) - change) < 1e-5 * np.abs(before).sum()
+
+
 def test_lift_cam_on_a_quarter_width_vgg16_head():
     shape, hidden, classes, target = QUARTER
     p64, a64, p, a = problem(4, shape, hidden, classes)
@@ -135,7 +162,9 @@ def test_cam_refuses_a_linear_head_that_tells_positions_apart():
 
 # --- where a denominator is zero ----------------------------------------------------------------------------------
 
-ALL = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp, "xgrad_cam": xgrad_cam, "lift_cam": lift_cam}
+#: The methods that take nothing but the head, and any head.
+ALL = {n: m.function for n, m in METHODS.items() if m.heads is None and set(m.needs) in ({"gradient"}, {"rules"})}
+NULL = [name for name in ALL if METHODS[name].null_channels]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -144,12 +173,12 @@ def test_dead_channels_and_dead_layers_give_zeros_not_nan(name):
     one_dead = a.at[..., 3].set(0.0)
     got = compiled(ALL[name])(p, one_dead, TARGET)
     assert np.isfinite(got.coefficients).all() and np.isfinite(got.map).all()
-    if name in ("xgrad_cam", "lift_cam"):
+    if name in NULL:
         assert got.coefficients[3] == 0
     dead = compiled(ALL[name])(p, 0 * a, TARGET)
     assert np.isfinite(dead.coefficients).all()
     np.testing.assert_array_equal(dead.map, np.zeros(SHAPE[:2]))
-    if name in ("xgrad_cam", "lift_cam"):
+    if name in NULL:
         np.testing.assert_array_equal(dead.coefficients, np.zeros(SHAPE[2]))
 
 

@@ -12,25 +12,31 @@ import oracles
 import pytest
 from reference import seeded
 
-from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, xgrad_cam
-from jaxcam.methods.propagation import lift_cam
+from jaxcam.methods.contribution import lift_cam
+from jaxcam.methods.registry import METHODS, Inputs
 
 TARGET = 2
 A = jnp.asarray(seeded.activations(9, heads.SHAPE), jnp.float32)
 A64 = np.asarray(A, np.float64)
 
 
+def inputs(head, params, a) -> Inputs:
+    """All that a method may need; whatever there is of a channel 4 is as that of channel 1."""
+    references = jnp.asarray(0.5 * seeded.activations(41, (2, *heads.SHAPE)), a.dtype)
+    references = references.at[..., 4].set(references[..., 1])
+    return Inputs(params, a, head, TARGET, jax.random.key(0), references, a, head, params)
+
+
 @functools.cache
 def run(name: str):
-    """All methods that fit any head, compiled once per head: (params, a) -> {method: coefficients}."""
-    methods = {"grad_cam": grad_cam, "grad_cam_pp": grad_cam_pp, "xgrad_cam": xgrad_cam, "lift_cam": lift_cam}
-    if name == "linear_gap":
-        methods["cam"] = cam
+    """The methods that fit the head and do not sample, compiled once: (params, a) -> {method: coefficients}."""
+    gap_linear = name == "linear_gap"
+    methods = [m for m, info in METHODS.items() if (gap_linear or info.heads is None) and "key" not in info.needs]
     head = heads.HEADS[name].fn
 
     @jax.jit
     def all_methods(params, a):
-        out = {m: f(params, a, head=head, target=TARGET).coefficients for m, f in methods.items()}
+        out = {m: METHODS[m].call(inputs(head, params, a)).coefficients for m in methods}
         out["gradient_x_activation"] = (a * jax.grad(lambda a: head(params, a)[TARGET])(a)).sum((0, 1))
         return out
 
@@ -52,7 +58,10 @@ def test_linear_head_makes_all_exact_methods_agree():
     want = A64.mean((0, 1)) * w
     np.testing.assert_allclose(oracles.shapley(value, A64), want, rtol=1e-9)
     np.testing.assert_allclose(oracles.channel_drops(value, A64), want, rtol=1e-9)
-    np.testing.assert_allclose(got["lift_cam"], want, rtol=1e-5, atol=1e-7)
+    exact = [m for m, info in METHODS.items() if info.exact_on_linear and info.complete != "references" and m in got]
+    assert {"lift_cam", "hires_lift_cam", "hires_cam", "ablation_cam", "lrp_cam"} <= set(exact)
+    for method in exact:
+        np.testing.assert_allclose(got[method], want, rtol=1e-5, atol=1e-7, err_msg=method)
     np.testing.assert_allclose(got["cam"], w, rtol=1e-5)
     np.testing.assert_allclose(got["grad_cam"], w / heads.POSITIONS, rtol=1e-5)
     np.testing.assert_allclose(got["xgrad_cam"], w / heads.POSITIONS, rtol=1e-5)
@@ -63,8 +72,10 @@ def test_null_channel_gets_nothing(name):
     silent = A64.copy()
     silent[..., 1] = 0
     got = run(name)(heads.HEADS[name].params, silent)
-    assert got["lift_cam"][1] == 0 and got["xgrad_cam"][1] == 0
-    assert (got["lift_cam"] != 0).sum() >= heads.CHANNELS - 2
+    for method, alpha in got.items():
+        if method in METHODS and METHODS[method].null_channels:
+            assert alpha[1] == 0, method
+            assert (alpha != 0).sum() >= heads.CHANNELS - 2, method
 
 
 @pytest.mark.parametrize("name", ["vgg", "gelu_tanh", "conv_relu_conv", "attention"])
@@ -79,6 +90,8 @@ def test_identical_channels_get_the_same(name):
             value = rows.reshape(value.shape)
         params[key] = value
     for method, alpha in run(name)(params, a).items():
+        if method in METHODS and not METHODS[method].symmetric:
+            continue
         scale = np.abs(alpha).max()
         assert abs(alpha[4] - alpha[1]) <= 1e-5 * scale and abs(alpha[1]) > 1e-3 * scale, method
         assert abs(alpha[1] - alpha[2]) > 1e-3 * scale, method

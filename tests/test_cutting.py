@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxcam import cutting
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.propagation import lift_cam
+from jaxcam.methods.contribution import lift_cam
 
 NAMES = sorted(guests.GUESTS)
 

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxcam import cutting
 from jaxcam.cutting import cut, split, tag
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.propagation import lift_cam
+from jaxcam.methods.contribution import lift_cam
 from jaxcam.transforms.walker import UnsupportedPrimitive
 
 IMAGE = jax.ShapeDtypeStruct((6, 6, 3), jnp.float32)

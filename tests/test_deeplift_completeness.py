@@ -14,7 +14,7 @@ import pytest
 from jax import lax
 from reference import seeded
 
-from jaxcam.methods.propagation import deep_shap_cam, lift_cam
+from jaxcam.methods.contribution import deep_shap_cam, lift_cam
 from jaxcam.transforms.deeplift import deeplift
 from jaxcam.transforms.walker import UnsupportedPrimitive
 

@@ -15,10 +15,10 @@ from PIL import Image
 import jaxcam
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.methods.maps import place_map, resize_map, scale_map
-from jaxcam.methods.registry import METHODS, MethodInfo
+from jaxcam.methods.registry import METHODS, Method
 
 PICTURES = [picture(40, 70, 1), picture(90, 50, 2), picture(64, 64, 3)]
-COMPLETE = ("lift_cam", "deep_shap_cam")
+COMPLETE = [m for m, info in METHODS.items() if info.complete]
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_completeness_gap_is_sum_of_coefficients_minus_the_drop(vgg):
         drop = r.logit - at_zero[r.target]
         if r.method in COMPLETE:
             assert abs(r.completeness_gap) <= 1e-4 * max(1, abs(drop))
-        if r.method != "deep_shap_cam":
+        if METHODS[r.method].complete != "references":
             assert r.completeness_gap == pytest.approx(r.coefficients.sum() - drop, abs=1e-5)
     assert abs(explanation["grad_cam", "church"].completeness_gap) > 1e-2
 
@@ -131,7 +131,7 @@ def test_neither_another_class_nor_another_picture_compiles_again(vgg, monkeypat
         traces.append(target)
         return METHODS["grad_cam"].function(params, activations, head=head, target=target)
 
-    monkeypatch.setitem(METHODS, "counted", MethodInfo(counted, "Counted", "", "", ""))
+    monkeypatch.setitem(METHODS, "counted", Method(counted, "Counted"))
     for pictures, targets in [
         (PICTURES, 1), (PICTURES, ["tench"]), (PICTURES[:2] + PICTURES, [0]), (PICTURES[::-1], [[3], [1], [2]]),
     ]:  # fmt: skip
@@ -171,9 +171,9 @@ def test_mistakes_are_told_in_one_line(vgg, options, why):
     assert why in str(e.value) and "\n" not in str(e.value)
 
 
-def test_all_methods_leave_out_cam_on_a_head_that_is_not_linear(vgg):
+def test_all_methods_leave_out_those_that_are_not_defined_for_the_head(vgg):
     (explanation,) = jaxcam.explain(vgg, PICTURES[0], methods="all")
-    assert [r.method for r in explanation.results] == [m for m in METHODS if m != "cam"]
+    assert [r.method for r in explanation.results] == [m for m, info in METHODS.items() if info.heads is None]
 
 
 def test_cam_on_a_pooled_linear_head_is_grad_cam_up_to_scale():

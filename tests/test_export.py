@@ -11,8 +11,8 @@ import networks
 import numpy as np
 import pytest
 
+from jaxcam.methods.contribution import lift_cam
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.methods.propagation import lift_cam
 
 SIZE = 32
 

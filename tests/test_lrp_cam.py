@@ -15,7 +15,7 @@ import pytest
 from reference import seeded
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.relevance import lrp_cam
+from jaxcam.methods.contribution import lrp_cam
 from jaxcam.models.layers import fold_batch_norm
 from jaxcam.models.network import Part
 from jaxcam.models.vgg import VGGConfig

@@ -14,8 +14,8 @@ import pytest
 from reference import seeded
 
 from jaxcam import shapley
+from jaxcam.methods.contribution import lift_cam
 from jaxcam.methods.gradient import grad_cam
-from jaxcam.methods.propagation import lift_cam
 from jaxcam.methods.result import scalar_score
 from jaxcam.methods.score import score_cam
 from jaxcam.transforms.coalition import coalition_game

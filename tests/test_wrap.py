@@ -20,7 +20,7 @@ from jaxcam import cutting
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.explain import explain_each
-from jaxcam.methods.registry import METHODS, MethodInfo, request
+from jaxcam.methods.registry import METHODS, Inputs, Method, request
 
 #: A guest, its default layer, and whether values go around that.
 WRAPPED = [("linen_residual", "block2", False), ("nnx_blocks", "blocks.2", False), ("function_tagged", "second", False)]
@@ -61,7 +61,7 @@ def test_the_default_layer_gives_what_cutting_by_hand_gives(name, layer, around)
 def test_every_method_inside_a_residual_block(residual):
     """The first picture's, by hand; `cam` is not defined for this head, and left out."""
     guest, network = residual
-    asked = [m for m in METHODS if m != "cam"]
+    asked = [m for m, info in METHODS.items() if info.heads is None]
     few = {"shap_cam": {"num_permutations": 6}, "kernel_shap_cam": {"num_samples": 60}, "lime_cam": {"num_samples": 60}}
     text = [m + (":" + ",".join(f"{k}={v}" for k, v in few[m].items()) if m in few else "") for m in asked]
     (explanation,) = jaxcam.explain(network, PICTURES[0], methods=text, targets=[1], references=PICTURES[1:])
@@ -70,21 +70,18 @@ def test_every_method_inside_a_residual_block(residual):
     _, _, at_zero = by_hand("linen_residual", network.layer, "grad_cam")(PICTURES[0], 1)
     x, references = RULES(PICTURES[0]), jnp.stack([RULES(p) for p in PICTURES[1:]])
     for method, result in zip(asked, explanation.results, strict=True):
-        info, options = METHODS[method], dict(few.get(method, {}))
+        info, options = METHODS[method], few.get(method, {})
 
         @jax.jit
         def run(params, x, key, references, info=info, options=options):
             a, held = cut.features.hold(params, x)
-            if info.takes == "image":
-                return info.function(params, a, x, predict=cut.predict, target=1)
-            more = (key,) if info.takes == "key" else ()
-            if info.takes == "references":
-                options = options | {"references": cut.features(params, references)}
-            return info.function(held, a, *more, head=cut.head, target=1, **options)
+            others = cut.features(params, references)
+            return info.call(Inputs(held, a, cut.head, 1, key, others, x, cut.predict, params), **options)
 
         expected = run(guest.params, x, key, references)
         np.testing.assert_allclose(result.coefficients, expected.coefficients, rtol=1e-3, atol=1e-5, err_msg=method)
-        if method != "deep_shap_cam":
+        np.testing.assert_allclose(result.map, expected.map, rtol=1e-3, atol=1e-4, err_msg=method)
+        if info.complete != "references":
             drop = result.logit - float(at_zero[1])
             assert result.completeness_gap == pytest.approx(result.coefficients.sum() - drop, abs=1e-4)
     with pytest.raises(JaxcamError, match="CAM is defined for a global average pool"):
@@ -132,7 +129,7 @@ def test_neither_the_network_nor_a_method_is_traced_again(monkeypatch):
 
     network = jaxcam.wrap(forward, made("function_tagged").params, preprocessing=RULES, classes=NAMES)
     before = len(runs)
-    monkeypatch.setitem(METHODS, "counted", MethodInfo(counted, "Counted", "", "", ""))
+    monkeypatch.setitem(METHODS, "counted", Method(counted, "Counted"))
     for pixels, targets in [
         (PICTURES, 1),
         (PICTURES, ["tench"]),

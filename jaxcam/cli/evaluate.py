@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam.cli import networks
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.errors import JaxcamError
+from jaxcam.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from jaxcam.evaluate.driver import Progress
@@ -34,7 +35,7 @@ def add_commands(commands: Any) -> None:
     networks.add_options(p)
     p.add_argument(
         "--methods", nargs="+", action="extend", metavar="M", help="methods of `jaxcam methods`, with options where "
-        "wanted (shap_cam:num_permutations=100), or all (default: lift_cam)",
+        f"wanted (shap_cam:num_permutations=100), or all (default: {DEFAULT_METHOD})",
     )  # fmt: skip
     p.add_argument(
         "--metrics", nargs="+", action="extend", metavar="M", help="metrics of `jaxcam metrics`, or all that "
@@ -75,7 +76,7 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be used."""
-    methods = options.methods or ["lift_cam"]
+    methods = options.methods or [DEFAULT_METHOD]
     _check_names(options, methods)
     keep_freed_memory()
     from jaxcam.data.datasets import read_class_names

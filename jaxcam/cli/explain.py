@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import pathlib
 import sys
@@ -15,6 +14,7 @@ from jaxcam.cli import networks, processes
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.table import rows_of, table_of
 from jaxcam.errors import JaxcamError
+from jaxcam.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,12 +43,13 @@ def add_commands(commands: Any) -> None:
     networks.add_options(p)
     p.add_argument(
         "--method", nargs="+", action="extend", metavar="M",
-        help="methods of `jaxcam methods`, or all (default: lift_cam); options follow a colon, as in "
+        help=f"methods of `jaxcam methods`, or all (default: {DEFAULT_METHOD}); options follow a colon, as in "
         "shap_cam:num_permutations=1000,estimator=plain",
     )  # fmt: skip
     p.add_argument(
-        "--permutations", type=int, metavar="N", help="orderings that shap_cam samples, unless its own options say"
-    )
+        "--permutations", type=int, metavar="N", help="num_permutations of the methods that have this option, unless "
+        "their own options say",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the methods that sample (default: 0)")
     which = p.add_mutually_exclusive_group()
     which.add_argument("--target", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index")
@@ -204,10 +205,10 @@ def _take_up(
 
 def _requests(options: argparse.Namespace) -> list:
     """The methods asked for, with the number of orderings in those that it belongs to."""
-    from jaxcam.methods.registry import request
+    from jaxcam.methods.registry import METHODS, request
     from jaxcam.shapley.result import check_count
 
-    asked = list(options.method or ["lift_cam"])
+    asked = list(options.method or [DEFAULT_METHOD])
     everything = any(m.lower() == "all" for m in asked)
     found: list[Any] = [request(m) for m in asked if m.lower() != "all"]
     for one in found:
@@ -215,17 +216,14 @@ def _requests(options: argparse.Namespace) -> list:
             check_count("num_permutations", dict(one.options)["num_permutations"])
     if options.permutations is not None:
         check_count("--permutations", options.permutations)
-        if everything and not any(r.name == "shap_cam" for r in found):
-            found.append(request("shap_cam"))
-        if not any(r.name == "shap_cam" for r in found):
-            raise JaxcamError("--permutations belongs to shap_cam, which was not asked for; add --method shap_cam")
-        setting = ("num_permutations", options.permutations)
-        found = [
-            dataclasses.replace(r, options=tuple(sorted({**dict([setting]), **dict(r.options)}.items())))
-            if r.name == "shap_cam"
-            else r
-            for r in found
-        ]
+        takers = [name for name, info in METHODS.items() if "num_permutations" in info.options]
+        if everything:
+            found += [request(name) for name in takers if name not in {r.name for r in found}]
+        if not any(r.name in takers for r in found):
+            names = " or ".join(takers)
+            raise JaxcamError(f"--permutations belongs to {names}, which was not asked for; add --method {takers[0]}")
+        setting = [("num_permutations", options.permutations)]
+        found = [r.with_defaults(setting) if r.name in takers else r for r in found]
     return [*(["all"] if everything else []), *found]
 
 

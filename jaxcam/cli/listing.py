@@ -39,10 +39,11 @@ def add_commands(commands: Any) -> None:
     metrics.set_defaults(run=_metrics)
 
 
-def _console() -> Console:
+def _console(width: int = 160) -> Console:
+    """Standard output, so many letters wide where it is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def _table(*columns: str) -> Table:
@@ -164,10 +165,10 @@ def _methods(options: argparse.Namespace) -> int:
     del options
     from jaxcam.methods.registry import METHODS
 
-    table = _table("method", "", "cost of one map", "what its coefficients promise", "paper")
+    table = _table("method", "", "cost of one map", "what its coefficients promise", "needs", "map from", "paper")
     for name, info in METHODS.items():
-        _add(table, name, info.title, info.cost, info.promise, info.paper)
-    _console().print(table)
+        _add(table, name, info.title, info.cost, info.promise, ", ".join(info.needs), info.map_from, info.paper)
+    _console(220).print(table)
     return 0
 
 

@@ -25,6 +25,7 @@ from jaxcam.evaluate.run import Run, gather, read_manifest, units_of
 from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
+from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
 from jaxcam.models.classifier import Classifier
@@ -50,7 +51,7 @@ def evaluate(
     network: Classifier,
     data: Dataset | str | os.PathLike,
     *,
-    methods: str | Sequence[str] = ("lift_cam",),
+    methods: str | Sequence[str] = (DEFAULT_METHOD,),
     metrics: str | Sequence[str] | None = None,
     out: str | os.PathLike,
     limit: int | None = None,
@@ -160,7 +161,7 @@ def _methods(
         return tuple(request(text) for text in read_manifest(folder)["settings"]["methods"])
     chosen = []
     for name, info in METHODS.items():
-        if info.any_head or _is_defined(network, request(name), layer):
+        if info.heads is None or _is_defined(network, request(name), layer):
             chosen.append(request(name))
     return tuple(chosen)
 

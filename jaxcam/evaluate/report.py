@@ -17,6 +17,7 @@ from jaxcam.evaluate.gallery import Case, Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube, Summary, agreement, cube, over_seeds
 from jaxcam.evaluate.tables import DAGGER, count, number, titles
+from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
 _EXAMPLES = 6
@@ -26,7 +27,7 @@ _LISTED = 200  # broken pictures named on the page
 
 def focus_method(run: Run) -> str:
     """The method that differences and best and worst cases are told of: LIFT-CAM where it is there, else the first."""
-    return "lift_cam" if "lift_cam" in run.methods else run.methods[0]
+    return DEFAULT_METHOD if DEFAULT_METHOD in run.methods else run.methods[0]
 
 
 def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathlib.Path | None = None) -> str:

@@ -131,7 +131,7 @@ class Worker:
                 {
                     **common[i], "method": method.label, **{k: values[k][i] for k in options.metrics},
                     "completeness_gap": maps.gaps[i], "evaluations": maps.evaluations[i], "seconds": maps.seconds,
-                    "empty": why_empty(maps.coefficients[i], forward.activations[row]) or "",
+                    "empty": why_empty(maps.maps[i], maps.coefficients[i], forward.activations[row]) or "",
                 }
                 for i, (row, _) in enumerate(pairs)
             ])  # fmt: skip

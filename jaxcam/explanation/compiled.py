@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import held
-from jaxcam.methods.registry import Request
+from jaxcam.methods.registry import Inputs, Request
 from jaxcam.methods.score import ScoreChunks
 from jaxcam.models.classifier import Features, Predict
 
@@ -64,20 +64,20 @@ def forward(features: Features, head: Predict) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def maps(request: Request, head: Predict) -> Any:
-    """`(params, activations, bypass, rows, targets, *extra) -> CAM` of pairs of a row of the batch and a class."""
-    function, takes = request.function, request.info.takes
+def maps(request: Request, head: Predict, network: Predict) -> Any:
+    """`(params, activations, bypass, given, rows, targets) -> CAM` of pairs of a row of the batch and a class.
+
+    `given` holds what the method needs besides, by its field of `Inputs`, one row per picture.
+    """
 
     @jax.jit
-    def run(params, activations, bypass, rows, targets, *extra):
+    def run(params, activations, bypass, given, rows, targets):
         def one(row, target):
-            a, bypassed = jax.tree.map(lambda x: x[row], (activations, bypass))
+            a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
+            if "key" in more:
+                more["key"] = jax.random.fold_in(more["key"], target)
             first = held(params, bypassed)
-            if takes == "references":
-                return tuple(function(first, a, head=head, target=target, references=extra[0][row]))
-            if takes == "key":
-                return tuple(function(first, a, jax.random.fold_in(extra[0][row], target), head=head, target=target))
-            return tuple(function(first, a, head=head, target=target))
+            return tuple(request.call(Inputs(first, a, head, target, network=network, network_params=params, **more)))
 
         if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
             return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))

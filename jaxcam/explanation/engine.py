@@ -138,35 +138,34 @@ class Engine:
           JaxcamError: the method is not defined for this head.
         """
         info = request.info
-        program = compiled.maps(request, self.head)
-        extra, total = self._extra(info.takes, forward, references)
-        # A sampling method fills the device, and the memory, with one map's coalitions.
-        at_once = 1 if info.takes in ("key", "image") else self.maps_at_once
+        request = request.with_defaults(info.multi_label if self.network.multi_label else ())
+        program = compiled.maps(request, self.head, self.network.whole)
+        given, total = self._given(info.needs, forward, references)
+        at_once = self.maps_at_once if info.batched else 1
         plan = self._long.plan(request, *forward.example(0))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
             rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
-            if info.takes == "image":
+            if "image" in info.needs:
                 result, seconds = self._by_chunks(request, forward, rows[0], targets[0])
             elif plan is not None:
                 [(row, target)] = some.tolist()
                 key = jax.random.fold_in(forward.keys[row], target)
-                given = (*forward.example(row), key, target, forward.sources[row])
-                result, seconds = self._long.run(request, plan, *given, done)
+                one = (*forward.example(row), key, target, forward.sources[row])
+                result, seconds = self._long.run(request, plan, *one, done)
             else:
-                batch = (forward.padded, forward.bypass, rows, targets)
-                result, seconds = timed(program, self.params, *batch, *extra, warm=at_once > 1)
+                batch = (forward.padded, forward.bypass, given, rows, targets)
+                result, seconds = timed(program, self.params, *batch, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
             if plan is None:
                 done(len(some))
         coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
-        deviation = diagnostics.get("not_gap_linear", np.zeros(1)).max()
-        if not deviation <= 1e-4:
+        if info.heads is not None and not (deviation := diagnostics[info.heads.diagnostic].max()) <= info.heads.at_most:
             raise JaxcamError(
-                f"{info.title} is defined for a global average pool followed by one linear layer, which what follows "
-                f"{self.layer} in {self.network.name} is not (by {deviation:.2g} relative); use lift_cam or grad_cam"
+                f"{info.title} is defined for {info.heads.kind}, which what follows {self.layer} in "
+                f"{self.network.name} is not (by {deviation:.2g} relative); use {info.heads.instead}"
             )
         gaps = diagnostics.get("completeness_gap")
         if gaps is None:
@@ -176,22 +175,26 @@ class Engine:
         evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
         return Maps(coefficients, maps, gaps, evaluations, total / len(pairs))
 
-    def _extra(self, takes: str, forward: Forward, references: jax.Array | None) -> tuple[tuple, float]:
-        """What a method takes besides the activations, one row per picture, and the seconds it cost."""
-        if takes == "key":
-            return (forward.keys,), 0.0
-        if takes != "references":
-            return (), 0.0
-        if references is None:
-            background, seconds = timed(compiled.default_references(self.features), self.params, forward.inputs)
-            return (background,), seconds
-        shared = timed(compiled.jitted(self.features), self.params, references)[0]
-        return (jnp.broadcast_to(shared, (self.batch_size, *shared.shape)),), 0.0
+    def _given(
+        self, needs: Sequence[str], forward: Forward, references: jax.Array | None
+    ) -> tuple[dict[str, jax.Array], float]:
+        """What a method needs besides the activations, one row per picture, and the seconds it cost."""
+        given, seconds = {}, 0.0
+        if "key" in needs:
+            given["key"] = forward.keys
+        if "image" in needs:
+            given["image"] = forward.inputs
+        if "references" in needs and references is None:
+            background = compiled.default_references(self.features)
+            given["references"], seconds = timed(background, self.params, forward.inputs)
+        elif "references" in needs:
+            shared = timed(compiled.jitted(self.features), self.params, references)[0]
+            given["references"] = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
+        return given, seconds
 
     def _by_chunks(self, request: Request, forward: Forward, row: jax.Array, target: jax.Array) -> tuple[tuple, float]:
         """One map of Score-CAM, and its seconds: a program for each chunk of channels, the loop on the host."""
-        score = {"score": "sigmoid" if self.network.multi_label else "softmax"}
-        pieces = ScoreChunks(self.network.whole, **score | dict(request.options))
+        pieces = ScoreChunks(self.network.whole, **dict(request.options))
         total = 0.0
 
         def call(piece, *args):

@@ -19,6 +19,7 @@ from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import Targets, as_list, chooser
 from jaxcam.files import whole_file
+from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.maps import place_map, why_empty
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.models.classifier import Classifier
@@ -144,7 +145,7 @@ def explain(
     network: Classifier,
     images: Picture | Sequence[Picture],
     *,
-    methods: str | Sequence[str] = ("lift_cam",),
+    methods: str | Sequence[str] = (DEFAULT_METHOD,),
     targets: str | Targets = 1,
     layer: str | None = None,
     batch_size: int = 8,
@@ -189,7 +190,7 @@ def explain_each(
     network: Classifier,
     images: Iterable[tuple[str, Picture]],
     *,
-    methods: str | Sequence[str] = ("lift_cam",),
+    methods: str | Sequence[str] = (DEFAULT_METHOD,),
     targets: str | Targets = 1,
     layer: str | None = None,
     batch_size: int = 8,
@@ -273,7 +274,7 @@ def _gather(
             method=name, target=target, class_name=network.classes[target], probability=float(probabilities[target]),
             logit=float(logits[target]), coefficients=maps.coefficients[i], map=maps.maps[i],
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
-            empty=why_empty(maps.coefficients[i], inputs.activations[row]),
+            empty=why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()

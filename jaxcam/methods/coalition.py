@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
+from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
 from jaxcam.transforms.coalition import coalition_game
 
 
@@ -13,7 +13,7 @@ def ablation_cam(
     params: Params,
     activations: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     relative: bool = False,
     chunk_size: int | None = None,
@@ -55,4 +55,4 @@ def ablation_cam(
         alpha = jnp.where(jnp.any(activations != 0, axis=(0, 1)), alpha, 0.0)
     if relative:
         alpha = jnp.where(logit != 0, alpha / jnp.where(logit != 0, logit, 1.0), 0.0)
-    return make_cam(alpha, activations, logit=logit)
+    return cam_of_coefficients(alpha, activations, logit=logit)

@@ -1,4 +1,4 @@
-"""The methods that need one gradient of the head: CAM, Grad-CAM, Grad-CAM++, XGrad-CAM.
+"""The methods that need one gradient of the head: CAM, Grad-CAM, Grad-CAM++, XGrad-CAM, HiResCAM.
 
 In the formulas A is the activations `(h, w, K)`, F the explained logit as a function of A,
 g = dF/dA, and sums run over positions.
@@ -11,7 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
+from jaxcam.methods.result import (
+    CAM,
+    DefinedFor,
+    HeadFn,
+    Params,
+    Target,
+    cam_of_coefficients,
+    cam_of_contributions,
+    check_activations,
+    scalar_score,
+)
+
+#: What CAM is defined for.
+GAP_LINEAR = DefinedFor(
+    "a global average pool followed by one linear layer", "not_gap_linear", 1e-4, "lift_cam or grad_cam"
+)
 
 
 def _value_and_gradient(params, activations, head, target):
@@ -25,7 +40,7 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
 
 
-def grad_cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+def grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """Grad-CAM: `alpha_k = mean over positions of g_k`.
 
     Args:
@@ -45,10 +60,10 @@ def grad_cam(params: Params, activations: jax.Array, *, head: Head, target: Targ
       Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
     """
     logit, g = _value_and_gradient(params, activations, head, target)
-    return make_cam(jnp.mean(g, axis=(0, 1)), activations, logit=logit)
+    return cam_of_coefficients(jnp.mean(g, axis=(0, 1)), activations, logit=logit)
 
 
-def grad_cam_pp(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """Grad-CAM++: `alpha_k = sum w relu(g)` with `w = g^2 / (2 g^2 + (sum A) g^3)`.
 
     Derived for the score exp(F), whose higher derivatives are powers of g; the common factor
@@ -62,10 +77,10 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: Head, target: T
     total = jnp.sum(activations, axis=(0, 1))
     # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g is not 0: no underflow of g^3 for small gradients.
     w = jnp.where(g != 0, _ratio(jnp.ones_like(g), 2.0 + total * g), 0.0)
-    return make_cam(jnp.sum(w * jax.nn.relu(g), axis=(0, 1)), activations, logit=logit)
+    return cam_of_coefficients(jnp.sum(w * jax.nn.relu(g), axis=(0, 1)), activations, logit=logit)
 
 
-def xgrad_cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """XGrad-CAM: `alpha_k = sum of (A_k / sum A_k) g_k`; 0 for a channel with `sum A_k = 0`.
 
     Arguments, cost and errors as in `grad_cam`.
@@ -75,10 +90,25 @@ def xgrad_cam(params: Params, activations: jax.Array, *, head: Head, target: Tar
     """
     logit, g = _value_and_gradient(params, activations, head, target)
     total = jnp.sum(activations, axis=(0, 1))
-    return make_cam(_ratio(jnp.sum(activations * g, axis=(0, 1)), total), activations, logit=logit)
+    return cam_of_coefficients(_ratio(jnp.sum(activations * g, axis=(0, 1)), total), activations, logit=logit)
 
 
-def cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -> CAM:
+def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """HiResCAM: the map is `relu(sum_k g_k * A_k)`, position by position.
+
+    Grad-CAM with the gradient not averaged first. `alpha_k = sum of g_k * A_k` is what each channel gets in all;
+    before the ReLU the map adds up to their sum, which on a linear head is F(A) - F(0). A channel that is zero
+    everywhere gets exactly 0. Arguments, cost and errors as in `grad_cam`.
+
+    References:
+      Draelos & Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
+      arXiv:2011.08891, 2020.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    return cam_of_contributions(g * activations, logit=logit)
+
+
+def cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """CAM: the weights of a global-average-pool + linear head, `alpha_k = W[k, c]`.
 
     For such a head `W[k, c] = sum over positions of g_k`, and g is the same at every position
@@ -101,10 +131,10 @@ def cam(params: Params, activations: jax.Array, *, head: Head, target: Target) -
     others = jnp.stack([jnp.zeros_like(activations), -2.0 * jnp.flip(activations, (0, 1))])
     bent = jnp.max(jnp.abs(jax.vmap(grad)(others) - g)) / scale
     deviation = jnp.maximum(uneven, bent)
-    if not isinstance(deviation, jax.core.Tracer) and np.asarray(deviation) > 1e-4:
-        why = "its gradient differs between positions" if uneven > 1e-4 else "it is not linear"
+    if not isinstance(deviation, jax.core.Tracer) and np.asarray(deviation) > GAP_LINEAR.at_most:
+        why = "its gradient differs between positions" if uneven > GAP_LINEAR.at_most else "it is not linear"
         raise JaxcamError(
-            f"CAM is defined for a global average pool followed by one linear layer, and this head is not that: {why} "
-            f"(by {float(deviation):.2g} relative); use lift_cam or grad_cam"
+            f"CAM is defined for {GAP_LINEAR.kind}, and this head is not that: {why} "
+            f"(by {float(deviation):.2g} relative); use {GAP_LINEAR.instead}"
         )
-    return make_cam(jnp.sum(g, axis=(0, 1)), activations, logit=logit, not_gap_linear=deviation)
+    return cam_of_coefficients(jnp.sum(g, axis=(0, 1)), activations, logit=logit, not_gap_linear=deviation)

@@ -71,28 +71,31 @@ def _interpolation(size_in: int, size_out: int, start: float, stop: float) -> tu
     return matrix, inside
 
 
-def why_empty(coefficients: np.ndarray | jax.Array, activations: np.ndarray | jax.Array) -> str | None:
+def why_empty(
+    map: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array, activations: np.ndarray | jax.Array
+) -> str | None:
     """Why a map shows nothing; None where it does show something. Host-side, for concrete arrays.
 
+    The map is judged as it was made; coefficients and activations only tell the cause.
+
     Args:
+      map: `(h, w)`.
       coefficients: `(K,)`.
       activations: `(h, w, K)`.
     """
-    alpha, a = np.asarray(coefficients, np.float64), np.asarray(activations, np.float64)
-    if not np.isfinite(a).all():
-        return "the activations hold NaN or infinite values"
-    if not np.isfinite(alpha).all():
-        return "the coefficients hold NaN or infinite values"
+    values, alpha, a = (np.asarray(x) for x in (map, coefficients, activations))
+    for name, array in (("activations hold", a), ("coefficients hold", alpha), ("map holds", values)):
+        if not np.isfinite(array).all():
+            return f"the {name} NaN or infinite values"
+    if values.any():
+        # Rounding is no pattern.
+        flat = np.ptp(values) <= 4 * np.finfo(np.result_type(values, np.float16)).eps * np.abs(values).max()
+        return "constant map: every position has the same value" if flat else None
     if not a.any():
         return "dead layer: every activation is zero"
     if not alpha.any():
         return "every coefficient is zero: the class does not depend on this layer here"
-    values = np.maximum(a @ alpha, 0.0)
-    if not values.any():
-        alive = np.abs(a).sum((0, 1)) > 0
-        if (a >= 0).all() and (alpha[alive] <= 0).all():
-            return "no evidence for the class: every channel that is active has a non-positive coefficient"
-        return "no evidence for the class: negative contributions outweigh positive ones at every position"
-    if np.ptp(values) <= 1e-12 * values.max():
-        return "constant map: every position has the same value"
-    return None
+    alive = np.abs(a).sum((0, 1)) > 0
+    if (a >= 0).all() and (alpha[alive] <= 0).all():
+        return "no evidence for the class: every channel that is active has a non-positive coefficient"
+    return "no evidence for the class: negative contributions outweigh positive ones at every position"

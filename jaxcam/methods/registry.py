@@ -4,39 +4,97 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import jax
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods import coalition, gradient, propagation, relevance, sampling, score
-from jaxcam.methods.result import CAM
+from jaxcam.methods import coalition, contribution, gradient, sampling, score
+from jaxcam.methods.result import CAM, DefinedFor, HeadFn, NetworkFn, Target
+
+#: What a method may need besides activations and target, and the field of `Inputs` that has it: a head that has a
+#: derivative; one whose operations all have rules for contributions; a random key, and so on.
+NEEDS = {"gradient": "head", "rules": "head", "key": "key", "references": "references", "image": "image"}
+
+
+class Inputs(NamedTuple):
+    """Everything that a method may be given of one example; `Method.call` hands over what the method declares.
+
+    Attributes:
+      params: what `head` takes first.
+      activations: `(h, w, K)`.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index, or a function of the logits.
+      key: a random key.
+      references: `(R, h, w, K)`.
+      image: `(H, W, 3)`, the input of the network.
+      network: `(network_params, image) -> logits (C,)`, the whole of it.
+      network_params: what `network` takes first.
+    """
+
+    params: Any
+    activations: jax.Array
+    head: HeadFn
+    target: Target
+    key: jax.Array | None = None
+    references: jax.Array | None = None
+    image: jax.Array | None = None
+    network: NetworkFn | None = None
+    network_params: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
-class MethodInfo:
-    """One method.
+class Method:
+    """What there is to know of a method; nothing outside its entry in `METHODS` knows it by name.
 
     Attributes:
-      function: `(params, activations, *, head, target) -> CAM`, with one more input where `takes` says so.
+      function: `(params, activations, *, head, target) -> CAM`, with more arguments where `needs` says so. Its other
+        keyword arguments are the options of a request.
       title: as the literature spells it.
       cost: in head evaluations.
-      promise: what its coefficients satisfy.
+      promise: what its coefficients satisfy, for people; the fields below say it for programs.
       paper: where it comes from.
-      any_head: False where it is defined for particular heads only; `diagnostics["not_gap_linear"]` tells.
-      takes: "" for nothing more; "references" for the keyword `references`, activations `(R, h, w, K)`; "key"
-        for a random key, third; "image" for the network's input, third, and the keyword `predict` in place of `head`;
-        the engine loops over its channels on the host (`score.ScoreChunks`).
+      map_from: "channels" where the map is `relu(sum_k alpha_k A_k)`; "positions" where it is made of contributions of
+        every element, `relu(sum_k C_k)`, of which the coefficients are the sums over the positions.
+      by_class: whether the map depends on the class.
+      needs: of `NEEDS`.
+      complete: what `sum_k alpha_k` is: "zero" for F(A) - F(0), "references" for F(A) - mean F(reference); None for
+        nothing in particular. Of a map from positions it is the sum of the map, too, before the ReLU.
+      exact_on_linear: whether the coefficients are the Shapley values on a head that is linear.
+      null_channels: whether a channel that is zero everywhere gets 0, up to rounding.
+      symmetric: whether channels that are alike, and that the head treats alike, get the same.
+      range: of the coefficients.
+      heads: the heads that it is defined for; None for any.
+      differentiable: whether `jax.grad` goes through its coefficients.
+      batched: whether maps are computed several at a time; not where one fills the device and its memory.
+      multi_label: options that are other ones by default where the classes are independent of each other.
     """
 
     function: Callable[..., CAM]
     title: str
-    cost: str
-    promise: str
-    paper: str
-    any_head: bool = True
-    takes: str = ""
+    cost: str = ""
+    promise: str = "none"
+    paper: str = ""
+    map_from: Literal["channels", "positions"] = "channels"
+    by_class: bool = True
+    needs: tuple[str, ...] = ()
+    complete: Literal["zero", "references"] | None = None
+    exact_on_linear: bool = False
+    null_channels: bool = False
+    symmetric: bool = True
+    range: tuple[float, float] = (-math.inf, math.inf)
+    heads: DefinedFor | None = None
+    differentiable: bool = True
+    batched: bool = True
+    multi_label: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self):
+        for need in self.needs:
+            if need not in NEEDS:
+                raise unknown("need of a method", need, NEEDS)
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -44,6 +102,31 @@ class MethodInfo:
         data = ("head", "target", "predict", "references")
         parameters = inspect.signature(self.function).parameters
         return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in data}
+
+    def call(self, inputs: Inputs, **options: Any) -> CAM:
+        """The method on one example; whichever it is, this is how to call it."""
+        args, more = self.arguments(inputs)
+        return self.function(*args, **more, **options)
+
+    def arguments(self, inputs: Inputs) -> tuple[list, dict[str, Any]]:
+        """What the function takes, but for the options.
+
+        Raises:
+          JaxcamError: something that it needs is not among the inputs.
+        """
+        for need, field in NEEDS.items():
+            if need in self.needs and getattr(inputs, field) is None:
+                raise JaxcamError(f"{self.title} needs {need}, which it was not given here")
+        if "image" in self.needs:
+            args: list = [inputs.network_params, inputs.activations, inputs.image]
+            more: dict[str, Any] = {"predict": inputs.network, "target": inputs.target}
+        else:
+            args, more = [inputs.params, inputs.activations], {"head": inputs.head, "target": inputs.target}
+        if "key" in self.needs:
+            args.append(inputs.key)
+        if "references" in self.needs:
+            more["references"] = inputs.references
+        return args, more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +142,7 @@ class Request:
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def info(self) -> MethodInfo:
+    def info(self) -> Method:
         """What is known about the method."""
         return METHODS[self.name]
 
@@ -69,62 +152,80 @@ class Request:
         settings = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in self.options)
         return f"{self.name}:{settings}" if settings else self.name
 
-    @property
-    def function(self) -> Callable[..., CAM]:
-        """The method with its options set."""
-        return functools.partial(self.info.function, **dict(self.options)) if self.options else self.info.function
+    def with_defaults(self, options: Iterable[tuple[str, Any]]) -> Request:
+        """The request with these options too, where it does not set them itself."""
+        return dataclasses.replace(self, options=tuple(sorted({**dict(options), **dict(self.options)}.items())))
+
+    def call(self, inputs: Inputs) -> CAM:
+        """The method with its options on one example."""
+        return self.info.call(inputs, **dict(self.options))
 
 
-METHODS: dict[str, MethodInfo] = {
-    "lift_cam": MethodInfo(
-        propagation.lift_cam, "LIFT-CAM", "1 forward + 1 backward, on a pair", "complete: sums to F(A) - F(0)",
-        "Jung & Oh, ICCV 2021",
+METHODS: dict[str, Method] = {
+    "lift_cam": Method(
+        contribution.lift_cam, "LIFT-CAM", "1 forward + 1 backward, on a pair", "complete: sums to F(A) - F(0)",
+        "Jung & Oh, ICCV 2021", needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
     ),
-    "deep_shap_cam": MethodInfo(
-        propagation.deep_shap_cam, "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
-        "Lundberg & Lee, NeurIPS 2017", takes="references",
+    "hires_lift_cam": Method(
+        contribution.hires_lift_cam, "HiRes-LIFT-CAM", "1 forward + 1 backward, on a pair",
+        "complete by position: the map, too, sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", map_from="positions",
+        needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
     ),
-    "grad_cam": MethodInfo(
+    "deep_shap_cam": Method(
+        contribution.deep_shap_cam, "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
+        "Lundberg & Lee, NeurIPS 2017", needs=("rules", "references"), complete="references", exact_on_linear=True,
+    ),
+    "grad_cam": Method(
         gradient.grad_cam, "Grad-CAM", "1 forward + 1 backward", "none", "Selvaraju et al., ICCV 2017",
+        needs=("gradient",),
     ),
-    "grad_cam_pp": MethodInfo(
+    "grad_cam_pp": Method(
         gradient.grad_cam_pp, "Grad-CAM++", "1 forward + 1 backward", "none", "Chattopadhay et al., WACV 2018",
+        needs=("gradient",),
     ),
-    "xgrad_cam": MethodInfo(
-        gradient.xgrad_cam, "XGrad-CAM", "1 forward + 1 backward", "none", "Fu et al., BMVC 2020",
+    "xgrad_cam": Method(
+        gradient.xgrad_cam, "XGrad-CAM", "1 forward + 1 backward", "none", "Fu et al., BMVC 2020", needs=("gradient",),
+        null_channels=True,
     ),
-    "ablation_cam": MethodInfo(
+    "hires_cam": Method(
+        gradient.hires_cam, "HiResCAM", "1 forward + 1 backward", "sums to F(A) - F(0) on a linear head",
+        "Draelos & Carin, 2020", map_from="positions", needs=("gradient",), exact_on_linear=True, null_channels=True,
+    ),
+    "ablation_cam": Method(
         coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
-        "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020",
+        "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020", exact_on_linear=True, null_channels=True,
     ),
-    "shap_cam": MethodInfo(
+    "shap_cam": Method(
         sampling.shap_cam, "SHAP-CAM", "num_permutations x K forward, behind the first layer",
-        "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", takes="key",
+        "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", needs=("key",),
+        complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, differentiable=False, batched=False,
     ),
-    "kernel_shap_cam": MethodInfo(
+    "kernel_shap_cam": Method(
         sampling.kernel_shap_cam, "KSHAP-CAM", "num_samples (10 K) forward, behind the first layer",
-        "Shapley values by regression; sums to F(A) - F(0)", "Lundberg & Lee, NeurIPS 2017", takes="key",
+        "Shapley values by regression; sums to F(A) - F(0)", "Lundberg & Lee, NeurIPS 2017", needs=("key",),
+        complete="zero", exact_on_linear=True, symmetric=False, batched=False,
     ),
-    "lime_cam": MethodInfo(
+    "lime_cam": Method(
         sampling.lime_cam, "LIME-CAM", "num_samples (K) forward, behind the first layer",
-        "a sparse linear model near A", "Ribeiro et al., KDD 2016", takes="key",
+        "a sparse linear model near A", "Ribeiro et al., KDD 2016", needs=("key",), symmetric=False,
+        differentiable=False, batched=False,
     ),
-    "lrp_cam": MethodInfo(
-        relevance.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
-        "Bach et al., PLoS ONE 2015",
+    "lrp_cam": Method(
+        contribution.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
+        "Bach et al., PLoS ONE 2015", needs=("rules",), exact_on_linear=True, null_channels=True,
     ),
-    "score_cam": MethodInfo(
+    "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
-        takes="image",
+        needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False, multi_label=(("score", "sigmoid"),),
     ),
-    "cam": MethodInfo(
+    "cam": Method(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
-        "Zhou et al., CVPR 2016", any_head=False,
+        "Zhou et al., CVPR 2016", needs=("gradient",), heads=gradient.GAP_LINEAR,
     ),
 }  # fmt: skip
 
 
-def method(name: str) -> MethodInfo:
+def method(name: str) -> Method:
     """The method called `name`; hyphens, case and a missing `_cam` are forgiven.
 
     Raises:

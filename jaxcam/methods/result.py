@@ -14,17 +14,37 @@ from jaxcam.methods.maps import project
 #: Whatever the head takes first: a pytree of arrays.
 Params = Any
 #: `(params, activations (h, w, K)) -> logits (C,)`.
-Head = Callable[[Params, jax.Array], jax.Array]
+HeadFn = Callable[[Params, jax.Array], jax.Array]
+#: `(params, image (H, W, 3)) -> logits (C,)`, a whole network.
+NetworkFn = Callable[[Params, jax.Array], jax.Array]
 #: A class index (an array, so that a new class never recompiles) or a function `logits (C,) -> ()`.
 Target = int | jax.Array | Callable[[jax.Array], jax.Array]
+
+
+class DefinedFor(NamedTuple):
+    """The heads that a method is defined for, and how one tells.
+
+    Attributes:
+      kind: the heads, in words.
+      diagnostic: the name of the diagnostic that says how far a head is from being one.
+      at_most: how far it may be.
+      instead: methods for other heads.
+    """
+
+    kind: str
+    diagnostic: str
+    at_most: float
+    instead: str
 
 
 class CAM(NamedTuple):
     """A class activation map of one example.
 
     Attributes:
-      coefficients: `(K,)` alpha, one weight per channel, in the units of the method.
-      map: `(h, w)` `relu(sum_k alpha_k A_k)` at the layer's resolution, not scaled.
+      coefficients: `(K,)` alpha: one weight per channel, in the units of the method; of a map that is made position
+        by position, what each channel gets, summed over the positions.
+      map: `(h, w)` at the layer's resolution, not scaled: `relu(sum_k alpha_k A_k)`, or `relu(sum_k C_k)` of
+        contributions `C (h, w, K)`. The method's entry in `METHODS` says which.
       diagnostics: per method, arrays such as `logit` F(A), `logit_zero` F(0), `completeness_gap`
         `sum_k alpha_k - (F(A) - F(0))`, `evaluations` (head evaluations spent).
     """
@@ -34,7 +54,7 @@ class CAM(NamedTuple):
     diagnostics: dict[str, jax.Array]
 
 
-def scalar_score(head: Head, params: Params, target: Target) -> Callable[[jax.Array], jax.Array]:
+def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.Array], jax.Array]:
     """`F`: activations `(h, w, K)` to the explained logit `()`; NaN for a traced class out of range."""
 
     def score(activations: jax.Array) -> jax.Array:
@@ -68,6 +88,11 @@ def check_activations(activations: jax.Array) -> None:
         raise JaxcamError(f"activations must be floating point, not {jnp.result_type(activations)}")
 
 
-def make_cam(coefficients: jax.Array, activations: jax.Array, **diagnostics: jax.Array) -> CAM:
-    """The result for given coefficients."""
+def cam_of_coefficients(coefficients: jax.Array, activations: jax.Array, **diagnostics: jax.Array) -> CAM:
+    """The result of a method that gives every channel `(K,)` a weight: the map is `relu(sum_k alpha_k A_k)`."""
     return CAM(coefficients, project(coefficients, activations), diagnostics)
+
+
+def cam_of_contributions(contributions: jax.Array, **diagnostics: jax.Array) -> CAM:
+    """The result of a method that gives every element `(h, w, K)` a contribution: the map is `relu(sum_k C_k)`."""
+    return CAM(jnp.sum(contributions, axis=(0, 1)), jax.nn.relu(jnp.sum(contributions, axis=-1)), diagnostics)

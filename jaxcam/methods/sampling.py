@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcam import shapley
 from jaxcam.errors import unknown
-from jaxcam.methods.result import CAM, Head, Params, Target, check_activations, make_cam, scalar_score
+from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
 from jaxcam.shapley.adjusted import Budget, budget
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, WAVES, Layer
@@ -41,7 +41,7 @@ def exact(game: Game) -> shapley.Estimate:
 def finish(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
     alpha = estimate.values
     gap = jnp.sum(alpha) - (estimate.v_full - estimate.v_empty)
-    return make_cam(
+    return cam_of_coefficients(
         alpha, activations, logit=estimate.v_full, logit_zero=estimate.v_empty, completeness_gap=gap,
         standard_error=estimate.standard_error, evaluations=estimate.evaluations,
     )  # fmt: skip
@@ -52,7 +52,7 @@ def shap_cam(
     activations: jax.Array,
     key: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     num_permutations: int = 100,
     estimator: str = "auto",
@@ -154,7 +154,7 @@ def kernel_shap_cam(
     activations: jax.Array,
     key: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     num_samples: int | None = None,
     paired: bool = True,
@@ -200,7 +200,7 @@ def lime_cam(
     activations: jax.Array,
     key: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     num_samples: int | None = None,
     beta: float = 0.01,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods.result import Head, Params, Target, check_activations, scalar_score
+from jaxcam.methods.result import HeadFn, Params, Target, check_activations, scalar_score
 from jaxcam.methods.sampling import ESTIMATORS, is_adjusted, sampled_layer
 from jaxcam.shapley.adjusted import AdjustedState, Budget, Pilot, budget
 from jaxcam.shapley.permutations import PermutationState
@@ -62,7 +62,7 @@ def plan_shap_cam(
     params: Params,
     activations: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     num_permutations: int = 100,
     estimator: str = "auto",

@@ -12,11 +12,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.methods.result import CAM, Params, Target, check_activations, make_cam, scalar_score
+from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
 from jaxcam.shapley.result import check_count
 
-#: `(params, image (H, W, 3)) -> logits (C,)`.
-Predict = Callable[[Params, jax.Array], jax.Array]
 #: What is made of the logits `(C,)` before the class is picked.
 SCORES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "softmax": jax.nn.softmax,
@@ -57,7 +55,7 @@ class ScoreChunks:
     loop over the chunks belongs on the host: `run`. Attributes as the options of `score_cam`; hashable.
     """
 
-    predict: Predict
+    predict: NetworkFn
     score: str = "softmax"
     normalise: str = "softmax"
     top: int | None = None
@@ -123,7 +121,7 @@ class ScoreChunks:
         scored = jnp.sum(live, dtype=jnp.float32)
         # Added, not set: the filling repeats a channel, with 0.
         alpha = jnp.zeros(players, found.dtype).at[channels].add(found)
-        return make_cam(
+        return cam_of_coefficients(
             alpha, activations, logit=start.logit, score=start.score, evaluations=scored + self._before,
             scored=scored, left_out=start.left_out, range_left_out=start.range_left_out,
         )  # fmt: skip
@@ -166,7 +164,7 @@ def score_cam(
     activations: jax.Array,
     image: jax.Array,
     *,
-    predict: Predict,
+    predict: NetworkFn,
     target: Target,
     score: str = "softmax",
     normalise: str = "softmax",

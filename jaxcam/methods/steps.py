@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.result import CAM, Head, Params, Target, scalar_score
+from jaxcam.methods.result import CAM, HeadFn, Params, Target, scalar_score
 from jaxcam.methods.sampling import exact, finish, present, sampled_layer
 from jaxcam.methods.schedule import Plan, State, plan_shap_cam
 from jaxcam.shapley import adjusted, moments, permutations
@@ -25,7 +25,7 @@ from jaxcam.transforms.coalition import Game, coalition_game
 class _Run(NamedTuple):
     """What a compiled step depends on besides its arrays."""
 
-    head: Head
+    head: HeadFn
     score: Callable | None
     estimator: str
     precision: str
@@ -83,7 +83,7 @@ def shap_cam_steps(
     activations: jax.Array,
     key: jax.Array,
     *,
-    head: Head,
+    head: HeadFn,
     target: Target,
     num_permutations: int = 100,
     estimator: str = "auto",

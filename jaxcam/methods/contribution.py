@@ -1,0 +1,172 @@
+"""The methods that propagate contributions of the activations through the head: by DeepLIFT, or by relevance."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.result import (
+    CAM,
+    HeadFn,
+    Params,
+    Target,
+    cam_of_coefficients,
+    cam_of_contributions,
+    check_activations,
+    scalar_score,
+)
+from jaxcam.transforms.deeplift import deeplift
+from jaxcam.transforms.lrp import lrp
+from jaxcam.transforms.lrp.layer_rules import RuleChoice
+
+
+def _contributions(score, activations, reference):
+    """`(contributions (h, w, K), F(A), F(reference))`."""
+    paired = deeplift(score, with_reference=True)
+    logit, pull, base = jax.vjp(lambda a: paired(a, reference), activations, has_aux=True)
+    (multiplier,) = pull(jnp.ones_like(logit))
+    delta = activations if reference is None else activations - reference
+    return delta * multiplier, logit, base
+
+
+def lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """LIFT-CAM: `alpha_k = sum over positions of the DeepLIFT contributions of A_k`, reference 0.
+
+    Complete: `sum_k alpha_k = F(A) - F(0)` on any head. Equal to the exact Shapley values on a
+    linear head, and close to them on others. A channel that is zero everywhere gets exactly 0.
+
+    Args:
+      params: whatever `head` takes first.
+      activations: A `(h, w, K)`, one example.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index (array or int), or a function `logits -> ()`.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit` F(A), `logit_zero` F(0) and `completeness_gap`. Cost: one
+      evaluation of the head on A, one on 0 (shared by a batch), and one backward pass.
+
+    Raises:
+      JaxcamError: activations are not `(h, w, K)` floats, or the class does not exist.
+      UnsupportedPrimitive: the head uses an operation without a DeepLIFT rule; named with its place.
+
+    References:
+      Jung & Oh, Towards Better Explanations of Class Activation Mapping, ICCV 2021, eq. 9.
+    """
+    check_activations(activations)
+    contributions, logit, base = _contributions(scalar_score(head, params, target), activations, None)
+    alpha = jnp.sum(contributions, axis=(0, 1))
+    gap = jnp.sum(alpha) - (logit - base)
+    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, completeness_gap=gap)
+
+
+def hires_lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """HiRes-LIFT-CAM: the map is `relu(sum_k C_k)`, C `(h, w, K)` the DeepLIFT contributions of `lift_cam`.
+
+    What HiResCAM is to Grad-CAM: the contributions stay where they are, instead of being summed over the positions
+    and multiplied by the activations again. Complete by position: before the ReLU the map adds up to F(A) - F(0) on
+    any head. The coefficients, `sum over positions of C_k`, are those of `lift_cam`, as are arguments, diagnostics,
+    cost and errors.
+
+    References:
+      Jung & Oh, ICCV 2021, eq. 9; Shrikumar et al., Learning Important Features Through Propagating Activation
+      Differences, ICML 2017; Draelos & Carin, arXiv:2011.08891, 2020.
+    """
+    check_activations(activations)
+    contributions, logit, base = _contributions(scalar_score(head, params, target), activations, None)
+    gap = jnp.sum(jnp.sum(contributions, axis=(0, 1))) - (logit - base)
+    return cam_of_contributions(contributions, logit=logit, logit_zero=base, completeness_gap=gap)
+
+
+def deep_shap_cam(
+    params: Params, activations: jax.Array, *, head: HeadFn, target: Target, references: jax.Array | None = None
+) -> CAM:
+    """DeepSHAP-CAM: the mean of DeepLIFT contributions over several references.
+
+    With the single zero reference (the default) it is LIFT-CAM. Complete with respect to the mean
+    of F over the references.
+
+    Args:
+      params, activations, head, target: as in `lift_cam`.
+      references: `(R, h, w, K)` reference activations, for example those of other images.
+
+    Returns:
+      A `CAM`; `diagnostics` as in `lift_cam`, with `logit_zero` the mean of F over the references.
+      Cost: R times that of `lift_cam`.
+
+    Raises:
+      JaxcamError: as in `lift_cam`, and for references of another shape.
+
+    References:
+      Lundberg & Lee, NeurIPS 2017, section 4.2; Jung & Oh, supplement, section 5.1.
+    """
+    check_activations(activations)
+    if references is None:
+        return lift_cam(params, activations, head=head, target=target)
+    if jnp.ndim(references) != 4 or jnp.shape(references)[1:] != activations.shape:
+        raise JaxcamError(
+            f"references must have shape (R, {', '.join(map(str, activations.shape))}), not {jnp.shape(references)}"
+        )
+    score = scalar_score(head, params, target)
+    # One reference after the other: vectorised over references as well as over a batch, attention heads come
+    # out wrong on CPUs with jaxlib 0.10.2, whose compiler miscompiles them (eager mode and 0.12 are right).
+    contributions, logits, bases = jax.lax.map(lambda r: _contributions(score, activations, r), references)
+    alpha = jnp.sum(jnp.mean(contributions, axis=0), axis=(0, 1))
+    logit, base = logits[0], jnp.mean(bases)
+    gap = jnp.sum(alpha) - (logit - base)
+    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, completeness_gap=gap)
+
+
+def lrp_cam(
+    params: Params,
+    activations: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    rule: RuleChoice = "epsilon",
+    epsilon: float = 1e-9,
+    gamma: float = 0.25,
+) -> CAM:
+    """LRP-CAM: `alpha_k = sum over positions of the relevance of A_k` for the explained logit.
+
+    The default is what the authors of LIFT-CAM ran: the epsilon rule on every layer, biases absorbing relevance; on a
+    head of ReLUs, maxima and linear layers that is `sum A dF/dA`, and on a linear one the exact Shapley values. A
+    channel that is zero everywhere gets exactly 0, unless the head begins with a function that is
+    not 0 at 0 (a sigmoid, or softplus). A sum of zero shares out nothing (0/0 is 0).
+
+    Args:
+      params: whatever `head` takes first.
+      activations: A `(h, w, K)`, one example.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index (array or int), or a function `logits -> ()`.
+      rule: "epsilon", "z_plus", "alpha1_beta0", "alpha2_beta1", "gamma", "epsilon_plus", "epsilon_gamma"; or a
+        rule, a sequence of rules (one per layer with weights) or a function of the layer: see `transforms.lrp.lrp`.
+      epsilon: the stabiliser.
+      gamma: of the gamma rules.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit` F(A), `relevance_sum` (of alpha), `absorbed_by_biases`,
+      `absorbed_by_stabiliser` and `conservation_gap`: the three together minus the logit, 0 up to rounding. Cost: one
+      evaluation of the head and one backward pass; other rules than epsilon run layers with weights
+      two to four times.
+
+    Raises:
+      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist, or the rule.
+      UnsupportedPrimitive: the head uses an operation without an LRP rule; named with its place.
+
+    References:
+      Jung & Oh, ICCV 2021, supplement, eq. 1; Bach et al., PLoS ONE 10(7), 2015.
+    """
+    check_activations(activations)
+    explained = lrp(scalar_score(head, params, target), rule, epsilon=epsilon, gamma=gamma)(activations)
+    alpha = jnp.sum(explained.relevance, axis=(0, 1))
+    total, absorbed = jnp.sum(alpha), explained.absorbed
+    return cam_of_coefficients(
+        alpha,
+        activations,
+        logit=explained.value,
+        relevance_sum=total,
+        absorbed_by_biases=absorbed["biases"],
+        absorbed_by_stabiliser=absorbed["stabiliser"],
+        conservation_gap=total + absorbed["biases"] + absorbed["stabiliser"] - explained.value,
+    )
