@@ -107,7 +107,10 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
     compiled = {}
     for name, text in names.items():
         wanted = request(text)
-        compiled[name] = (wanted.info.takes == "key", jax.jit(functools.partial(wanted.function, head=head)))
+        compiled[name] = (
+            "key" in wanted.info.needs,
+            jax.jit(functools.partial(wanted.info.function, head=head, **dict(wanted.options))),
+        )
     found: dict[str, list[float]] = {name: [] for name in compiled}
     noise, used = [], []
     for picture in shown:

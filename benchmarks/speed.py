@@ -143,7 +143,7 @@ def main(argv=None) -> int:
             forward, seconds = compiled(network.predict, network.params, images)
             calls, facts = {"forward": functools.partial(forward, network.params, images)}, {"forward": (seconds, 0.0)}
             for method in args.methods:
-                if not METHODS[method].any_head and name != "resnet50":
+                if METHODS[method].heads is not None and name != "resnet50":
                     continue
                 run, seconds = compiled(explainer(network, method), network.params, images, targets)
                 _, coefficients = run(network.params, images, targets)
