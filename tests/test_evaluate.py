@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,7 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
 from jaxcam.evaluate.measures import _one_batch
-from jaxcam.evaluate.store import Writer, arrays_file, records_file
+from jaxcam.evaluate.store import Writer, arrays_file, encode, read_units, records_file
 from jaxcam.metrics import confidence
 from jaxcam.zoo.store import save_network
 
@@ -151,6 +154,66 @@ def test_devices_and_processes_change_nothing(whole, data, net, tmp_path):
     assert_same(run, whole)
 
 
+@pytest.mark.parametrize("other", ["1", "99"])
+def test_a_flipped_bit_of_a_commit_line_costs_that_unit_alone_and_is_told(whole, data, net, tmp_path, other):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("records-*.jsonl")
+    file.write_bytes(file.read_bytes().replace(b'{"unit":0,', f'{{"unit":{other},'.encode()))
+    found = read_run(tmp_path / "run")
+    assert not found.complete and found.spoilt == 1 and [u["unit"] for u in found.units] == [1, 2, 3, 4]
+    states = []
+    again = evaluate(net, data, out=tmp_path / "run", devices=ONE, progress=states.append, **SETTINGS)
+    assert_same(again, whole)
+    assert again.complete and states[-1].spoilt == 1 and sum(u["images"] for u in again.units) == 20
+
+
+def test_units_that_are_not_the_runs_are_refused(whole, data, net, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    (file,) = (tmp_path / "run").glob("records-*.jsonl")
+    honest, units = file.read_bytes(), read_units(tmp_path / "run")
+
+    def put(**change):
+        summary = {k: v for k, v in units[0].summary.items() if k not in ("records", "sha256")}
+        file.write_bytes(encode({**summary, **change}, units[0].records()))
+
+    for change, why in (
+        ({"unit": 1}, "holds pictures or methods that are not its own"), ({"unit": 9}, "is none of the 5"),
+        ({"run": "0" * 16}, "made with other settings"),
+    ):  # fmt: skip
+        put(**change)
+        for call in (read_run, lambda folder: evaluate(net, data, out=folder, devices=ONE, **SETTINGS)):
+            with pytest.raises(JaxcamError, match=f"do not add up.*{why}.*another --out, or remove this folder"):
+                call(tmp_path / "run")
+    file.write_bytes(honest)
+    manifest = tmp_path / "run" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(JaxcamError, match="made with other settings than manifest.json says"):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"methods": ("grad_cam",)}])
+def test_two_that_begin_one_folder_at_the_same_moment(data, net, tmp_path, monkeypatch, change):
+    """The first waits between its manifest and its records; the second is refused meanwhile, not later."""
+    there, go, real = threading.Event(), threading.Event(), Writer.__init__
+
+    def waiting(self, *args):
+        if threading.current_thread() is not threading.main_thread():
+            there.set()
+            go.wait(60)
+        real(self, *args)
+
+    monkeypatch.setattr(Writer, "__init__", waiting)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(evaluate, net, data, out=tmp_path, devices=ONE, limit=2, **SETTINGS)
+        assert there.wait(60)
+        try:
+            with pytest.raises(JaxcamError, match=f"holds a run with other settings: {next(iter(change))} was"):
+                evaluate(net, data, out=tmp_path, devices=ONE, limit=2, **{**SETTINGS, **change})
+        finally:
+            go.set()
+        assert first.result().complete
+
+
 @pytest.mark.parametrize(
     ("change", "name"),
     [
@@ -249,7 +312,8 @@ def test_every_present_class_and_its_boxes(net, tmp_path):
         ({"metrics": ("inception",)}, "no metric called"), ({"methods": ("lift_cam", "lift-cam")}, "named twice"),
         ({"limit": 0}, "the limit must be at least 1"), ({"seeds": 0}, "number of seeds"),
         ({"methods": ()}, "no method"),
-        ({"process": 2, "processes": 2}, "no process 2"), ({"keep": ("videos",)}, "no array to keep"),
+        ({"process": 2, "processes": 2}, "no process 2"),
+        ({"processes": 0}, "processes must be at least 1, not 0"), ({"keep": ("videos",)}, "no array to keep"),
     ],
 )  # fmt: skip
 def test_mistakes(data, net, tmp_path, change, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 import resource
@@ -59,14 +60,34 @@ def test_cut_off_at_every_byte():
 def test_a_spoilt_byte_costs_units_and_never_makes_wrong_ones():
     pieces = [encode(*unit(n)[:2]) for n in range(4)]
     data = b"".join(pieces)
-    true = [u.records() for u in parse(data)[0]]
+    true = [(u.summary, u.records()) for u in parse(data)[0]]
     for at in range(len(data)):
         spoilt = bytearray(data)
         spoilt[at] ^= 0x15
         units = parse(bytes(spoilt))[0]
         assert len(units) >= 2, at
-        for u in units:  # a commit line's own text is not digested, but then it is the unit's number at most
-            assert u.records() in true
+        for u in units:
+            assert (u.summary, u.records()) in true
+
+
+def test_every_bit_of_a_commit_line_counts():
+    pieces = [encode(*unit(n)[:2]) for n in range(3)]
+    first = len(pieces[0]) + pieces[1].rindex(b"{")
+    for at in range(first, len(pieces[0]) + len(pieces[1])):
+        for bit in range(8):
+            spoilt = bytearray(b"".join(pieces))
+            spoilt[at] ^= 1 << bit
+            found = {u.summary["unit"]: u.records() for u in parse(bytes(spoilt))[0]}
+            assert found in ({n: expected(n)[n] for n in (0, 2)}, {0: expected(0)[0]}), (at, bit)
+
+
+def test_units_of_runs_that_digested_their_records_alone_are_read():
+    *lines, commit = encode(*unit(0)[:2]).splitlines(keepends=True)
+    old = (
+        commit[: commit.index(b',"sha256"')]
+        + f',"sha256":"{hashlib.sha256(b"".join(lines)).hexdigest()[:16]}"}}\n'.encode()
+    )
+    assert [u.records() for u in parse(b"".join([*lines, old]))[0]] == [expected(0)[0]]
 
 
 def test_what_was_cut_off_is_dropped_and_made_again(tmp_path):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.cli import networks
+from jaxcam.cli import networks, processes
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.errors import JaxcamError
 from jaxcam.methods import DEFAULT_METHOD
@@ -102,6 +102,12 @@ def run(options: argparse.Namespace) -> int:
         )  # fmt: skip
     if found.complete and not watch.worked:
         print(f"{options.out}: this run was finished before; nothing was left to do")
+    if watch.spoilt:
+        print(
+            f"jaxcam: {options.out}: {watch.spoilt} damaged part{'s' * (watch.spoilt > 1)} of the records "
+            f"{'were' if watch.spoilt > 1 else 'was'} made again",
+            file=sys.stderr,
+        )
     _summary(found)
     for name, why in found.broken.items():
         print("jaxcam: broken: " + " ".join((why if name in why else f"{name}: {why}").split()), file=sys.stderr)
@@ -116,8 +122,7 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
 
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)
-    if not 0 <= options.process < options.processes:
-        raise JaxcamError(f"--process must lie between 0 and {options.processes - 1}, not {options.process}")
+    processes.check_numbers(options.process, options.processes)
 
 
 def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -131,13 +136,13 @@ def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class _Watch:
-    """Hands on the progress, and remembers whether there was any."""
+    """Hands on the progress, and remembers whether there was any, and what was damaged before."""
 
     def __init__(self, report: Callable[[Progress], None]):
-        self.report, self.worked = report, False
+        self.report, self.worked, self.spoilt = report, False, 0
 
     def __call__(self, state: Progress) -> None:
-        self.worked = self.worked or state.rate > 0
+        self.worked, self.spoilt = self.worked or state.rate > 0, state.spoilt
         self.report(state)
 
 

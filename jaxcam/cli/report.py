@@ -76,7 +76,8 @@ def run(options: argparse.Namespace) -> int:
                 _print(table, None)
             print(f"report of {tables.how_many(summary)} written to {out}")
     if not found.complete:
-        print(f"jaxcam: {options.folder} is not finished; these are the pictures done so far", file=sys.stderr)
+        damaged = f" ({found.spoilt} damaged parts of its records are left out)" if found.spoilt else ""
+        print(f"jaxcam: {options.folder} is not finished{damaged}; these are the pictures done so far", file=sys.stderr)
     return 0
 
 

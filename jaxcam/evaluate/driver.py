@@ -21,8 +21,8 @@ from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import KEEP, Options, claim, make_manifest, numbered
-from jaxcam.evaluate.run import Run, gather, read_manifest, units_of
-from jaxcam.evaluate.store import Unit, Writer, arrays_file, read_units
+from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
+from jaxcam.evaluate.store import Unit, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
 from jaxcam.methods import DEFAULT_METHOD
@@ -39,12 +39,14 @@ class Progress(NamedTuple):
       total: pictures that this process is to do.
       rate: pictures a second in this run, 0 before the first unit.
       broken: pictures that could not be used.
+      spoilt: units that were found damaged in the records, and are made again.
     """
 
     done: int
     total: int
     rate: float
     broken: int
+    spoilt: int = 0
 
 
 def evaluate(
@@ -107,6 +109,8 @@ def evaluate(
       JaxcamError: the settings make no sense, a method is not defined for the network, the folder holds another run
         or is in use, or the disk is full. What was committed is kept.
     """
+    if processes < 1:
+        raise JaxcamError(f"the number of processes must be at least 1, not {processes}")
     if not 0 <= process < processes:
         raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
     folder = pathlib.Path(out)
@@ -120,15 +124,14 @@ def evaluate(
         steps=steps, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size, keep=tuple(keep),
     )  # fmt: skip
     manifest = make_manifest(network, data, options, about)
-    claim(folder, manifest)
     units = units_of(manifest)
-    with Writer(folder, process, processes) as writer:
+    with claim(folder, manifest, process, processes) as writer:
         mine = range(process, len(units), processes)
         present = _present(folder, options)
         missing = [n for n in mine if n not in present]
         if missing:
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
-            watch = _Watch(progress, units, mine, present)
+            watch = _Watch(progress, units, mine, present, writer.spoilt)
             stop = threading.Event()
             make = _makers(network, options, known, used, stop)
             with (
@@ -138,7 +141,7 @@ def evaluate(
                 for done in made:
                     writer.append(*done)
                     watch.committed(done)
-        return gather(folder, read_manifest(folder), read_units(folder))
+        return read_run(folder)
 
 
 def _for_network(network: Classifier, data: Dataset, targets: str) -> tuple[Dataset, bool]:
@@ -264,15 +267,16 @@ class _Watch:
         units: Sequence[np.ndarray],
         mine: Sequence[int],
         present: dict[int, Unit],
+        spoilt: int,
     ):
-        self.report, self.start = report, time.perf_counter()
+        self.report, self.start, self.spoilt = report, time.perf_counter(), spoilt
         self.total = sum(len(units[n]) for n in mine)
         self.before = self.done = sum(len(units[n]) for n in mine if n in present)
         self.broken = sum(len(present[n].summary["broken"]) for n in mine if n in present)
-        report(Progress(self.done, self.total, 0.0, self.broken))
+        report(Progress(self.done, self.total, 0.0, self.broken, spoilt))
 
     def committed(self, done: Done) -> None:
         self.done += done.summary["images"]
         self.broken += len(done.summary["broken"])
         rate = (self.done - self.before) / (time.perf_counter() - self.start)
-        self.report(Progress(self.done, self.total, rate, self.broken))
+        self.report(Progress(self.done, self.total, rate, self.broken, self.spoilt))

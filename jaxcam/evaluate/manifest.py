@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,9 +20,9 @@ from jaxcam import __version__
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.evaluate.run import FORMAT, read_manifest
-from jaxcam.evaluate.store import in_use, read_units
-from jaxcam.files import check_writable, locked, whole_file
+from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, stamp
+from jaxcam.evaluate.store import Writer, in_use, read_units
+from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
 from jaxcam.metrics import BASELINES, METRICS
 from jaxcam.models.classifier import Classifier
@@ -153,31 +155,49 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     }  # fmt: skip
 
 
-def claim(folder: pathlib.Path, manifest: dict) -> None:
-    """Makes the folder this run's, by its manifest; nothing happens where it is already.
+def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) -> Writer:
+    """Makes the folder this run's, by its manifest, and opens the records of a process.
+
+    Both happen under one lock: whoever else begins a run here at the same moment finds the manifest with its
+    records in use, and another manifest is refused in a second, even before these are open.
 
     Raises:
-      JaxcamError: it holds a run with other settings (the message names the first difference), or other
-        files, or cannot be written to.
+      JaxcamError: the folder holds a run with other settings (the message names the first difference), or other
+        files, or is in use, or cannot be written to.
     """
     check_writable(folder)
+    with contextlib.ExitStack() as stack:
+        try:
+            waited = 0.0
+            while (lock := try_lock(folder / "manifest.lock")) is None:  # another process has it for a moment
+                if waited > 1 and (folder / "manifest.json").exists():
+                    compare(folder, read_manifest(folder), manifest)
+                time.sleep(0.1)
+                waited += 0.1
+        except OSError as e:
+            raise JaxcamError(f"{folder}: cannot be written to ({e.strerror or e}); name another folder") from None
+        stack.callback(lock.release)
+        _write_manifest(folder, manifest)
+        there = read_manifest(folder)
+        check_units(folder, there, read_units(folder))
+        return Writer(folder, process, processes, stamp(there))
+
+
+def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:
+    """Writes the manifest unless an equal one is there. To be called by who has the manifest's lock."""
     file = folder / "manifest.json"
-    try:
-        with locked(folder / "manifest.lock"):  # another process of this run has it for a moment
-            if file.exists():
-                try:
-                    return compare(folder, read_manifest(folder), manifest)
-                except JaxcamError:
-                    if read_units(folder) or in_use(folder):
-                        raise  # else it was begun with a mistake, and nothing is lost by beginning anew
-            elif read_units(folder):
-                raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
-            with whole_file(file) as f:
-                f.write((json.dumps(manifest, indent=1) + "\n").encode())
-                f.flush()
-                os.fsync(f.fileno())
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be written ({e.strerror or e}); name another folder") from None
+    if file.exists():
+        try:
+            return compare(folder, read_manifest(folder), manifest)
+        except JaxcamError:
+            if read_units(folder) or in_use(folder):
+                raise  # else it was begun with a mistake, and nothing is lost by beginning anew
+    elif read_units(folder):
+        raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
+    with whole_file(file) as f:
+        f.write((json.dumps(manifest, indent=1) + "\n").encode())
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def compare(folder: pathlib.Path, there: dict, asked: dict) -> None:

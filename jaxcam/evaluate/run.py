@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.evaluate.store import Unit, arrays_file, read_units
+from jaxcam.evaluate.store import Unit, arrays_file, read_records
 
 FORMAT = 1
 #: Columns that are not metrics, and their types; the rest are float64.
@@ -38,6 +39,7 @@ class Run:
       units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (of boxes: kind, picture, reason),
         `seconds` by part.
       complete: whether nothing is missing.
+      spoilt: how many units were found damaged, and left out; the same `jaxcam evaluate` makes them again.
     """
 
     folder: pathlib.Path
@@ -46,6 +48,7 @@ class Run:
     broken: dict[str, str]
     units: list[dict]
     complete: bool
+    spoilt: int
     _places: np.ndarray  # (R, 2): the unit of each row, and its place in there
 
     def __len__(self) -> int:
@@ -159,14 +162,12 @@ def read_run(folder: str | os.PathLike) -> Run:
     """Reads a run, also one that is not finished or is being made.
 
     Raises:
-      JaxcamError: the folder holds no run, or it cannot be read.
+      JaxcamError: the folder holds no run, it cannot be read, or its records are not those of its manifest.
     """
     folder = pathlib.Path(folder)
-    return gather(folder, read_manifest(folder), read_units(folder))
-
-
-def gather(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> Run:
-    """The run of a manifest and the committed units."""
+    manifest = read_manifest(folder)
+    units, spoilt = read_records(folder)
+    check_units(folder, manifest, units)
     settings = manifest["settings"]
     rows: list[dict] = []
     places: list[tuple[int, int]] = []
@@ -183,8 +184,32 @@ def gather(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> Run:
         folder=folder, manifest=manifest, columns=columns,
         broken={name: why for unit in units.values() for name, why in unit.summary["broken"].items()},
         units=[unit.summary for unit in units.values()], complete=len(units) == len(units_of(manifest)),
-        _places=np.asarray(places, np.int64).reshape(-1, 2)[order],
+        spoilt=spoilt, _places=np.asarray(places, np.int64).reshape(-1, 2)[order],
     )  # fmt: skip
+
+
+def check_units(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> None:
+    """Raises a JaxcamError, which says what to do, unless every unit can be one of the manifest's run."""
+    pictures, methods = units_of(manifest), set(manifest["settings"]["methods"])
+    for number, unit in units.items():
+        if unit.summary.get("run", stamp(manifest)) != stamp(manifest):
+            why = "was made with other settings than manifest.json says"
+        elif number not in range(len(pictures)):
+            why = f"is none of the {len(pictures)} that the manifest divides the pictures into"
+        elif any(r.get("index") not in pictures[number] or r.get("method") not in methods for r in unit.records()):
+            why = "holds pictures or methods that are not its own"
+        else:
+            continue
+        raise JaxcamError(
+            f"{folder}: the records do not add up: unit {number} {why}; the folder was damaged, or two runs wrote into "
+            "it. Give the jaxcam evaluate command again with another --out, or remove this folder first"
+        )
+
+
+def stamp(manifest: dict) -> str:
+    """A digest of all that the results of a run depend on; every commit line carries it."""
+    said = {k: manifest[k] for k in ("settings", "images", "subsets")}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _column(values: list, kind: Any) -> np.ndarray:

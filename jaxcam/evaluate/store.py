@@ -1,7 +1,8 @@
 """The records of a run on disk: append-only JSON lines that survive a kill, a full disk and a cut-off write.
 
 A unit is a fixed batch of pictures. Its lines are one JSON object per (picture, class, method), followed by one
-commit line that counts and digests them; what is not followed by its commit line does not exist. A unit is
+commit line that counts them and ends in a digest of them and of itself; what is not followed by a commit line that
+fits does not exist. A unit is
 written with one `write` and is on the disk (`fsync`) before the next one is begun, and so are its arrays, which
 come first: a commit never speaks of a file that a power cut could still lose. At most the unit that was being
 made is lost, whenever a run is stopped.
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
 
 _RECORDS = re.compile(r"records-(\d+)-of-(\d+)\.jsonl")
 _LOCKS = re.compile(r"records-(\d+)-of-(\d+)\.lock")
+_COMMIT = re.compile(rb'(\{"unit":.*),"sha256":"([0-9a-f]{16})"\}\n')
 
 
 class Unit(NamedTuple):
     """One committed unit.
 
     Attributes:
-      summary: its commit line: `unit`, `images`, `records`, `broken` (picture: reason), `seconds`.
+      summary: its commit line: `unit`, `images`, `records`, `broken` (picture: reason), `seconds`, `run` (a digest of
+        the settings it was made with).
       lines: its records, not parsed.
     """
 
@@ -72,8 +75,12 @@ def plain(value: Any) -> Any:
 def encode(summary: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> bytes:
     """The bytes of a unit. `unit` must come first in the summary, and in no record: it marks the commit line."""
     lines = [_line({k: plain(v) for k, v in r.items()}) for r in records]
-    digest = hashlib.sha256(b"".join(lines)).hexdigest()[:16]
-    return b"".join(lines) + _line({**summary, "records": len(lines), "sha256": digest})
+    commit = _line({**summary, "records": len(lines)}).removesuffix(b"}\n")
+    return b"".join((*lines, commit, b',"sha256":"', _digest(*lines, commit), b'"}\n'))
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16].encode()
 
 
 def _line(value: dict) -> bytes:
@@ -86,9 +93,14 @@ def parse(data: bytes) -> tuple[list[Unit], int]:
     Lines that belong to no whole unit are left out: what a kill cut off at the end, or what a failing disk
     spoilt in the middle.
     """
+    return _parse(data)[:2]
+
+
+def _parse(data: bytes) -> tuple[list[Unit], int, int]:
+    """What `parse` gives, and how many units have a commit line and are damaged nevertheless."""
     units: list[Unit] = []
     lines: list[bytes] = []
-    position = end = 0
+    position = end = spoilt = 0
     for line in data.splitlines(keepends=True):
         position += len(line)
         if line.startswith(b'{"unit":') and line.endswith(b"\n"):
@@ -96,19 +108,24 @@ def parse(data: bytes) -> tuple[list[Unit], int]:
             if summary is not None:
                 units.append(Unit(summary, lines))
                 end = position
+            else:
+                spoilt += 1
             lines = []
         else:
             lines.append(line)
-    return units, end
+    return units, end, spoilt
 
 
 def _commit(line: bytes, lines: list[bytes]) -> dict | None:
     """The commit line, unless it or what it speaks of is damaged."""
+    match = _COMMIT.fullmatch(line)
+    # Runs of jaxcam 0.1.0 before its release digested the records alone; no line of today's passes for one of theirs.
+    if match is None or match[2] not in (_digest(*lines, match[1]), _digest(*lines)):
+        return None
     try:
         summary = json.loads(line)
-        whole = summary["sha256"] == hashlib.sha256(b"".join(lines)).hexdigest()[:16]
-        return summary if whole and summary["records"] == len(lines) else None
-    except (ValueError, KeyError, TypeError):
+        return summary if summary["records"] == len(lines) else None
+    except (ValueError, KeyError):
         return None
 
 
@@ -118,14 +135,22 @@ def read_units(folder: pathlib.Path) -> dict[int, Unit]:
     Raises:
       JaxcamError: a file cannot be read.
     """
+    return read_records(folder)[0]
+
+
+def read_records(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
+    """What `read_units` gives, and how many units were found damaged."""
     units: dict[int, Unit] = {}
+    damaged = 0
     try:
         for file in sorted(p for p in folder.iterdir() if _RECORDS.fullmatch(p.name)):
-            for unit in parse(file.read_bytes())[0]:
+            found, _, spoilt = _parse(file.read_bytes())
+            damaged += spoilt
+            for unit in found:
                 units.setdefault(unit.summary["unit"], unit)  # the same whichever process made it
     except OSError as e:
         raise JaxcamError(f"{e.filename or folder}: cannot be read ({e.strerror or e})") from None
-    return dict(sorted(units.items()))
+    return dict(sorted(units.items())), damaged
 
 
 def in_use(folder: pathlib.Path) -> bool:
@@ -146,20 +171,25 @@ class Writer:
     Args:
       folder: the run's.
       process, processes: which of how many processes this is.
+      run: a digest of the run's settings, for every commit line.
+
+    Attributes:
+      spoilt: how many units were found damaged in the file.
 
     Raises:
       JaxcamError: another process writes the same part of the run, or divides the run otherwise; the folder
         cannot be written to.
     """
 
-    def __init__(self, folder: pathlib.Path, process: int, processes: int):
+    def __init__(self, folder: pathlib.Path, process: int, processes: int, run: str | None = None):
         self.folder, self.file = folder, records_file(folder, process, processes)
+        self._stamp = {} if run is None else {"run": run}
         with contextlib.ExitStack() as stack:
             try:
                 stack.callback(self._claim(processes).release)
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
                 stack.callback(os.close, self._descriptor)
-                self._end = parse(self.file.read_bytes())[1]
+                _, self._end, self.spoilt = _parse(self.file.read_bytes())
                 if os.fstat(self._descriptor).st_size != self._end:
                     os.ftruncate(self._descriptor, self._end)
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
@@ -198,7 +228,7 @@ class Writer:
         """
         if arrays:
             self._write_arrays(arrays_file(self.folder, summary["unit"]), arrays)
-        data = memoryview(encode(summary, records))
+        data = memoryview(encode({**summary, **self._stamp}, records))
         length = len(data)
         try:
             while data:
