@@ -11,10 +11,15 @@ from PIL import Image
 
 from jaxcam.cli import main, parser
 from jaxcam.cli.explain import EXAMPLE
+from jaxcam.methods.registry import METHODS
 from jaxcam.metrics import METRICS
+from jaxcam.models.registry import FAMILIES
+from jaxcam.models.resnet import RESNET_LAYERS
+from jaxcam.transforms import coalition, deeplift, lrp
+from jaxcam.transforms.primitives import VOCABULARY
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Blocks that hold one of these words need a package that may be absent.
 OPTIONAL = {"import equinox": "equinox", ".serialize(": "flatbuffers"}
@@ -54,13 +59,20 @@ def make_pictures(folder: pathlib.Path) -> None:
     (folder / "boxes.csv").write_text("\n".join(rows) + "\n")
 
 
+#: Where pages add entries.
+DECLARED = (METHODS, METRICS, VOCABULARY, RESNET_LAYERS, FAMILIES["resnet"].architectures) + tuple(
+    transformation.RULES._by_name for transformation in (deeplift, lrp, coalition)
+)
+
+
 @pytest.fixture(autouse=True)
-def no_metric_more():
+def no_entry_more():
     """The entries that a page adds go with it."""
-    before = dict(METRICS)
+    before = [dict(entries) for entries in DECLARED]
     yield
-    METRICS.clear()
-    METRICS.update(before)
+    for entries, old in zip(DECLARED, before, strict=True):
+        entries.clear()
+        entries.update(old)
 
 
 @pytest.fixture

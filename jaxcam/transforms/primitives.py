@@ -138,7 +138,7 @@ declare("reduce_sum", Primitive("sums", along=parameter("axes")))
 declare("cumsum", Primitive("sums", along=parameter("axis")))
 
 
-def _windows(params: dict[str, Any], rank: int) -> tuple[int, ...]:
+def windows(params: dict[str, Any], rank: int) -> tuple[int, ...]:
     """Axes along which windows are not one element after the other."""
     trivial = zip(
         params["window_dimensions"], params["window_strides"], params["padding"], params["base_dilation"],
@@ -151,7 +151,7 @@ def _last(params: dict[str, Any], rank: int) -> tuple[int, ...]:
     return tuple(range(rank - len(params["fft_lengths"]), rank))
 
 
-declare("reduce_window_sum", Primitive("sums", along=_windows))
+declare("reduce_window_sum", Primitive("sums", along=windows))
 declare("fft", Primitive("sums", along=_last))
 declare("conj complex psum", Primitive("sums"))
 declare("dot_general conv_general_dilated", Primitive("product", scales=True))
@@ -160,8 +160,8 @@ declare("dot_general conv_general_dilated", Primitive("product", scales=True))
 # Picks.
 declare("reduce_max", Primitive("maximum", along=parameter("axes")))
 declare("reduce_min", Primitive("maximum", along=parameter("axes"), sign=-1))
-declare("reduce_window_max", Primitive("maximum", along=_windows))
-declare("reduce_window_min", Primitive("maximum", along=_windows, sign=-1))
+declare("reduce_window_max", Primitive("maximum", along=windows))
+declare("reduce_window_min", Primitive("maximum", along=windows, sign=-1))
 declare("cummax", Primitive("maximum", along=parameter("axis")))
 declare("cummin", Primitive("maximum", along=parameter("axis"), sign=-1))
 
