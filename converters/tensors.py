@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 #: Every element type that can be read, with its NumPy type on disk (little endian).
 DTYPES: dict[str, str] = {
@@ -42,9 +42,7 @@ def itemsize(dtype: str) -> int:
 def shown(name: object) -> str:
     """A name out of an untrusted file as it may appear in a message: on one line, and not long."""
     text = str(name)
-    if not text.isprintable():
-        text = ascii(text)
-    return text if len(text) <= 80 else text[:60] + "..." + text[-10:]
+    return visible(text if len(text) <= 80 else text[:60] + "..." + text[-10:])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 
 
+def visible(text: object) -> str:
+    """A text from outside as it may be shown: on one line, and nothing in it that a terminal would obey.
+
+    Control characters, line ends, marks that turn the direction of text, and what is no character at all (bytes of a
+    file name) become their codes. Joiners, which letters and emoji need, and wide spaces stay.
+    """
+    return "".join(c if c.isprintable() or _harmless(c) else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _harmless(character: str) -> bool:
+    return character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
+
+
 class JaxcamError(ValueError):
-    """A problem with the caller's input, said in one line that names the cause and the mend."""
+    """A problem with the caller's input, said in one line that names the cause and the mend.
+
+    Names from outside may stand in it as they are: what a terminal would obey is shown as its code.
+    """
+
+    def __init__(self, message: object = ""):
+        super().__init__("\n".join(map(visible, str(message).split("\n"))))
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> JaxcamError:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
+import stat
 import sys
 import time
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -39,7 +41,7 @@ def locked(path: str | os.PathLike, *, waiting: str = "") -> Iterator[None]:
     """Holds the lock of a file while the block runs; says `waiting`, once, where another process has to end first."""
     while (lock := try_lock(path)) is None:
         if waiting:
-            print(waiting, file=sys.stderr)
+            print(visible(waiting), file=sys.stderr)
             waiting = ""
         time.sleep(0.1)
     try:
@@ -48,24 +50,76 @@ def locked(path: str | os.PathLike, *, waiting: str = "") -> Iterator[None]:
         lock.release()
 
 
+def open_file(path: str | os.PathLike) -> io.FileIO:
+    """Opens a file for reading, unbuffered; never waits, as a pipe that nobody writes to would make one wait.
+
+    Raises:
+      JaxcamError: there is none, it cannot be opened, or it is a folder, a pipe or a device. One line.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        kind = os.fstat(handle).st_mode
+    except FileNotFoundError:
+        raise JaxcamError(f"{path}: there is no such file") from None
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        raise JaxcamError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    if stat.S_ISREG(kind):
+        return os.fdopen(handle, "rb", buffering=0)
+    os.close(handle)
+    if stat.S_ISDIR(kind):
+        raise JaxcamError(f"{path}: is a folder; name a file in it")
+    raise JaxcamError(f"{path}: is a pipe or a device; save what comes out of it in a file first")
+
+
+def clipped(name: str, most: int) -> str:
+    """The beginning of a file name that takes at most so many bytes on disk; no letter is cut in two."""
+    while len(os.fsencode(name)) > most:
+        name = name[:-1]
+    return name
+
+
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """A binary file to write to, which takes its name, and an older file's place, only when the block succeeds.
+
+    Through a symbolic link the file that it leads to is written, and the link stays. What is no file, such as
+    `/dev/stdout`, a pipe or a device, is written to at the end of the block.
 
     Raises:
       JaxcamError: the file cannot be written.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")  # beside it: a rename never crosses disks
+    temporary = None
     try:
+        if _is_stream(path):
+            memory = io.BytesIO()
+            yield memory
+            sys.stdout.flush()
+            with open(path, "ab", buffering=0) as stream:
+                stream.write(memory.getbuffer())
+            return
+        target = pathlib.Path(os.path.realpath(path))
+        # Beside it, as a rename never crosses disks; a name of 255 bytes is the longest that most disks take.
+        temporary = target.with_name(f".{clipped(target.name, 200)}.{os.getpid()}.tmp")
         with open(temporary, "wb") as f:
             yield f
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as e:
         raise JaxcamError(f"{path}: cannot be written ({e.strerror or e})") from None
     finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _is_stream(path: pathlib.Path) -> bool:
+    """Whether a path is an open descriptor, or anything else that can be written to and is not a file or a folder."""
+    if str(path) in ("/dev/stdout", "/dev/stderr") or str(path).startswith(("/dev/fd/", "/proc/self/fd/")):
+        return True
+    with contextlib.suppress(OSError):
+        kind = path.stat().st_mode
+        return not stat.S_ISREG(kind) and not stat.S_ISDIR(kind)
+    return False
 
 
 def check_writable(folder: str | os.PathLike) -> pathlib.Path:

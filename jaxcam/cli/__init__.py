@@ -11,15 +11,19 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from jaxcam import __version__
 from jaxcam.cli import convert, evaluate, explain, listing, report, train
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise JaxcamError(f"{message} (see {self.prog} --help)")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        (file or sys.stdout).write(message)  # argparse's own says nothing of a full disk
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not sys.warnoptions:  # as Pillow's remarks on odd files: not for this command's user
             warnings.simplefilter("ignore")
         try:
-            options = parser().parse_args(arguments)
-            options.arguments = arguments
-            status = options.run(options)
-            sys.stdout.flush()
-            return status
+            return _run(arguments)
         except JaxcamError as e:
             return _say(f"error: {e}", 2)
         except NotImplementedError as e:  # an operation without a rule; the message names it
@@ -59,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _say("interrupted", 130)
         except BrokenPipeError:  # `jaxcam models | head`
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _close_output()
             return 1
+        except OSError as e:  # a full disk or output; a name that no file can have
+            _close_output()
+            name = f"{e.filename}: " if e.filename is not None else ""
+            return _say(f"error: {name}{e.strerror or e}", 2)
         except MemoryError:
             return _say("error: not enough memory; lower --batch-size", 2)
         except RuntimeError as e:
@@ -70,6 +73,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
 
 
+def _run(arguments: list[str]) -> int:
+    try:
+        options = parser().parse_args(arguments)
+        options.arguments = arguments
+        return options.run(options)
+    finally:
+        sys.stdout.flush()  # here, where a full disk can still be told in a line
+
+
+def _close_output() -> None:
+    """Lets what is still to be written to standard output go nowhere, without a word from Python at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _say(message: str, status: int) -> int:
-    print("jaxcam: " + " ".join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print("jaxcam: " + visible(" ".join(message.split())), file=sys.stderr)
     return status

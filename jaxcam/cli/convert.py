@@ -8,7 +8,7 @@ import pathlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 if TYPE_CHECKING:
     from jaxcam.models.network import Network
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
         save_checkpoint(out, network)
     target = "safetensors in torchvision's names" if options.to == "safetensors" else "an Orbax checkpoint"
-    print(_report(source, network, out, target, time.perf_counter() - started))
+    print(visible(_report(source, network, out, target, time.perf_counter() - started)))
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxcam.cli import networks, processes
 from jaxcam.cli.memory import keep_freed_memory
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
         include_hard=options.include_hard,
     )  # fmt: skip
     for line in data.summary():
-        print(line)
+        print(visible(line))
     network = networks.load(options)
     with _progress() as report:
         watch = _Watch(report)
@@ -101,16 +101,19 @@ def run(options: argparse.Namespace) -> int:
             processes=options.processes, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
-        print(f"{options.out}: this run was finished before; nothing was left to do")
+        print(visible(f"{options.out}: this run was finished before; nothing was left to do"))
     if watch.spoilt:
         print(
-            f"jaxcam: {options.out}: {watch.spoilt} damaged part{'s' * (watch.spoilt > 1)} of the records "
-            f"{'were' if watch.spoilt > 1 else 'was'} made again",
+            visible(
+                f"jaxcam: {options.out}: {watch.spoilt} damaged part{'s' * (watch.spoilt > 1)} of the records "
+                f"{'were' if watch.spoilt > 1 else 'was'} made again"
+            ),
             file=sys.stderr,
         )
     _summary(found)
     for name, why in found.broken.items():
-        print("jaxcam: broken: " + " ".join((why if name in why else f"{name}: {why}").split()), file=sys.stderr)
+        told = why if name in why or visible(name) in why else f"{name}: {why}"
+        print("jaxcam: broken: " + visible(" ".join(told.split())), file=sys.stderr)
     if found.broken:
         print(f"jaxcam: {len(found.broken)} of {len(found.images)} pictures could not be used", file=sys.stderr)
     return 1 if found.broken else 0
@@ -195,4 +198,4 @@ def _summary(found: Run) -> None:
         line += f"; {empty} maps show nothing"
     if not found.complete:
         line += f"; {len(found.images) - done} pictures are left to other processes"
-    print(line)
+    print(visible(line))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from jaxcam import __version__
 from jaxcam.cli import networks, processes
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.table import rows_of, table_of
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
     if not first:
         return 0
     for _, message in broken:
-        print("jaxcam: error: " + " ".join(message.split()), file=sys.stderr)
+        print("jaxcam: error: " + visible(" ".join(message.split())), file=sys.stderr)
     if options.json:
         document = {
             "jaxcam": __version__, "model": network.name, "images": records,
@@ -166,7 +167,7 @@ def _explain(
         what = "arrays" if options.no_figure else "figures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
     for notice in notices:
-        console.print(notice, markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(notice), markup=False, highlight=False, soft_wrap=True)
     return broken, records
 
 
@@ -237,11 +238,11 @@ def _check_names(options: argparse.Namespace) -> None:
         try:
             request(name)
         except JaxcamError:
-            if pathlib.Path(name).is_file():
+            if os.path.isfile(name):
                 raise JaxcamError(f"{name} was read as a method; name the pictures before the options") from None
             raise
     for name in options.target or ():
-        if pathlib.Path(name).suffix and pathlib.Path(name).is_file():
+        if pathlib.Path(name).suffix and os.path.isfile(name):
             raise JaxcamError(f"{name} was read as a class; name the pictures before the options")
 
 
@@ -277,6 +278,8 @@ def _console(stream: Any, *, quiet: bool) -> Console:
 
 def _write_json(target: str, document: dict) -> None:
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Names may hold what a terminal would obey; JSON has a spelling for it.
+    text = "".join(c if c == "\n" or visible(c) == c else json.dumps(c)[1:-1] for c in text)
     if target == "-":
         sys.stdout.write(text)
         return

@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxcam.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -58,7 +60,7 @@ def _table(*columns: str) -> Table:
 def _add(table: Table, *cells: object) -> None:
     from rich.text import Text
 
-    table.add_row(*(Text(str(cell)) for cell in cells))
+    table.add_row(*(Text(visible(cell)) for cell in cells))
 
 
 def score(provenance: dict) -> str:
@@ -90,11 +92,11 @@ def _models(options: argparse.Namespace) -> int:
         _published(console, CATALOGUE[options.name])
         return 0
     network: Classifier = named(options.name)
-    console.print(f"{network.name}: {_kind(network)}, {score(network.provenance)}", markup=False)
-    console.print(f"classes ({len(network.classes)}): {', '.join(network.classes)}", markup=False)
-    console.print("preprocessing: " + _pairs(network.preprocessing.fields()), markup=False)
+    console.print(visible(f"{network.name}: {_kind(network)}, {score(network.provenance)}"), markup=False)
+    console.print(visible(f"classes ({len(network.classes)}): {', '.join(network.classes)}"), markup=False)
+    console.print(visible("preprocessing: " + _pairs(network.preprocessing.fields())), markup=False)
     for key, value in network.provenance.items():
-        console.print(f"{key}: {value if isinstance(value, str) else json.dumps(value)}", markup=False)
+        console.print(visible(f"{key}: {value if isinstance(value, str) else json.dumps(value)}"), markup=False)
     _layers(console, network)
     return 0
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 from collections.abc import Sequence
 
 from jaxcam.errors import JaxcamError
+from jaxcam.files import clipped
+
+#: Bytes; a number and an ending follow.
+_LONGEST_STEM = 240
 
 
 def expand(named: Sequence[str], out: pathlib.Path) -> list[str]:
@@ -17,10 +22,10 @@ def expand(named: Sequence[str], out: pathlib.Path) -> list[str]:
     paths: list[str] = []
     for name in named:
         folder = pathlib.Path(name)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # which a circle of links or an impossible name is not, without an error
             paths.append(name)
             continue
-        if out.resolve() == folder.resolve():
+        if os.path.realpath(out) == os.path.realpath(folder):
             raise JaxcamError(f"{folder}: is a folder that the results would go to; give another --out")
         found = sorted(p for p in folder.rglob("*") if _is_picture(p, folder, out))
         if not found:
@@ -33,21 +38,31 @@ def _is_picture(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path) -> 
     from jaxcam.data.datasets import SUFFIXES
 
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.suffix.lower() not in SUFFIXES or not path.is_file():
+    if hidden or path.suffix.lower() not in SUFFIXES or os.path.isdir(path):
         return False
-    return out.resolve() not in path.resolve().parents  # figures of an earlier run
+    return pathlib.Path(os.path.realpath(out)) not in pathlib.Path(os.path.realpath(path)).parents  # earlier figures
 
 
 def stems(paths: Sequence[str], out: pathlib.Path) -> dict[str, str]:
-    """A file name without ending for each path: its stem, with a number where that is taken or is the photo itself."""
-    taken = {pathlib.Path(p).resolve() for p in paths}
+    """A file name without ending for each path: its stem, with a number where that is taken or is the photo itself.
+
+    A stem is clipped where the name would be longer than the 255 bytes that most disks take.
+    """
+    taken = {_real(p) for p in paths}
     found: dict[str, str] = {}
     used: set[str] = set()
     for path in dict.fromkeys(paths):
-        base = stem = pathlib.Path(path).stem
+        base = stem = clipped(pathlib.Path(path).stem, _LONGEST_STEM)
         number = 2
-        while stem.lower() in used or (out / f"{stem}.png").resolve() in taken:
+        while stem.lower() in used or _real(out / f"{stem}.png") in taken:
             stem, number = f"{base}-{number}", number + 1
         used.add(stem.lower())  # as some file systems see no difference
         found[path] = stem
     return found
+
+
+def _real(path: str | os.PathLike) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a null byte: no such file can be
+        return os.fspath(path)

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from jaxcam.errors import visible
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,7 +31,7 @@ def maps_bar(console: Console, total: int) -> Iterator[Done]:
         task = bar.add_task("explaining", total=total, rate="")
 
         def done(source: str, method: str, maps: float) -> None:
-            bar.update(task, advance=maps, description=escape(f"{source} {method}".strip()))
+            bar.update(task, advance=maps, description=escape(visible(f"{source} {method}".strip())))
             bar.update(task, rate=rate(bar.tasks[0].speed))
 
         yield done

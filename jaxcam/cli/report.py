@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 if TYPE_CHECKING:
     from jaxcam.evaluate.tables import Table
@@ -74,10 +74,13 @@ def run(options: argparse.Namespace) -> int:
         if out != "-":
             if not options.out:
                 _print(table, None)
-            print(f"report of {tables.how_many(summary)} written to {out}")
+            print(visible(f"report of {tables.how_many(summary)} written to {out}"))
     if not found.complete:
         damaged = f" ({found.spoilt} damaged parts of its records are left out)" if found.spoilt else ""
-        print(f"jaxcam: {options.folder} is not finished{damaged}; these are the pictures done so far", file=sys.stderr)
+        print(
+            visible(f"jaxcam: {options.folder} is not finished{damaged}; these are the pictures done so far"),
+            file=sys.stderr,
+        )
     return 0
 
 

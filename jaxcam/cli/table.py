@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from jaxcam.errors import visible
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,7 +29,7 @@ def table_of(rows: Sequence[tuple], model: str, layer: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{model}, maps at {layer}", title_justify="left")
+    table = Table(title=Text(visible(f"{model}, maps at {layer}")), title_justify="left")
     for name in ("image", "class", "probability", "logit", "method", "completeness gap", "ms"):
         right = name in ("probability", "logit", "completeness gap", "ms")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
@@ -35,5 +37,5 @@ def table_of(rows: Sequence[tuple], model: str, layer: str) -> Table:
     if notes:
         table.add_column("empty map", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in (row if notes else row[:-1])))
+        table.add_row(*(Text(visible(cell)) for cell in (row if notes else row[:-1])))
     return table

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, unknown, visible
 from jaxcam.models.registry import FAMILIES, architecture, architectures
 from jaxcam.training.recipe import Recipe
 
@@ -121,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         command=shlex.join(["jaxcam", *options.arguments]), source=options.data, fold=options.fold, dtype=options.dtype,
     )  # fmt: skip
     print(f"{what} of the released network: {100 * network.provenance['accuracy']:.2f} %")
-    print(f"written to {out}: network/, metrics.csv, learning_curve.png")
+    print(visible(f"written to {out}: network/, metrics.csv, learning_curve.png"))
     return 0
 
 

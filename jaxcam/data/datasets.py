@@ -12,7 +12,21 @@ from jaxcam.data.annotations import read_xml
 from jaxcam.errors import JaxcamError
 
 #: Files that are taken for pictures.
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".jp2",
+    ".avif",
+    ".heic",
+    ".heif",
+}
 
 
 @dataclasses.dataclass(frozen=True)

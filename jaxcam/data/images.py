@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
+import re
+import tempfile
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from jaxcam.errors import JaxcamError
+from jaxcam.files import open_file
 
 #: Pictures with more pixels than this are refused, before they are decoded. Reading one takes up to
 #: about 12 bytes a pixel, so 1 GiB at this bound, which lies below the one where Pillow starts to warn.
 MAX_PIXELS = 89_000_000
+
+#: What is read, by Pillow's names; never whatever else Pillow finds installed, as interpreters of PostScript.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "WEBP", "JPEG2000", "AVIF", "HEIF")
+#: RGBA of 16 bits each takes 8 bytes a pixel; a larger file is no picture within `MAX_PIXELS`.
+MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
+_TIFF_LOCK = threading.Lock()
 
 #: What a picture can be given as: a path, an opened picture, or an array of pixels.
 Picture = str | os.PathLike | Image.Image | np.ndarray
@@ -28,26 +40,84 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
       JaxcamError: the file is missing, is not a picture, is cut off, or holds more than `max_pixels`.
     """
     path = pathlib.Path(path)
+    data = _content(path)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise JaxcamError(f"{path}: there is no such file") from None
-    except IsADirectoryError:
-        raise JaxcamError(f"{path}: is a folder; name the pictures in it") from None
-    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
-        raise JaxcamError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
-    if not data:
-        raise JaxcamError(f"{path}: is empty (0 bytes)")
-    try:
-        return _decode(Image.open(io.BytesIO(data)), str(path), max_pixels)
+        return _decode(Image.open(io.BytesIO(data), formats=_readable(data)), str(path), max_pixels)
     except Image.UnidentifiedImageError:
-        raise JaxcamError(f"{path}: is not a picture in a format that can be read (JPEG, PNG, WebP, ...)") from None
+        raise JaxcamError(f"{path}: {_unreadable(data)}") from None
     except Image.DecompressionBombError as e:
         raise JaxcamError(f"{path}: {_first_line(e)}; shrink the picture first") from None
     except JaxcamError:
         raise
     except Exception as e:  # Pillow's parsers raise many kinds
         raise _broken(str(path), e) from None
+
+
+def _content(path: pathlib.Path) -> bytes:
+    """The bytes of a file, of which there are no more than `MAX_BYTES`."""
+    with open_file(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise JaxcamError(f"{path}: takes {size:,} bytes; pictures of up to {MAX_BYTES:,} are read")
+            data = file.read(MAX_BYTES)
+        except OSError as e:
+            raise JaxcamError(f"{path}: cannot be read ({e.strerror or e})") from None
+    if not data:
+        raise JaxcamError(f"{path}: is empty (0 bytes)")
+    return data
+
+
+def _readable(data: bytes) -> list[str]:
+    """Of `FORMATS` those that the installed Pillow reads."""
+    Image.init()
+    if _brand(data) == "HEIC" and "HEIF" not in Image.OPEN:
+        with contextlib.suppress(ImportError):  # not everybody's: its codec is under patents
+            import pillow_heif  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+            pillow_heif.register_heif_opener()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _brand(data: bytes) -> str:
+    """ "HEIC" or "AVIF" where the file says so; "" for every other."""
+    if data[4:8] != b"ftyp":
+        return ""
+    brands = {data[8:12], *(data[i : i + 4] for i in range(16, min(int.from_bytes(data[:4], "big"), 256), 4))}
+    if brands & {b"avif", b"avis"}:
+        return "AVIF"
+    return "HEIC" if brands & {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"} else ""
+
+
+def _unreadable(data: bytes) -> str:
+    """Why no reader takes a file."""
+    if (brand := _brand(data)) == "HEIC" and "HEIF" not in Image.OPEN:
+        return "is a HEIC picture; to read it, pip install pillow-heif, or save it as JPEG"
+    if brand == "AVIF" and "AVIF" not in Image.OPEN:
+        return "is an AVIF picture; to read it, pip install 'pillow>=11.3', or save it as JPEG"
+    if data.lstrip()[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
+        return "is PostScript, a program and not a picture; save what it draws as PNG"
+    return "is not a picture in a format that can be read (JPEG, PNG, WebP, GIF, TIFF, ...), or is cut off"
+
+
+@contextlib.contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """Keeps from standard error what libtiff writes there of its own accord while the block runs.
+
+    There is no other way than to turn the descriptor away, for all threads; other lines than libtiff's are passed on.
+    """
+    with _TIFF_LOCK, tempfile.TemporaryFile() as heard:
+        kept = os.dup(2)
+        try:
+            os.dup2(heard.fileno(), 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            heard.seek(0)
+            lines = [x for x in heard.read(1 << 20).splitlines(True) if not re.match(rb"[\w.]+: |More samples", x)]
+            with contextlib.suppress(OSError):
+                os.write(2, b"".join(lines))
 
 
 def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -86,7 +156,8 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     if image.width * image.height == 0:
         raise JaxcamError(f"{name}: holds no pixels")
     try:
-        image.load()
+        with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
+            image.load()
         return _to_rgb(_upright(image))
     except Exception as e:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
         raise _broken(name, e) from None

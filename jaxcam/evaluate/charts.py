@@ -18,9 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
+from jaxcam.errors import visible
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube, Summary, mean_curves
-from jaxcam.evaluate.tables import titles, visible
+from jaxcam.evaluate.tables import titles
 from jaxcam.metrics.registry import METRICS
 
 #: The page's variables that charts are coloured by. Each stands for itself as a colour that is in no chart otherwise,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcam.errors import visible
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
@@ -249,11 +250,6 @@ def cost_table(run: Run, summary: Summary) -> Table:
     )  # fmt: skip
     caption = "Mean time of a map within its batch, without the forward pass that all methods share."
     return Table("cost", caption, heads, tuple(rows))
-
-
-def visible(text: str) -> str:
-    """`text` on one line: control characters, which a terminal or a table would obey, become their codes."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def terminal(table: Table, width: int) -> Any:

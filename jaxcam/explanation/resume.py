@@ -18,9 +18,10 @@ import numpy as np
 from PIL import Image
 
 from jaxcam import __version__
+from jaxcam.data.images import MAX_BYTES
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.explain import Attribution, Explanation
-from jaxcam.files import check_writable, try_lock, whole_file
+from jaxcam.files import check_writable, open_file, try_lock, whole_file
 from jaxcam.methods.schedule import State
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.adjusted import AdjustedState, Pilot
@@ -75,10 +76,11 @@ class Digests:
     def of(self, path: str) -> str:
         """The digest of a picture; of one that cannot be read, that of nothing."""
         if path not in self._known:
-            data = b""
-            with contextlib.suppress(OSError, ValueError):
-                data = pathlib.Path(path).read_bytes()
-            self._known[path] = hashlib.sha256(self.settings.encode() + hashlib.sha256(data).digest()).hexdigest()
+            content = hashlib.sha256()
+            with contextlib.suppress(JaxcamError, OSError), open_file(path) as file:
+                if os.fstat(file.fileno()).st_size <= MAX_BYTES:
+                    content = hashlib.file_digest(file, "sha256")
+            self._known[path] = hashlib.sha256(self.settings.encode() + content.digest()).hexdigest()
         return self._known[path]
 
 

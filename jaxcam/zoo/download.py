@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxcam import __version__
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 from jaxcam.files import locked
 
 _CHUNK = 1 << 16
@@ -228,7 +228,7 @@ def _progress(name: str, url: str) -> Iterator[Callable[[int, int | None], None]
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        print(f"jaxcam: fetching {url}", file=sys.stderr)
+        print(visible(f"jaxcam: fetching {url}"), file=sys.stderr)
         yield lambda done, total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
@@ -25,7 +26,7 @@ from safetensors.numpy import save as serialize_safetensors
 
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.files import check_writable, whole_file
+from jaxcam.files import check_writable, clipped, whole_file
 from jaxcam.models.network import Network, graph
 from jaxcam.models.registry import FAMILIES
 from jaxcam.models.trees import flatten, unflatten
@@ -75,6 +76,7 @@ def save_checkpoint(folder: str | os.PathLike, network: Network) -> None:
         if foreign:
             raise JaxcamError(f"{folder}: holds other files ({foreign[0]}); choose another folder")
         with _whole_folder(folder) as temporary:
+            _check_room(temporary, sum(x.nbytes for x in jax.tree.leaves(network.params)))
             _save_orbax(temporary / _ORBAX, network.params)
             manifest = _manifest(network) | {
                 "orbax": {"version": ocp.__version__, "sha256": _file_digests(temporary / _ORBAX)}
@@ -181,6 +183,27 @@ def _check_fit(source: str, tensors: dict[str, np.ndarray], expected: dict) -> N
         raise JaxcamError(f"{source}: the weights do not fit: " + "; ".join(problems[:5]) + more)
 
 
+def _check_room(folder: pathlib.Path, size: int) -> None:
+    """Takes so many bytes of the disk for a moment: Orbax meets a full one with pages of messages from its threads.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    allocate = getattr(os, "posix_fallocate", None)  # not on macOS
+    if allocate is None:
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return
+    probes = [folder / f".room{i}" for i in range(-(-size // _FILE))]
+    try:
+        for probe in probes:
+            with open(probe, "wb") as f:
+                allocate(f.fileno(), 0, min(_FILE, size))
+    finally:
+        for probe in probes:
+            probe.unlink(missing_ok=True)
+
+
 def _save_orbax(folder: pathlib.Path, params: dict) -> None:
     """Writes what `StandardCheckpointer` would, but in small chunks and files.
 
@@ -190,15 +213,18 @@ def _save_orbax(folder: pathlib.Path, params: dict) -> None:
     import orbax.checkpoint as ocp
 
     small = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK), params)
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        told = ocp.args.PyTreeSave(params, save_args=small, ocdbt_target_data_file_size=_FILE)
-        checkpointer.save(folder, args=told)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            told = ocp.args.PyTreeSave(params, save_args=small, ocdbt_target_data_file_size=_FILE)
+            checkpointer.save(folder, args=told)
+    except ValueError as e:  # what tensorstore makes of the system's errors
+        raise OSError(" ".join(str(e).split())[-200:]) from None
 
 
 @contextlib.contextmanager
 def _whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder to write to, which takes its name, and an older one's place, only when the block succeeds."""
-    temporary, old = (folder.with_name(f".{folder.name[:200]}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    temporary, old = (folder.with_name(f".{clipped(folder.name, 200)}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)
         yield temporary
