@@ -8,10 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxcam.evaluate import Run
-from jaxcam.evaluate.statistics import Summary, bootstrap, cube
+from jaxcam.evaluate.intervals import bootstrap, holm, p_values
+from jaxcam.evaluate.statistics import Summary, cube
 from jaxcam.metrics.registry import METRICS
 
 SCORES = ("ic", "ad", "add")
+ALPHA = 0.05
 
 
 class Claim(NamedTuple):
@@ -22,37 +24,37 @@ class Claim(NamedTuple):
     figures: str
 
 
-def surely(summary: Summary, a: int, b: int, metric: str) -> int:
-    """1 where method a is better than b with the whole interval of the paired difference, -1 where worse, else 0."""
-    j = summary.metrics.index(metric)
-    low, high = summary.difference.low[a, b, j], summary.difference.high[a, b, j]
-    sign = METRICS[metric].sign
-    return sign * (int(low > 0) - int(high < 0))
+def verdict(gains: np.ndarray, p: np.ndarray) -> str:
+    """Of a claim that all `gains` are above 0, with two-sided p-values; wrong either way with a chance of 5 % at most.
 
-
-def _against(summary: Summary, method: str, rivals: Sequence[str], metric: str) -> tuple[str, str]:
-    """A verdict on "method is better than all rivals", and the figures."""
-    i = summary.methods.index(method)
-    signs = {r: surely(summary, i, summary.methods.index(r), metric) for r in rivals}
-    worse, better = ([r for r, s in signs.items() if s == sign] for sign in (1, -1))
-    verdict = "refuted" if better else "held" if len(worse) == len(rivals) else "undecided"
-    mean = summary.score.mean[i, summary.metrics.index(metric)]
-    figures = (
-        f"{METRICS[metric].short} {mean:.2f}: surely better than {', '.join(worse) or 'none'}, "
-        f"surely worse than {', '.join(better) or 'none'}"
-    )
-    return verdict, figures
+    "refuted" where some gain is surely below 0 after Holm's correction for their number. "held" where each is above 0
+    at the level: that all are so needs no correction, since the least sure one decides (Berger 1982).
+    """
+    if ((holm(p) < ALPHA) & (gains < 0)).any():
+        return "refuted"
+    return "held" if ((p < ALPHA) & (gains > 0)).all() else "undecided"
 
 
 def best(summary: Summary, text: str, metrics: Sequence[str], method: str = "lift_cam", rivals=None) -> Claim:
-    """A method is better than others (all of the run's unless given) on some metrics."""
+    """A method is better than others (all of the run's unless given) on some metrics: than each, on each."""
     others = [m for m in rivals or summary.methods if m != method and m in summary.methods]
-    found = {m: _against(summary, method, others, m) for m in metrics if m in summary.metrics}
-    verdicts = {m: v for m, (v, _) in found.items()}
-    one = next(iter(verdicts.values()))
-    all_alike = len(set(verdicts.values())) == 1
-    verdict = one if all_alike else ", ".join(f"{METRICS[m].short} {v}" for m, v in verdicts.items())
-    return Claim(text, verdict, "; ".join(figures for _, figures in found.values()))
+    some = [m for m in metrics if m in summary.metrics]
+    i, rows = summary.methods.index(method), [summary.methods.index(m) for m in others]
+    columns = [summary.metrics.index(m) for m in some]
+    at = np.ix_([i], rows, columns)
+    gains = summary.difference.mean[at][0] * [METRICS[m].sign for m in some]
+    p = summary.p[at][0]
+    sure = np.where(holm(p) < ALPHA, np.sign(gains), 0)
+
+    def named(column: int, sign: int) -> str:
+        return ", ".join(m for m, s in zip(others, sure[:, column], strict=True) if s == sign) or "none"
+
+    figures = "; ".join(
+        f"{METRICS[m].short} {summary.score.mean[i, columns[k]]:.2f}: surely better than {named(k, 1)}, "
+        f"surely worse than {named(k, -1)}"
+        for k, m in enumerate(some)
+    )
+    return Claim(text, verdict(gains, p), figures)
 
 
 def identical(run: Run, summary: Summary, a: str, b: str, text: str) -> Claim:
@@ -77,13 +79,13 @@ def layers_compared(runs: dict[str, Run], late: str, early: str) -> Claim:
         both = [c.values[:, runs[n].methods.index("lift_cam"), runs[n].metrics.index(metric)]
                 for c, n in ((a, late), (b, early))]  # fmt: skip
         columns.append(sign * (both[0] - both[1]))
-    gain = bootstrap(np.stack(columns, 1), a.pairs[:, 0])
-    verdict = "held" if (gain.low > 0).all() else "refuted" if (gain.high < 0).any() else "undecided"
+    gain = bootstrap(np.stack(columns, 1), a.pairs[:, 0], differences=True)
+    found = verdict(gain.mean, p_values(gain))
     figures = "; ".join(
         f"{METRICS[m].short} better by {gain.mean[k]:.2f} [{gain.low[k]:.2f}, {gain.high[k]:.2f}]"
         for k, m in enumerate(SCORES)
     )
-    return Claim(f"{late} explains better than {early} (LIFT-CAM; table 3)", verdict, figures)
+    return Claim(f"{late} explains better than {early} (LIFT-CAM; table 3)", found, figures)
 
 
 def agreeing(run: Run, summary: Summary, metric: str = "cosine") -> Claim:

@@ -66,6 +66,13 @@ def cost(run: Run) -> list[str]:
     return lines + [f"| {name} | {1000 * s / max(1, pictures):,.1f} |" for name, s in parts.items()]
 
 
+WORDS = (
+    '"Surely" means of the paired differences of a claim that they are not 0 at the 5 % level after Holm\'s correction '
+    'for their number. "Refuted": some comparison of the claim surely goes the other way. "Held": each goes its way '
+    "at the 5 % level. Under either rule a claim is wrongly judged with a chance of 5 % at most."
+)
+
+
 def write_up(
     folder: pathlib.Path, network: jaxcam.Network, run: Run, summary: Summary, layers: dict[str, Run],
     found: list[Claim], spent: str,
@@ -76,7 +83,7 @@ def write_up(
     lines += [markdown(main_table(run, summary)), "", "## The paper's claims here", ""]
     lines += ["| claim | here | figures |", "|---|---|---|"]
     lines += [f"| {c.text} | {c.verdict} | {c.figures} |" for c in found]
-    lines += ["", '"Surely" means that the whole 95 % interval of the paired difference lies on one side.', ""]
+    lines += ["", WORDS, ""]
     if len(layers) > 1:
         lines += ["## LIFT-CAM at earlier layers (table 3)", "", *table_3(layers), ""]
     seeds = over_seeds(run)

@@ -23,7 +23,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
 from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.store import Writer, arrays_file, encode, read_units, records_file
-from jaxcam.metrics import confidence
+from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
 
 ONE = jax.local_devices()[:1]
@@ -113,6 +113,21 @@ def test_numbers_are_those_of_the_metrics(whole, data, net):
     reference = whole.arrays("reference")[row]
     cosine = alpha @ reference / np.linalg.norm(alpha) / np.linalg.norm(reference)
     np.testing.assert_allclose(whole.columns["cosine"][row], cosine, rtol=1e-5)
+
+
+def test_insertion_starts_from_rises_blur_where_it_is_asked_for(whole, data, net, tmp_path):
+    options = {**SETTINGS, "methods": ("lift_cam",), "metrics": ("insertion",), "reference": None, "limit": 3}
+    run = evaluate(net, data, out=tmp_path, devices=ONE, start="rise", **options)
+    for row in range(len(run)):
+        x = jnp.asarray(net.preprocess(data / run.columns["image"][row]))
+        logits = net.predict(net.params, rise_blur(x)[None])[0]
+        start = jax.nn.softmax(logits)[run.columns["target"][row]]
+        np.testing.assert_allclose(run.arrays("insertion_curve")[row, 0], start, rtol=1e-4)
+    with pytest.raises(JaxcamError, match='start was "rise" there and is not given now'):
+        evaluate(net, data, out=tmp_path, devices=ONE, **options)
+    assert "start" not in whole.manifest["settings"]
+    with pytest.raises(JaxcamError, match="no blur to start from called 'mean'"):
+        evaluate(net, data, out=tmp_path / "no", start="mean", **options)
 
 
 def test_stopped_after_each_unit_and_resumed(whole, data, net, tmp_path):
@@ -341,6 +356,8 @@ def test_command_line(data, net, tmp_path, capsys):
     assert "38 maps of 20 pictures" in out
     assert "parachute/1.png" in err and "1 of 20 pictures could not be used" in err
     assert main(words) == 1 and "finished before" in capsys.readouterr().out
+    assert main([*words, "--processes", "0"]) == 2
+    assert "--processes must be at least 1, not 0" in capsys.readouterr().err
     assert main([*words, "--steps", "7"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

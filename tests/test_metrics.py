@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracle_metrics as oracle
 import pytest
+import scipy.ndimage
+import scipy.signal
 
 from jaxcam import metrics
 from jaxcam.errors import JaxcamError
@@ -110,6 +112,21 @@ def test_nan_stays_nan():
         None, jnp.ones((2, 2, 3)), jnp.zeros((2, 2)), predict=_by_logits(([1.0, 0.0], [np.nan, 0.0])), target=0
     )
     assert np.isnan([nan.ic, nan.ad, nan.kept]).all() and np.isfinite([nan.original, nan.add]).all()
+
+
+def test_rises_blur_is_that_of_its_code():
+    """A filtered delta of 11 x 11, by scipy as in RISE's code, and a convolution padded with zeros."""
+    delta = np.zeros((11, 11))
+    delta[5, 5] = 1
+    kernel = scipy.ndimage.gaussian_filter(delta, 5)
+    assert kernel[5, 5] / kernel[0, 0] == pytest.approx(1.14, abs=0.005)
+    one = np.zeros((41, 41, 1), np.float32)
+    one[20, 20] = 1
+    np.testing.assert_allclose(metrics.rise_blur(jnp.asarray(one))[15:26, 15:26, 0], kernel, rtol=1e-6)
+    x = np.random.default_rng(0).normal(size=(17, 23, 3)).astype(np.float32)
+    padded = np.stack([scipy.signal.convolve2d(x[..., c], kernel, mode="same") for c in range(3)], axis=-1)
+    np.testing.assert_allclose(metrics.rise_blur(jnp.asarray(x)), padded, atol=1e-6)
+    np.testing.assert_array_equal(metrics.baseline("rise", jnp.asarray(x)), metrics.rise_blur(jnp.asarray(x)))
 
 
 @pytest.mark.parametrize("score", metrics.SCORES)

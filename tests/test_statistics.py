@@ -19,13 +19,28 @@ def run(tmp_path_factory):
     return read_run(make_run(tmp_path_factory.mktemp("statistics")))
 
 
-def _slow(values, clusters, level, replicates, seed):
-    """The percentile bootstrap with lists: draw clusters, pool their values, take the mean."""
+def _mean_and_error(pools):
+    """Of all values of some pools; the error by the ratio's linearisation."""
+    pools = [p for p in pools if p]
+    mean, total = np.mean([v for p in pools for v in p]), sum(map(len, pools))
+    deviations = [sum(p) - mean * len(p) for p in pools]
+    return mean, np.sqrt(sum(d * d for d in deviations) * len(pools) / max(1, len(pools) - 1)) / total
+
+
+def _slow(values, clusters, level, replicates, seed, differences=False):
+    """The bootstrap-t with lists: draw clusters, pool their values, take the mean and its error."""
     names = sorted(set(clusters.tolist()))
     pools = [[v for v, c in zip(values, clusters, strict=True) if c == name and not np.isnan(v)] for name in names]
-    draws = np.random.default_rng(seed).integers(0, len(names), (replicates, len(names)))
-    means = [np.mean(pool) for draw in draws if (pool := [v for i in draw for v in pools[i]])]
-    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    mean, error = _mean_and_error(pools)
+    t = []
+    for draw in np.random.default_rng(seed).integers(0, len(names), (replicates, len(names))):
+        if any(pools[i] for i in draw):
+            some, own = _mean_and_error([pools[i] for i in draw])
+            t.append((some - mean) / own if own > 1e-9 else np.sign(some - mean) * np.inf)
+    if differences:
+        q = np.quantile(np.abs(t), level, method="inverted_cdf")
+        return mean - error * q, mean + error * q
+    return tuple(mean - error * np.quantile(t, [(1 + level) / 2, (1 - level) / 2], method="inverted_cdf"))
 
 
 def test_bootstrap_is_the_slow_one_with_clusters_of_unequal_size_and_undefined_values():
@@ -39,21 +54,33 @@ def test_bootstrap_is_the_slow_one_with_clusters_of_unequal_size_and_undefined_v
         assert result.defined[c] == len(defined)
         np.testing.assert_allclose(result.mean[c], defined.mean())
         np.testing.assert_allclose(
-            (result.low[c], result.high[c]), _slow(values[:, c], clusters, 0.9, 400, 5), rtol=1e-10
+            (result.low[c], result.high[c]), _slow(values[:, c], clusters, 0.9, 400, 5), rtol=1e-9
         )
+    result = bootstrap(values, clusters, level=0.9, replicates=400, seed=5, differences=True)
+    slow = _slow(values[:, 1], clusters, 0.9, 400, 5, differences=True)
+    np.testing.assert_allclose((result.low[1], result.high[1]), slow, rtol=1e-9)
 
 
-def test_bootstrap_is_scipys_with_the_same_draws():
+def test_bootstrap_resamples_as_scipy_does():
+    """The distribution of t over scipy's own resamples of the same generator, for a statistic that is t itself."""
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(30), rng.integers(1, 4, 30))
     values = rng.normal(50, 9, len(clusters))
     sums, sizes = np.bincount(clusters, values), np.bincount(clusters).astype(float)
+    mean = values.mean()
+
+    def t(s, n, axis):
+        m = s.sum(axis, keepdims=True) / n.sum(axis, keepdims=True)
+        error = np.sqrt(((s - m * n) ** 2).sum(axis) * 30 / 29) / n.sum(axis)
+        return (m.squeeze(axis) - mean) / error
+
     theirs = scipy.stats.bootstrap(
-        (sums, sizes), lambda s, n, axis: s.sum(axis) / n.sum(axis), paired=True, vectorized=True, n_resamples=500,
-        confidence_level=0.9, method="percentile", rng=np.random.default_rng(3),
-    ).confidence_interval  # fmt: skip
+        (sums, sizes), t, paired=True, vectorized=True, n_resamples=500, method="percentile",
+        rng=np.random.default_rng(3),
+    ).bootstrap_distribution  # fmt: skip
     ours = bootstrap(values[:, None], clusters, level=0.9, replicates=500, seed=3)
-    np.testing.assert_allclose((ours.low[0], ours.high[0]), theirs, rtol=1e-12)
+    quantiles = np.quantile(theirs, [0.95, 0.05], method="inverted_cdf")
+    np.testing.assert_allclose((ours.low[0], ours.high[0]), mean - ours.error[0] * quantiles, rtol=1e-9)
 
 
 def test_standard_error_is_s_over_root_n_for_one_value_a_cluster_and_that_of_the_ratio_otherwise():
@@ -113,7 +140,7 @@ def test_differences_are_paired(run):
     k = run.metrics.index("pointing")
     difference = values[:, 0, k] - values[:, 2, k]
     np.testing.assert_allclose(summary.difference.mean[0, 2, k], np.nanmean(difference))
-    slow = _slow(difference, pairs[:, 0], 0.95, 2000, 0)
+    slow = _slow(difference, pairs[:, 0], 0.95, 2000, 0, differences=True)
     np.testing.assert_allclose((summary.difference.low[0, 2, k], summary.difference.high[0, 2, k]), slow)
     np.testing.assert_allclose(summary.difference.low[2, 0, k], -slow[1])
     # What the pictures share cancels: sharper than two separate intervals.
@@ -122,7 +149,7 @@ def test_differences_are_paired(run):
     assert summary.score.defined[0, k] == np.isfinite(values[:, 0, k]).sum() < len(pairs)
 
 
-def test_best_follows_the_direction_and_ties_are_those_whose_difference_holds_zero(run):
+def test_best_follows_the_direction_and_ties_are_those_that_are_not_surely_worse(run):
     columns = dict(run.columns)
     grad, lift = columns["method"] == "grad_cam", columns["method"] == "lift_cam"
     columns["insertion"] = columns["insertion"].copy()
@@ -135,6 +162,16 @@ def test_best_follows_the_direction_and_ties_are_those_whose_difference_holds_ze
     }
     assert best["deletion"] == best["add"] == best["gap"] == ["lift_cam"]
     assert best["ad"] == ["lift_cam", "grad_cam"]
+    upper = np.triu_indices(4, 1)
+    p = summary.p[upper].ravel()
+    by_hand = np.zeros(len(p), bool)  # Holm: from the least on, as long as each is below the level over what is left
+    for rank, k in enumerate(np.argsort(p, kind="stable")):
+        if p[k] >= 0.05 / (len(p) - rank):
+            break
+        by_hand[k] = True
+    assert len(p) == summary.comparisons == 6 * len(run.metrics) and 0 < by_hand.sum() < len(p)
+    np.testing.assert_array_equal(summary.sure[upper].ravel() != 0, by_hand)
+    np.testing.assert_array_equal(summary.sure, -summary.sure.swapaxes(0, 1))
     insertion = run.metrics.index("insertion")
     assert (summary.best | summary.tied)[:2, insertion].all() and not (summary.best | summary.tied)[2:, insertion].any()
 

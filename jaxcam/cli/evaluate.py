@@ -51,11 +51,15 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument(
         "--baseline",
-        choices=("mean", "zero", "blur"),
+        choices=("mean", "zero", "blur", "rise"),
         default="mean",
         help="what removed pixels become (default: mean)",
     )
     p.add_argument("--steps", type=int, default=50, metavar="N", help="of insertion and deletion (default: 50)")
+    p.add_argument(
+        "--start", choices=("blur", "rise"), default="blur", help="how the picture is blurred that insertion starts "
+        "from: by a Gaussian, or exactly as RISE's code does (default: blur)",
+    )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")
     p.add_argument("--batch-size", type=int, default=12, metavar="N", help="photos and maps at a time (default: 12)")
     p.add_argument(
@@ -96,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         found = evaluate(
             network, data, methods=methods, metrics=options.metrics, out=options.out,
             limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
-            reference=options.reference, baseline=options.baseline, steps=options.steps,
+            reference=options.reference, baseline=options.baseline, steps=options.steps, start=options.start,
             batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, process=options.process,
             processes=options.processes, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip

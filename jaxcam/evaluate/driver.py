@@ -63,6 +63,7 @@ def evaluate(
     reference: str | None = None,
     baseline: str = "mean",
     steps: int = 50,
+    start: str = "blur",
     batch_size: int = 12,
     keep: Sequence[str] = KEEP,
     seed: int = 0,
@@ -92,8 +93,9 @@ def evaluate(
       targets: "label" explains every class that is in a picture, "predicted" the most probable class.
       reference: method whose coefficients the metric `cosine` compares with; it adds that metric. So for every other
         metric that needs a reference.
-      baseline: what a removed pixel becomes: "mean", "zero" or "blur".
+      baseline: what a removed pixel becomes: "mean", "zero", "blur" or "rise" (as RISE's code blurs).
       steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
+      start: how the picture is blurred that insertion starts from: "blur", or "rise" for figures beside RISE's.
       batch_size: pictures in a unit, and maps at a time.
       keep: of "coefficients", "maps" and "curves", what to keep of every map.
       seed: of the random methods.
@@ -121,7 +123,8 @@ def evaluate(
     options = Options(
         methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, boxes, reference),
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
-        steps=steps, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size, keep=tuple(keep),
+        steps=steps, start=start, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size,
+        keep=tuple(keep),
     )  # fmt: skip
     manifest = make_manifest(network, data, options, about)
     units = units_of(manifest)

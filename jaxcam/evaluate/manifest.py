@@ -24,7 +24,7 @@ from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, stamp
 from jaxcam.evaluate.store import Writer, in_use, read_units
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
-from jaxcam.metrics import BASELINES, METRICS
+from jaxcam.metrics import BASELINES, BLURS, METRICS
 from jaxcam.models.classifier import Classifier
 
 #: What `--keep` can name.
@@ -42,8 +42,9 @@ class Options:
       layer: where the maps are made; the last convolutional layer unless given.
       reference: the method whose coefficients metrics such as `cosine` compare with.
       targets: "label" explains every class that is in the picture, "predicted" the most probable one.
-      baseline: what a removed pixel becomes: "mean", "zero" or "blur".
+      baseline: what a removed pixel becomes: "mean", "zero", "blur" or "rise".
       steps: of the insertion and deletion curves.
+      start: how the picture is blurred that insertion starts from, "blur" or "rise".
       limit: pictures in each random subset; None for all pictures.
       seeds: of the subsets.
       seed: of the random methods.
@@ -58,6 +59,7 @@ class Options:
     targets: str = "label"
     baseline: str = "mean"
     steps: int = 50
+    start: str = "blur"
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
     seed: int = 0
@@ -76,6 +78,7 @@ class Options:
                 raise JaxcamError(f"the {kind} must be at least 1, not {value}")
         for kind, names, known in (
             ("metric", self.metrics, METRICS), ("baseline", (self.baseline,), BASELINES),
+            ("blur to start from", (self.start,), BLURS),
             ("policy for targets", (self.targets,), TARGETS), ("array to keep", self.keep, KEEP),
         ):  # fmt: skip
             for name in names:
@@ -109,7 +112,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     if options.baseline == "zero" and not isinstance(rules, Preprocessing):
         raise JaxcamError(
             f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "
-            "that does both in one; take mean or blur, or use jaxcam.Preprocessing"
+            "that does both in one; take mean, blur or rise, or use jaxcam.Preprocessing"
         )
     position = {item.name: i for i, item in enumerate(data.items)}
     subsets = {}
@@ -132,6 +135,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         "metrics": list(options.metrics),
         "reference": options.reference.label if options.reference else None,
         **{k: getattr(options, k) for k in ("targets", "baseline", "steps", "limit", "seed", "batch_size")},
+        **({} if options.start == "blur" else {"start": options.start}),  # runs of before it could be chosen go on
         "seeds": list(options.seeds),
         "keep": list(options.keep),
         "versions": {"jaxcam": __version__, "jax": jax.__version__},

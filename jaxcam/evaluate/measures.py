@@ -62,16 +62,25 @@ class Measures:
       batch_size: m, pictures of a unit and maps per call.
       baseline: what a removed pixel becomes.
       steps: of the perturbations.
+      start: how the picture is blurred that insertion starts from.
     """
 
     def __init__(
-        self, network: Classifier, params: Any, names: Sequence[str], *, batch_size: int, baseline: str, steps: int
+        self,
+        network: Classifier,
+        params: Any,
+        names: Sequence[str],
+        *,
+        batch_size: int,
+        baseline: str,
+        steps: int,
+        start: str = "blur",
     ):
         self.params, self.predict, self.at_once = params, _one_batch(network.whole), batch_size
         self.score = "sigmoid" if network.multi_label else "softmax"
         self.size = network.preprocessing.shape[:2]
         self.counts = metrics.step_counts(self.size, steps)
-        self._baseline = _baseline(baseline, network.preprocessing)
+        self._baseline, self._blur = (_baseline(kind, network.preprocessing) for kind in (baseline, start))
         chosen = [METRICS[name] for name in names]
         self.needed = _with_sources({n for m in chosen for n in m.requires})
         self._groups: dict[tuple, list[Metric]] = collections.defaultdict(list)  # what one evaluation gives
@@ -89,7 +98,7 @@ class Measures:
         make: dict[str, Callable[[], jax.Array]] = {
             "image": lambda: forward.inputs,
             "baseline": lambda: _highest(self._baseline, forward.inputs),
-            "blurred": lambda: _highest(_blur, forward.inputs),
+            "blurred": lambda: _highest(self._blur, forward.inputs),
             "activations": lambda: forward.padded,
             "logits": lambda: jnp.asarray(_filled(forward.logits, self.at_once)),
         }
@@ -247,7 +256,6 @@ def _baseline(kind: str, preprocessing: AnyPreprocessing) -> Callable:
     return jax.jit(jax.vmap(functools.partial(metrics.baseline, kind, normalize=preprocessing.normalize)))
 
 
-_blur = jax.jit(jax.vmap(metrics.blur))
 _ranks = jax.jit(jax.vmap(metrics.pixel_ranks))
 
 

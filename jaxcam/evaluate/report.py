@@ -159,6 +159,7 @@ def _making(run: Run, summary: Summary) -> list[tuple[str, str]]:
         ("Explained", {"label": "every class that is in the picture", "predicted": "the most probable class"}.get(
             settings["targets"], settings["targets"])),
         ("Removed pixels", settings.get("baseline")), ("Curve steps", settings.get("steps")),
+        ("Insertion starts from", settings.get("start")),
         ("Reference", settings.get("reference")), ("Seed", settings.get("seed")),
         ("Batch size", settings.get("batch_size")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in settings.get("versions", {}).items())),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcam.errors import visible
+from jaxcam.evaluate.intervals import SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
@@ -98,9 +99,20 @@ def metric_head(metric: str) -> Column:
 
 def how(summary: Summary) -> str:
     """How the intervals were made, as a clause for captions."""
+    shares = [METRICS[k].short for k in summary.metrics if METRICS[k].shares]
+    others = len(shares) < len(summary.metrics)
+    made = [f"bootstrap-t from {summary.replicates:,} samples of the pictures, seed {summary.seed}"] if others else []
+    made += [f"Wilson's for shares ({', '.join(shares)})"] if shares else []
+    return f"{100 * summary.level:g} % intervals ({'; '.join(made)})"
+
+
+def corrected(summary: Summary) -> str:
+    """What "sure" means of a difference, as a sentence for notes."""
+    if summary.images < SURE_FROM:
+        return f"Of fewer than {SURE_FROM} pictures no difference is called sure."
     return (
-        f"{100 * summary.level:g} % percentile intervals from {summary.replicates:,} bootstrap samples of the "
-        f"pictures (seed {summary.seed})"
+        f"Sure: at the {100 * (1 - summary.level):g} % level after Holm's correction for all "
+        f"{count(summary.comparisons, 'comparison')} of two methods on a metric."
     )
 
 
@@ -138,8 +150,7 @@ def main_table(run: Run, summary: Summary) -> Table:
         rows.append(tuple(cells))
     caption = f"Mean over {how_many(summary)}; in brackets {how(summary)}."
     notes = [
-        f"Bold: the best mean. {DAGGER}: the interval of the paired difference to the best holds 0; no correction "
-        "for the number of comparisons.",
+        f"Bold: the best mean. {DAGGER}: the paired difference to the best is not sure. {corrected(summary)}",
         "An empty map counts: the picture behind it is all baseline.",
         *_undefined(summary),
     ]
@@ -149,8 +160,6 @@ def main_table(run: Run, summary: Summary) -> Table:
             f"paper: table{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} of the supplement of Jung & Oh "
             "(ICCV 2021): its networks, weights and pictures are others."
         )
-    if summary.images < 30:
-        notes.append("Percentile intervals of fewer than 30 pictures tend to be too short.")
     return Table("results", caption, tuple(heads), tuple(rows), tuple(notes))
 
 
@@ -195,13 +204,13 @@ def difference_table(run: Run, summary: Summary, reference: str) -> Table:
             digits = METRICS[k].digits
             low, high = d.low[i, j, c], d.high[i, j, c]
             interval = _interval(low, high, lambda v, n=digits: signed(v, n))
-            cells.append(Cell(signed(d.mean[i, j, c], digits), interval, muted=bool(low <= 0 <= high)))
+            cells.append(Cell(signed(d.mean[i, j, c], digits), interval, muted=not summary.sure[i, j, c]))
         rows.append(tuple(cells))
     caption = (
         f"Difference to {name[reference]} on the same maps, mean over {how_many(summary)}; in brackets {how(summary)}."
     )
     heads = (Column("Method", numeric=False), *map(metric_head, summary.metrics))
-    return Table("differences", caption, heads, tuple(rows), ("Grey: the interval holds 0.",))
+    return Table("differences", caption, heads, tuple(rows), (f"Grey: not sure. {corrected(summary)}",))
 
 
 def seeds_table(run: Run, seeds: Seeds, metric: str) -> Table:

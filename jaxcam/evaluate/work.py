@@ -49,7 +49,7 @@ class Worker:
         self.engine = Engine(network, options.layer, options.batch_size, options.batch_size, seed=options.seed)
         self.measures = Measures(
             network, self.engine.params, options.metrics, batch_size=options.batch_size, baseline=options.baseline,
-            steps=options.steps,
+            steps=options.steps, start=options.start,
         )  # fmt: skip
 
     def unit(self, number: int, loaded: Sequence[Loaded]) -> Done:

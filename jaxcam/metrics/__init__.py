@@ -1,7 +1,7 @@
 """How good an explanation is: pure functions of one image and one map, made for `jax.vmap` and `jax.jit`."""
 
 from jaxcam.metrics.agreement import box_coverage, coefficient_cosine, completeness_gap, energy_pointing
-from jaxcam.metrics.baselines import BASELINES, baseline, blur
+from jaxcam.metrics.baselines import BASELINES, BLURS, baseline, blur, rise_blur
 from jaxcam.metrics.confidence import SCORES, Confidence, confidence, log_odds
 from jaxcam.metrics.curves import (
     Curve,
@@ -16,6 +16,7 @@ from jaxcam.metrics.registry import DIRECTIONS, METRICS, QUANTITIES, Metric, Per
 
 __all__ = [
     "BASELINES",
+    "BLURS",
     "DIRECTIONS",
     "METRICS",
     "QUANTITIES",
@@ -37,5 +38,6 @@ __all__ = [
     "insertion_curve",
     "log_odds",
     "pixel_ranks",
+    "rise_blur",
     "step_counts",
 ]

@@ -45,8 +45,8 @@ def insertion_curve(
       predict: the network, for one image.
       target: class index.
       score: "softmax" or "sigmoid".
-      start: what is there before: a number or an array that broadcasts to the image; None for the image blurred as
-        RISE does (`blur`).
+      start: what is there before: a number or an array that broadcasts to the image; None for the image under
+        a Gaussian (`blur`). RISE's own start, which is blurred more evenly, is `rise_blur(image)`.
       steps: into how many parts of (nearly) the same number of pixels the image is divided; at most H W. RISE
         moves 224 pixels a step, which is 224 steps at its size.
       chunk_size: how many images are evaluated at once; None for all. The chunks run in a loop of the compiled

@@ -8,6 +8,7 @@ that an evaluation knows of a map.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ QUANTITIES = {
     "valid": "`(n,)`, False for the boxes that are padding",
     "image": "`(H, W, 3)`, the network's input",
     "baseline": "`(H, W, 3)`, what removed pixels become",
-    "blurred": "`(H, W, 3)`, the image blurred as RISE does",
+    "blurred": "`(H, W, 3)`, the image blurred, by the run's choice as `blur` or as `rise_blur` does",
     "activations": "`(h, w, K)`, of the layer",
     "logits": "`(C,)`, of the image",
     "original": "`()`, log-odds of the class in the image",
@@ -89,6 +90,9 @@ class Metric:
       unit: "%" or "".
       paper_tables: the tables of the LIFT-CAM paper's supplement that have figures of it, the first to ask first.
       default: whether an evaluation measures it unless told what to measure.
+      bounds: the least and the greatest value; intervals of its mean keep within them and, near them, are as wide as
+        they have to be.
+      shares: whether every value is at one of the bounds, so that its mean is a share and has a share's interval.
       cost_chart: its turn when three metrics are chosen for the charts of quality against time; 0 for never.
     """
 
@@ -104,6 +108,8 @@ class Metric:
     unit: str = ""
     paper_tables: tuple[int, ...] = ()
     default: bool = False
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+    shares: bool = False
     cost_chart: int = 0
 
     def __post_init__(self):
@@ -112,6 +118,10 @@ class Metric:
         for name in self.requires:
             if name not in QUANTITIES:
                 raise unknown("quantity for a metric to need", name, QUANTITIES)
+        if not self.bounds[0] < self.bounds[1] or (self.shares and not all(map(math.isfinite, self.bounds))):
+            raise JaxcamError(
+                f"the metric {self.name} has the bounds {self.bounds}: name the least and the greatest value"
+            )
         if self.perturbation is None and not {"scores", "counts"}.isdisjoint(self.needs):
             raise JaxcamError(f"the metric {self.name} needs a perturbation, whose scores and counts it takes")
         if self.function is None and self.needs != ("completeness_gap",):
@@ -137,6 +147,12 @@ class Metric:
     def sign(self) -> int:
         """Times the mean, what is greater is better."""
         return 1 if self.better == "higher" else -1
+
+    @property
+    def published_bounds(self) -> tuple[float, float]:
+        """The bounds of its values in its unit, absolute ones where these are."""
+        least, most = (self.scale * b for b in self.bounds)
+        return (max(0.0, least), max(abs(least), abs(most))) if self.absolute else (least, most)
 
     @property
     def absolute(self) -> bool:
@@ -172,31 +188,33 @@ METRICS: dict[str, Metric] = {
     for m in (
         Metric(
             "ic", "Increase in Confidence", "IC", "higher", confidence, _CONFIDENCE, "ic", scale=100.0, unit="%",
-            paper_tables=(7, 5, 4, 3), default=True, cost_chart=5,
+            paper_tables=(7, 5, 4, 3), default=True, bounds=(0, 1), shares=True, cost_chart=5,
         ),
         Metric(
             "ad", "Average Drop", "AD", "lower", confidence, _CONFIDENCE, "ad", unit="%",
-            paper_tables=(8, 5, 4, 3), default=True, cost_chart=1,
+            paper_tables=(8, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=1,
         ),
         Metric(
             "add", "Average Drop in Deletion", "ADD", "higher", confidence, _CONFIDENCE, "add", unit="%",
-            paper_tables=(9, 5, 4, 3), default=True, cost_chart=4,
+            paper_tables=(9, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=4,
         ),
         Metric(
             "insertion", "Insertion AUC", "Ins", "higher", area, _SCORES, scale=100.0, unit="%", cost_chart=2,
+            bounds=(0, 1),
             perturbation=Perturbation("insertion", "blurred", "image", "inserted into the blurred picture"),
         ),
         Metric(
             "deletion", "Deletion AUC", "Del", "lower", area, _SCORES, scale=100.0, unit="%", cost_chart=6,
+            bounds=(0, 1),
             perturbation=Perturbation("deletion", "image", "baseline", "deleted from the picture"),
         ),
         Metric(
             "pointing", "Energy-based pointing game", "EPG", "higher", energy_pointing, ("heatmap", "boxes", "valid"),
-            scale=100.0, unit="%", paper_tables=(10,), cost_chart=3,
+            scale=100.0, unit="%", paper_tables=(10,), bounds=(0, 1), cost_chart=3,
         ),
         Metric(
             "cosine", "Cosine similarity of coefficients", "cos", "higher", coefficient_cosine,
-            ("coefficients", "reference"), paper_tables=(6, 2),
+            ("coefficients", "reference"), paper_tables=(6, 2), bounds=(-1, 1),
         ),
         Metric("gap", "Completeness gap", "gap", "zero", None, ("completeness_gap",)),
     )

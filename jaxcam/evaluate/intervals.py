@@ -1,0 +1,247 @@
+"""How sure a mean over pictures is: intervals for few pictures and near bounds, and tests for many comparisons.
+
+All that an evaluation says of confidence is made here. Three rules:
+
+- A mean of numbers has a bootstrap-t interval over clusters, which follows skewed values where the percentiles of the
+  means do not: of ten pictures nine of which are 0, these cover the truth half of the time.
+- A share (of values that are 0 or 1) has Wilson's interval. So has the end of any interval that the values leave open:
+  between given bounds nothing varies more than a share, whose values are all at the bounds.
+- Nothing is called sure below `SURE_FROM` clusters, and otherwise by Holm's step-down test of all comparisons that the
+  reader is shown: under it, the chance that any difference that is none is called one is at most 1 - `LEVEL`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+
+LEVEL = 0.95
+REPLICATES = 2000
+#: Nothing is called sure of fewer pictures: the level of the tests is not kept there.
+SURE_FROM = 10
+_CHUNK = 4_000_000  # weights held at a time
+
+
+class Interval(NamedTuple):
+    """Means of columns, and how sure they are; arrays of one entry per column, NaN where undefined.
+
+    Attributes:
+      mean: over all values that are defined.
+      error: standard error of the mean, between clusters; for one value per cluster, `s / sqrt(n)`.
+      low, high: ends of the interval. NaN for fewer than two clusters.
+      defined: number of values that are defined.
+      clusters: number of clusters that have one.
+    """
+
+    mean: np.ndarray
+    error: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    defined: np.ndarray
+    clusters: np.ndarray
+
+
+def bootstrap(
+    values: np.ndarray, clusters: np.ndarray, *, level: float = LEVEL, replicates: int = REPLICATES, seed: int = 0,
+    bounds: tuple[float, float] | None = None, shares: bool | None = None, differences: bool = False,
+) -> Interval:  # fmt: skip
+    """Means of one quantity with intervals from the cluster bootstrap-t, or Wilson's for shares.
+
+    A replicate draws as many clusters as there are, with replacement, and takes the mean m* of all their values: a
+    ratio, since the number of values drawn varies. The standard error e is that of this ratio by linearisation,
+    `sqrt(N/(N-1) sum_i (S_i - m n_i)^2) / sum_i n_i` for sums `S_i` of `n_i` values in `N` clusters with values. Of the
+    quantiles q of `t = (m* - m) / e*` over the replicates, the interval is `m - e q`, from the upper to the lower one
+    (Efron and Tibshirani 1993, 12.5); of differences, `m -+ e q` for the quantile of `|t|`, which for their nearly
+    symmetric values keeps its level where the two others lie too near (Hall 1988). Where so many replicates have equal
+    values that a quantile is infinite, as with two values in ten that are not 0, that end is Wilson's for a share at
+    the bounds; so are both ends of equal values.
+
+    Shares have Wilson's interval for as many independent values as would have the standard error between clusters: no
+    more than there are, and no fewer than clusters (by Kish, `(sum n_i)^2 / sum n_i^2`). Differences of shares have
+    that of Bonett and Price (2012): one more picture is counted on either side, and the interval is normal.
+
+    Args:
+      values: `(P, C)`; every column is resampled alike.
+      clusters: `(P,)`, what each row belongs to; any integers.
+      level: coverage of the interval.
+      replicates: bootstrap samples.
+      seed: of the resampling; the same seed and clusters give the same samples, whatever the values.
+      bounds: the least and the greatest value that there can be, which no interval passes; infinite where there is
+        none. Unless given, nothing is cut off, and the range of all `values` stands for it where a bound is needed.
+      shares: whether every value is at one of the bounds (of differences: or 0). Unless given, whether all are so,
+        and the lower one is 0.
+      differences: whether the values are differences, which lie around 0 between bounds of either sign. Those that are
+        all equal have an interval of no width: the methods are the same.
+
+    Returns:
+      An `Interval` of `(C,)` arrays.
+    """
+    check(level, replicates)
+    values = np.where(np.isfinite(values), values, np.nan).astype(np.float64)
+    present = np.isfinite(values)
+    count = present.sum(0)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(present, values, 0.0).sum(0) / count
+    centred = np.where(present, values - mean, 0.0)  # keeps the sums small
+    sums, sizes = _by_cluster(centred, clusters), _by_cluster(present.astype(np.float64), clusters)
+    number = (sizes > 0).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        error = np.where(number > 1, np.sqrt((sums**2).sum(0) * number / (number - 1)) / count, np.nan)
+    floor, ceiling = _range(values, bounds)
+    if shares is None:
+        shares = floor == 0 < ceiling and bool(np.isin(values[present], (floor, ceiling)).all()) and not differences
+    if shares and differences:
+        low, high = _shares_differ(values, error, sizes, ceiling, level)
+    else:
+        low, high = _wilson(mean, error, sizes, floor, ceiling, level, shares)
+        if not shares:
+            t = _studentised(sums, sizes, error, replicates, seed)
+            if differences:
+                width = error * _quantiles(np.abs(t), [level])[0]
+                equal = np.ptp(np.where(present, values, mean), axis=0) == 0
+                inner = np.where(equal, mean, np.stack([mean - width, mean + width]))
+            else:
+                inner = mean - error * _quantiles(t, [(1 + level) / 2, (1 - level) / 2])
+            least, most = bounds or (-np.inf, np.inf)
+            if not np.isfinite([least, most]).all():  # nothing is the most that values can vary
+                inner = np.clip(inner, least, most)
+                low, high = (np.where(np.isfinite(i), i, o) for i, o in zip(inner, (low, high), strict=True))
+            else:
+                low, high = np.fmax(inner[0], low), np.fmin(inner[1], high)
+    low, high = (np.where(number > 1, end, np.nan) for end in (np.minimum(low, mean), np.maximum(high, mean)))
+    return Interval(mean, error, low, high, count, number)
+
+
+def check(level: float, replicates: int) -> None:
+    """Refuses a level or a number of resamples that means nothing."""
+    if not 0 < level < 1:
+        raise JaxcamError(f"the level of the intervals must lie between 0 and 1, not {level:g}")
+    if replicates < 1:
+        raise JaxcamError(f"the number of bootstrap samples must be at least 1, not {replicates}")
+
+
+def p_values(interval: Interval) -> np.ndarray:
+    """Two-sided p-values of "the mean is 0" by Student's t with one degree of freedom fewer than clusters.
+
+    1 where nothing is known, or where there are fewer than `SURE_FROM` clusters; 0 for equal values other than 0.
+    """
+    from scipy import special
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = np.where(interval.mean == 0, 0.0, np.abs(interval.mean) / interval.error)
+        p = 2 * special.stdtr(interval.clusters - 1, -t)
+    return np.where(np.isfinite(p) & (interval.clusters >= SURE_FROM), p, 1.0)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """p-values corrected for their number: those below a level alpha are false with probability alpha in all.
+
+    Holm's step-down method (1979), which asks nothing of how the tests depend on each other.
+    """
+    flat = p.ravel()
+    order = np.argsort(flat, kind="stable")
+    steps = np.maximum.accumulate(flat[order] * np.arange(flat.size, 0, -1))
+    adjusted = np.empty_like(flat)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted.reshape(p.shape)
+
+
+def _range(values: np.ndarray, bounds: tuple[float, float] | None) -> tuple[float, float]:
+    """The bounds, the values' own where there are none."""
+    seen = values[np.isfinite(values)]
+    own = (float(seen.min()), float(seen.max())) if len(seen) else (0.0, 0.0)
+    return tuple(b if np.isfinite(b) else o for b, o in zip(bounds or own, own, strict=True))  # type: ignore[return-value]
+
+
+def _effective(variance: np.ndarray, error: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """How many independent values of a variance would have the standard error of a mean over clusters."""
+    count = sizes.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        least = count**2 / (sizes**2).sum(0)
+        return np.where(error > 0, np.clip(variance / error**2, least, count), least)
+
+
+def _wilson(
+    mean: np.ndarray, error: np.ndarray, sizes: np.ndarray, floor: float, ceiling: float, level: float, shares: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's interval (1927) for means of values between two bounds as if all values were at these."""
+    if floor == ceiling:
+        return mean, mean
+    z = _z(level)
+    p = np.clip((mean - floor) / (ceiling - floor), 0.0, 1.0)
+    n = _effective(p * (1 - p), error / (ceiling - floor) if shares else np.zeros_like(error), sizes)
+    with np.errstate(invalid="ignore"):
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    return floor + (ceiling - floor) * (centre - half), floor + (ceiling - floor) * (centre + half)
+
+
+def _shares_differ(
+    values: np.ndarray, error: np.ndarray, sizes: np.ndarray, most: float, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The interval of Bonett and Price (2012) for differences of paired shares, values `-most`, 0 and `most`."""
+    z, count = _z(level), sizes.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        more, fewer = ((values * sign > 0).sum(0) / count for sign in (1, -1))
+        n = _effective(more + fewer - (more - fewer) ** 2, error / most, sizes)
+        up, down = (more * n + 1) / (n + 2), (fewer * n + 1) / (n + 2)
+        half = z * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
+    return most * np.maximum(up - down - half, -1), most * np.minimum(up - down + half, 1)
+
+
+def _z(level: float) -> float:
+    return statistics.NormalDist().inv_cdf((1 + level) / 2)
+
+
+def _by_cluster(values: np.ndarray, clusters: np.ndarray) -> np.ndarray:
+    _, inverse = np.unique(clusters, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    starts = np.flatnonzero(np.diff(inverse[order], prepend=-1))
+    return np.add.reduceat(values[order], starts, axis=0) if len(values) else values
+
+
+def _resamples(number: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Chunks `(b, number)` of how often each cluster is drawn."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // max(1, number))
+    for start in range(0, replicates, chunk):
+        b = min(chunk, replicates - start)
+        drawn = rng.integers(0, number, (b, number)) + number * np.arange(b)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=b * number).reshape(b, number).astype(np.float64)
+
+
+def _studentised(sums: np.ndarray, sizes: np.ndarray, error: np.ndarray, replicates: int, seed: int) -> np.ndarray:
+    """`(replicates, C)`: how far the mean of each resample lies from that of all, in its own standard errors.
+
+    Infinite where the values of the resample are equal and others than the mean; NaN where it has none.
+    """
+    alone = bool((sizes <= 1).all())  # one value a cluster: the squares and products are the sums themselves
+    parts = [sums, sizes, sums**2] if alone else [sums, sizes, sums**2, sums * sizes, sizes**2, sizes > 0]
+    terms, rows = np.concatenate(parts, axis=1).astype(np.float64), []
+    for weights in _resamples(len(sums), replicates, seed):
+        s, n, ss, *rest = np.split(weights @ terms, len(parts), axis=1)
+        sn, nn, number = rest if rest else (s, n, n)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            m = s / n
+            squares = ss - 2 * m * sn + m**2 * nn
+            squares[squares <= 1e-11 * ss] = 0.0  # equal values, to rounding
+            own = np.sqrt(squares * number / (number - 1)) / n
+            t = m / own
+            rows.append(np.where((squares == 0) & (n > 0), np.sign(m) * np.inf, t))
+    return np.concatenate(rows)
+
+
+def _quantiles(t: np.ndarray, probabilities: list[float]) -> np.ndarray:
+    """Quantiles of each column, without interpolation, which infinities do not allow."""
+    undefined = np.isnan(t)
+    if not undefined.any():
+        return np.quantile(t, probabilities, axis=0, method="inverted_cdf")
+    result = np.full((len(probabilities), t.shape[1]), np.nan)  # a resample may miss every picture with boxes
+    for c in np.flatnonzero(~undefined.all(0)):
+        result[:, c] = np.quantile(t[~undefined[:, c], c], probabilities, method="inverted_cdf")
+    return result
