@@ -154,6 +154,14 @@ def test_two_runs_do_not_share_a_folder(place, tmp_path, capsys):
         (["--coordinator", "localhost:1"], "--processes is missing"),
         (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "HOST:PORT"),
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "between 0 and 1"),
+        (
+            ["--coordinator", "localhost:1", "--processes", "0", "--process", "0"],
+            "--processes must be at least 1, not 0",
+        ),
+        (
+            ["--coordinator", "localhost:1", "--processes", "2", "--process", "0", "--wait", "0"],
+            "--wait must be a number of seconds above 0, not 0",
+        ),
     ],
 )
 def test_odd_options(place, tmp_path, capsys, more, why):
@@ -203,6 +211,22 @@ def test_two_processes_give_what_one_gives_by_every_estimator(place):
     for name, expected in whole.items():
         assert len(expected["coefficients"]) == 3
         np.testing.assert_allclose(got[name]["coefficients"], expected["coefficients"], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_nobody_answers_say_what_they_wait_for_and_end(place, tmp_path, process):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    more = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process", str(process), "--wait", "7"]
+    run = subprocess.run(
+        [sys.executable, "-m", "jaxcam", *arguments(place, tmp_path, *more)], capture_output=True, text=True,
+        env=environment(), timeout=120,
+    )  # fmt: skip
+    waiting, error = run.stderr.splitlines()
+    assert run.returncode == 2 and run.stdout == ""
+    assert waiting == f"jaxcam: waiting for process {1 - process} at 127.0.0.1:{port}, 7 s at most"
+    assert f"error: 127.0.0.1:{port}: process {1 - process} did not come within 7 s; give the same command" in error
 
 
 def test_processes_with_different_numbers_of_devices(place, tmp_path):
