@@ -9,6 +9,7 @@ The coefficients of some channels are compared with masks made by hand before an
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from benchmarks.speed import drawn
 from benchmarks.timing import interleaved, largest_error, ratio, save
-from jaxcam.methods.score import ScoreChunks
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import Inputs
 from jaxcam.models.network import Network
 from jaxcam.models.vgg import VGGConfig
 
@@ -60,20 +62,14 @@ def main(argv=None) -> int:
             out = forward(network.params, batches[best])
         return out
 
-    programs: dict = {}
-
-    def call(piece, *values):
-        if piece not in programs:
-            programs[piece] = jax.jit(piece)
-        return programs[piece](*values)
-
     some = [int(k) for k in np.argsort(-np.ptp(np.asarray(a), axis=(0, 1)), kind="stable")[[0, 1, 100]]]
     want = by_hand(network, np.asarray(a), np.asarray(image), some)
     calls = {"forwards": forwards}
     for size in args.chunks:
-        pieces = ScoreChunks(network.predict, score="logit", normalise="increase", chunk_size=size)
+        inputs = Inputs(None, a, None, TARGET, image=image, network=network.predict, network_params=network.params)
+        stepped = METHODS["score_cam"].stepped(inputs, score="logit", normalise="increase", chunk_size=size)
         start = time.perf_counter()
-        cam = pieces.run(network.params, a, image, TARGET, call)
+        cam = stepped.run(inputs)
         first = time.perf_counter() - start
         black = float(jax.jit(network.predict)(network.params, jnp.zeros_like(image))[TARGET])
         error = largest_error(jnp.asarray(np.asarray(cam.coefficients)[some] + black), jnp.asarray(want))
@@ -81,7 +77,7 @@ def main(argv=None) -> int:
         if error > 1e-4 or int(cam.diagnostics["scored"]) != players:
             print("error: Score-CAM is wrong, or leaves channels out; not timed", file=sys.stderr)
             return 1
-        calls[f"chunks of {size}"] = lambda pieces=pieces: pieces.run(network.params, a, image, TARGET, call)
+        calls[f"chunks of {size}"] = functools.partial(stepped.run, inputs)
     seconds = interleaved(calls, args.rounds)
     rows = []
     for name, taken in seconds.items():

@@ -10,7 +10,6 @@ rows of the others stay as they are in the file of results.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import pathlib
 import sys
@@ -24,8 +23,9 @@ import jaxcam
 from benchmarks.timing import save
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.samples import pad_boxes
+from jaxcam.methods import registry
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.methods.score import ScoreChunks
+from jaxcam.methods.result import Inputs
 from jaxcam.metrics import energy_pointing
 
 METHODS = {
@@ -63,10 +63,13 @@ def compiled(name: str, head):
 
 
 def scored(predict, options: dict):
-    """`(params, activations, image, target) -> CAM` by Score-CAM, its pieces compiled once."""
-    pieces = ScoreChunks(predict, **options)
-    call = functools.cache(jax.jit)
-    return lambda p, a, x, t: pieces.run(p, a, x, t, lambda piece, *values: call(piece)(*values))
+    """`(params, activations, image, target) -> CAM` by Score-CAM, its steps compiled once."""
+
+    def run(params, activations, image, target):
+        inputs = Inputs(None, activations, None, target, image=image, network=predict, network_params=params)
+        return registry.METHODS["score_cam"].stepped(inputs, **options).run(inputs)
+
+    return run
 
 
 def main(argv=None) -> int:

@@ -20,8 +20,8 @@ import squeezenet
 
 from jaxcam import cutting
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.registry import METHODS, Inputs
-from jaxcam.methods.result import CAM
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import CAM, Inputs
 from jaxcam.transforms.walker import UnsupportedPrimitive
 from jaxcam.zoo import load as zoo
 

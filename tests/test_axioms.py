@@ -13,7 +13,8 @@ import pytest
 from reference import seeded
 
 from jaxcam.methods.contribution import lift_cam
-from jaxcam.methods.registry import METHODS, Inputs
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import Inputs
 
 TARGET = 2
 A = jnp.asarray(seeded.activations(9, heads.SHAPE), jnp.float32)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import re
+from typing import Any, NamedTuple
 
 import heads
 import jax
@@ -20,9 +22,13 @@ import jaxcam
 from jaxcam.cli import main
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
+from jaxcam.explanation.explain import explain_each
+from jaxcam.explanation.resume import Digests, Unfinished
 from jaxcam.methods import DEFAULT_METHOD
-from jaxcam.methods.registry import METHODS, Inputs, Method, request
-from jaxcam.methods.result import CAM, DefinedFor, cam_of_contributions
+from jaxcam.methods.registry import METHODS, Method, request
+from jaxcam.methods.result import CAM, DefinedFor, Inputs, cam_of_coefficients, cam_of_contributions
+from jaxcam.methods.stepping import Data, Stepped
+from jaxcam.shapley.stepping import run
 from jaxcam.zoo.store import save_network
 
 ROOT = pathlib.Path(jaxcam.__file__).parent
@@ -104,7 +110,7 @@ def test_the_guides_table_says_what_is_declared():
 
 def test_nothing_outside_the_methods_asks_for_one_by_name():
     """Data may name methods: where they live, and the paper's published figures."""
-    data = {ROOT / "__init__.py", ROOT / "evaluate" / "paper_figures.py", ROOT / "explanation" / "stepped.py"}
+    data = {ROOT / "__init__.py", ROOT / "evaluate" / "paper_figures.py"}
     name = re.compile("[\"'](" + "|".join(METHODS) + ")[\"']")
     for file in sorted(ROOT.rglob("*.py")):
         if file not in data and file.parent != ROOT / "methods":
@@ -175,6 +181,126 @@ def test_a_head_that_the_entry_refuses_is_refused(added, monkeypatch, tmp_path):
     network = networks.network(networks.VGG, size=32)
     with pytest.raises(JaxcamError, match="Noisy-CAM is defined for heads of ours, .*; use another"):
         jaxcam.explain(network, networks.picture(40, 50, 1), methods="noisy")
+
+
+# --- a method of many steps --------------------------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """A part of a state."""
+
+    sums: Any
+    squares: Any
+
+
+class Walked(NamedTuple):
+    """The state of `Walk`."""
+
+    part: Part
+    steps: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Walk:
+    """Adds up the activations in so many steps."""
+
+    count: int
+    states = (Walked,)
+
+    def start(self, problem, sharding=None):
+        nothing = jnp.zeros(problem.players)
+        return Walked(Part(nothing, nothing), jnp.zeros((), jnp.int32))
+
+    def advance(self, problem, state, sharding=None):
+        row = problem.activations.mean((0, 1)) / (1 + state.steps)
+        return Walked(Part(state.part.sums + row, state.part.squares + row**2), state.steps + 1)
+
+    def done(self, state):
+        return state.steps >= self.count
+
+    def share(self, state):
+        return float(state.steps) / self.count
+
+    def check(self, data, state, resumed):
+        assert np.isfinite(state.part.sums).all()
+
+
+def walked_cam(params, activations, *, head, target, steps: int = 5):
+    """The sum in one go."""
+    alpha = sum(activations.mean((0, 1)) / (1 + i) for i in range(steps))
+    return cam_of_coefficients(alpha, activations, logit=head(params, activations)[target])
+
+
+def stepped_walked_cam(params, activations, *, head, target, steps: int = 5, devices=1):
+    return Stepped(Walk(steps), _itself, _finish)
+
+
+def _itself(data):
+    return data
+
+
+def _finish(steps, state, activations):
+    return cam_of_coefficients(state.part.sums, activations, logit=jnp.zeros(()))
+
+
+class Kept:
+    """States in memory; an interruption after so many."""
+
+    def __init__(self, most):
+        self.states, self.most, self.loaded = {}, most, []
+
+    def load(self, source, label, target, kinds):
+        assert kinds == (Walked,)
+        self.loaded.append(self.states.get((source, label, target)))
+        return self.loaded[-1]
+
+    def save(self, source, label, target, state, last):
+        self.states[source, label, target] = state
+        self.most -= 1
+        if not self.most:
+            raise KeyboardInterrupt
+
+
+def test_a_declared_division_into_steps_brings_progress_states_and_resumption(monkeypatch, tmp_path):
+    entry = Method(walked_cam, "Walked-CAM", by_class=False, batched=False, steps=stepped_walked_cam)
+    monkeypatch.setitem(METHODS, "walked_cam", entry)
+    network = networks.network(networks.VGG, size=32)
+    image, parts = [("a.png", networks.picture(40, 50, 1))], []
+
+    def explain(**more):
+        made = explain_each(network, image, methods="walked:steps=6", targets=2, **more)
+        return [r for e in made for r in e.results]
+
+    whole = explain(done=lambda source, method, maps: parts.append(maps))
+    assert len(parts) == 2 * 7 and sum(parts) == pytest.approx(2) and max(parts) < 0.2
+    features, head = network.split()
+    a = jax.jit(features)(network.params, network.preprocess(image[0][1]))
+    np.testing.assert_allclose(
+        whole[0].coefficients, walked_cam(network.params, a, head=head, target=0, steps=6)[0], 1e-4
+    )
+    kept = Kept(10)  # in the middle of the second map
+    with pytest.raises(KeyboardInterrupt):
+        explain(states=kept)
+    assert sorted(int(s.steps) for s in kept.states.values()) == [2, 6]
+    for one, again in zip(whole, explain(states=kept), strict=True):
+        np.testing.assert_array_equal(one.coefficients, again.coefficients)
+    assert [None if s is None else int(s.steps) for s in kept.loaded] == [None, None, 6, 2]
+    # In a file a state of any kind survives, and one of another kind is none.
+    state = next(iter(kept.states.values()))
+    unfinished = Unfinished(tmp_path, Digests("settings"), ["a.png"])
+    unfinished.save("a.png", "walked_cam", 1, state, last=True)
+    back = unfinished.load("a.png", "walked_cam", 1, (Walked,))
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, back, state)
+    assert unfinished.load("a.png", "walked_cam", 1, (Part,)) is None
+    unfinished.close(remove=True)
+
+
+def test_what_is_driven_from_the_host_is_what_runs_in_a_program():
+    steps, data = Walk(4), Inputs(None, A, None, 0)
+    *_, last = Stepped(steps, _itself, _finish).states(data)
+    inside = jax.jit(lambda a: run(steps, Data(None, None, a, None, None, None)))(A)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), last, inside)
 
 
 # --- why a map is empty ----------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxcam.errors import JaxcamError
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import Inputs
 from jaxcam.methods.sampling import shap_cam
-from jaxcam.methods.schedule import plan_shap_cam
-from jaxcam.methods.steps import shap_cam_result, shap_cam_steps
 from jaxcam.shapley.adjusted import AdjustedState, Pilot
 from jaxcam.shapley.permutations import PermutationState
 from jaxcam.shapley.sharded import AXIS
@@ -38,6 +38,21 @@ def pixels(seed=0):
 
 def options(estimator, **more):
     return {"head": head, "target": 2, "num_permutations": 120, "estimator": estimator, "chunk_size": 80} | more
+
+
+def division(p, a, key, *, head, target, devices=1, **options):
+    """SHAP-CAM divided into steps, and what these take."""
+    inputs = Inputs(p, a, head, target, key)
+    return METHODS["shap_cam"].stepped(inputs, devices=devices, **options), inputs
+
+
+def shap_cam_steps(*arguments, mesh=None, state=None, **options):
+    stepped, inputs = division(*arguments, devices=1 if mesh is None else mesh.size, **options)
+    return stepped.states(inputs, mesh=mesh, state=state)
+
+
+def shap_cam_result(state, activations):
+    return division(params(), activations, KEY, **options("plain"))[0].result(state, activations)
 
 
 def last(*arguments, **more):
@@ -86,8 +101,8 @@ def test_resuming_from_any_state_gives_the_same_bits(estimator):
 
 
 def test_the_share_rises_to_one():
-    plan = plan_shap_cam(params(), pixels(), **options("adjusted"))
-    shares = [plan.share(s) for s in shap_cam_steps(params(), pixels(), KEY, **options("adjusted"))]
+    stepped, _ = division(params(), pixels(), KEY, **options("adjusted"))
+    shares = [stepped.steps.share(s) for s in shap_cam_steps(params(), pixels(), KEY, **options("adjusted"))]
     assert shares == sorted(shares) and shares[-1] == 1 and len(set(shares)) == len(shares)
 
 
@@ -147,6 +162,6 @@ def test_states_of_another_run():
         next(shap_cam_steps(params(), pixels(), jax.random.key(4), **options("plain"), state=state))
     with pytest.raises(JaxcamError, match="another estimator"):
         next(shap_cam_steps(params(), pixels(), KEY, **options("adjusted"), state=state))
-    with pytest.raises(JaxcamError, match="6 channels, the activations have 7"):
+    with pytest.raises(JaxcamError, match="6 players, this game has 7"):
         fewer = state._replace(samples=state.samples._replace(mean=state.samples.mean[:6]))
         next(shap_cam_steps(params(), pixels(), KEY, **options("plain"), state=fewer))

@@ -18,7 +18,7 @@ from jaxcam.shapley import adjusted, pairs, surrogate
 KEY = jax.random.key(5)
 
 
-def layer_of(v) -> shapley.Layer:
+def layer_of(v) -> shapley.GameLayer:
     """The first layer of a game made by `shapley_games.game`."""
     (p,) = v.args
 
@@ -28,7 +28,7 @@ def layer_of(v) -> shapley.Layer:
     def gradient(masks):
         return jax.grad(lambda phi: rest(phi).sum())(jax.nn.relu(masks @ p["v"] + p["b"]))
 
-    return shapley.Layer(p["b"], p["v"], jax.nn.relu, gradient)
+    return shapley.GameLayer(p["b"], p["v"], jax.nn.relu, gradient)
 
 
 @functools.partial(jax.jit, static_argnames=("players", "count", "layered", "chunk_size", "tolerance"))
@@ -73,7 +73,7 @@ def test_the_surrogates_values_are_the_textbook_sum(alive):
     players, v = 7, games.game(3, 7, 20)
     present = jnp.arange(players) < alive
     p = v.args[0] | {"v": v.args[0]["v"] * present[:, None]}
-    units = jax.jit(lambda p: surrogate.waves(layer_of(jax.tree_util.Partial(games.net, p)), KEY, present, 4))(p)
+    units = jax.jit(lambda p: surrogate.fit_units(layer_of(jax.tree_util.Partial(games.net, p)), KEY, present, 4))(p)
     width = len(surrogate.EVEN) * players + len(surrogate.ODD) + 20
     weights = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
     got = jax.jit(surrogate.shapley_values)(units, jnp.asarray(weights), present)
@@ -92,7 +92,7 @@ def test_leaving_one_out_is_fitting_without_it():
     players, count = 9, 60
     v = games.game(1, players, 24)
     present = jnp.ones(players, bool)
-    units = jax.jit(lambda: surrogate.waves(layer_of(v), KEY, present, 4))()
+    units = jax.jit(lambda: surrogate.fit_units(layer_of(v), KEY, present, 4))()
     signs = jax.jit(pairs.draw)(KEY, jnp.arange(count), present)
     values = pairs.differences(v, signs, 1000)
     penalty = jax.jit(surrogate.penalties)(units, jax.random.key(9), present)

@@ -12,7 +12,8 @@ import pytest
 from reference import seeded
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.registry import METHODS, Inputs
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import Inputs
 
 #: Options that make a method cheap here, or let it see more: several chunks, several orderings.
 OPTIONS = {

@@ -20,7 +20,8 @@ from jaxcam import cutting
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.explain import explain_each
-from jaxcam.methods.registry import METHODS, Inputs, Method, request
+from jaxcam.methods.registry import METHODS, Method, request
+from jaxcam.methods.result import Inputs
 
 #: A guest, its default layer, and whether values go around that.
 WRAPPED = [("linen_residual", "block2", False), ("nnx_blocks", "blocks.2", False), ("function_tagged", "second", False)]
@@ -95,8 +96,7 @@ def test_a_map_of_many_steps_inside_a_residual_block(residual):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(zlib.crc32(b"image 0"))), 2)
     cut = cutting.cut(guest.model, guest.params, at=network.layer, example=EXAMPLE_INPUT, **guest.options)
     a, held = jax.jit(cut.features.hold)(guest.params, RULES(PICTURES[0]))
-    plan = jaxcam.methods.schedule.plan_shap_cam(held, a, head=cut.head, target=2, **dict(request(asked).options))
-    assert plan.steps > 1
+    assert request(asked).stepped(Inputs(held, a, cut.head, 2, key)).steps.count > 1
     expected = jax.jit(
         lambda held, a, key: jaxcam.shap_cam(held, a, key, head=cut.head, target=2, num_permutations=60)
     )(held, a, key)

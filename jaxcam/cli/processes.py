@@ -23,8 +23,8 @@ def add_options(parser: Any) -> None:
     """Adds the options to a command."""
     group = parser.add_argument_group(
         "several processes",
-        "Run the same command in each, on the same pictures; all devices of all processes share the orderings of each "
-        "SHAP-CAM map, and process 0 writes.",
+        "Run the same command in each, on the same pictures; all devices of all processes share each map that takes "
+        "many steps, and process 0 writes.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 can be reached by the others")
     group.add_argument("--processes", type=int, metavar="N", help="how many there are")

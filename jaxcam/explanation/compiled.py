@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import held
-from jaxcam.methods.registry import Inputs, Request
-from jaxcam.methods.score import ScoreChunks
+from jaxcam.methods.registry import Request
+from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, Predict
 
 
 def timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
     """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside."""
+    args = jax.tree.map(jnp.asarray, args)
     compiled = _compiled(program, *args)
     if warm and not compiled.warm:
         jax.block_until_ready(compiled.call(*args))
@@ -84,12 +85,6 @@ def maps(request: Request, head: Predict, network: Predict) -> Any:
         return jax.vmap(one)(rows, targets)
 
     return run
-
-
-@functools.lru_cache(maxsize=128)
-def piece(pieces: ScoreChunks, name: str) -> Any:
-    """A piece of Score-CAM, compiled."""
-    return jax.jit(getattr(pieces, name))
 
 
 @functools.lru_cache(maxsize=128)

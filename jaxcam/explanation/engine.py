@@ -12,15 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcam.cutting import held
+from jaxcam.cutting import Held, held
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
-from jaxcam.explanation.stepped import LongMaps, States
+from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.methods.registry import Request
-from jaxcam.methods.score import ScoreChunks
+from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import named, numbers
+from jaxcam.shapley.sharded import replicate
 
 
 class Forward(NamedTuple):
@@ -45,10 +46,6 @@ class Forward(NamedTuple):
     keys: jax.Array
     sources: tuple[str, ...]
     seconds: float
-
-    def example(self, row: int) -> tuple[jax.Array, Any]:
-        """Activations and bypass of one picture."""
-        return jax.tree.map(lambda x: x[row], (self.padded, self.bypass))
 
 
 class Maps(NamedTuple):
@@ -92,7 +89,8 @@ class Engine:
         self.layer = network.resolve_layer(layer)
         self.params = jax.tree.map(jnp.asarray, network.params)
         self._at_zero: tuple[Forward | None, np.ndarray] | None = None
-        self._long = LongMaps(self.head, self.params, mesh, states)
+        self._stepped = SteppedMaps(mesh, states)
+        self._everywhere: Any = None
 
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
         """Activations and logits of `inputs (n, s, s, 3)`, `n` at most the batch size.
@@ -138,28 +136,27 @@ class Engine:
           JaxcamError: the method is not defined for this head.
         """
         info = request.info
-        request = request.with_defaults(info.multi_label if self.network.multi_label else ())
+        label, request = request.label, request.with_defaults(info.multi_label if self.network.multi_label else ())
         program = compiled.maps(request, self.head, self.network.whole)
         given, total = self._given(info.needs, forward, references)
         at_once = self.maps_at_once if info.batched else 1
-        plan = self._long.plan(request, *forward.example(0))
+        stepped = self._stepped.division(request, self._inputs(forward, 0, 0))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
             rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
-            if "image" in info.needs:
-                result, seconds = self._by_chunks(request, forward, rows[0], targets[0])
-            elif plan is not None:
+            if stepped is not None:
                 [(row, target)] = some.tolist()
-                key = jax.random.fold_in(forward.keys[row], target)
-                one = (*forward.example(row), key, target, forward.sources[row])
-                result, seconds = self._long.run(request, plan, *one, done)
+                where = (forward.sources[row], label, target)
+                result, seconds = self._stepped.run(
+                    stepped, self._placed(self._inputs(forward, row, target)), where, done
+                )
             else:
                 batch = (forward.padded, forward.bypass, given, rows, targets)
                 result, seconds = timed(program, self.params, *batch, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
-            if plan is None:
+            if stepped is None:
                 done(len(some))
         coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
         if info.heads is not None and not (deviation := diagnostics[info.heads.diagnostic].max()) <= info.heads.at_most:
@@ -192,19 +189,21 @@ class Engine:
             given["references"] = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
         return given, seconds
 
-    def _by_chunks(self, request: Request, forward: Forward, row: jax.Array, target: jax.Array) -> tuple[tuple, float]:
-        """One map of Score-CAM, and its seconds: a program for each chunk of channels, the loop on the host."""
-        pieces = ScoreChunks(self.network.whole, **dict(request.options))
-        total = 0.0
+    def _inputs(self, forward: Forward, row: int, target: int) -> Inputs:
+        """All that a method may take of one picture and class, but for references."""
+        a, bypass, image = jax.tree.map(lambda x: x[row], (forward.padded, forward.bypass, forward.inputs))
+        key = jax.random.fold_in(forward.keys[row], target)
+        first = held(self.params, bypass)
+        return Inputs(first, a, self.head, target, key, None, image, self.network.whole, self.params)
 
-        def call(piece, *args):
-            nonlocal total
-            result, seconds = timed(compiled.piece(pieces, piece.__name__), *args)
-            total += seconds
-            return result
-
-        cam = pieces.run(self.params, forward.padded[row], forward.inputs[row], target, call)
-        return jax.tree.map(lambda x: x[None], tuple(cam)), total
+    def _placed(self, inputs: Inputs) -> Inputs:
+        """The same where the devices of a map find it."""
+        if self._everywhere is None:
+            self._everywhere = replicate(self.params, self._stepped.mesh)
+        bypass = inputs.params.bypass if isinstance(inputs.params, Held) else ()
+        a, bypass, image = agreed((inputs.activations, bypass, inputs.image))
+        first, whole = held(self._everywhere, bypass), self._everywhere
+        return inputs._replace(params=first, activations=a, image=image, network_params=whole)
 
     def _logits_at_zero(self, forward: Forward) -> np.ndarray:
         """F(0), `(batch, C)`: the same for all pictures where nothing goes around the layer."""

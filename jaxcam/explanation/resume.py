@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import time
+import typing
 import zipfile
 from collections.abc import Sequence
 from typing import Any
@@ -22,17 +23,13 @@ from jaxcam.data.images import MAX_BYTES
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.explain import Attribution, Explanation
 from jaxcam.files import check_writable, open_file, try_lock, whole_file
-from jaxcam.methods.schedule import State
 from jaxcam.models.classifier import Classifier
-from jaxcam.shapley.adjusted import AdjustedState, Pilot
-from jaxcam.shapley.moments import Moments
-from jaxcam.shapley.permutations import PermutationState
+from jaxcam.shapley.stepping import State
 
 #: The folder, in that of the results, that holds the states.
 FOLDER = ".jaxcam-progress"
 #: Seconds between two states of a map that are kept.
 INTERVAL = 10.0
-_KINDS: dict[str, Any] = {"Pilot": Pilot, "AdjustedState": AdjustedState, "PermutationState": PermutationState}
 
 
 def settings_digest(network: Classifier, *, layer: str, methods: Sequence[str], targets: Any, seed: int) -> str:
@@ -114,15 +111,15 @@ class Unfinished:
         which = hashlib.sha256(f"{label} {target}".encode()).hexdigest()[:16]
         return self.folder / f"{self.digests.of(source)[:32]}-{which}.npz"
 
-    def load(self, source: str, label: str, target: int) -> State | None:
-        """The state of a map that an earlier run began; None where there is none that can be read."""
+    def load(self, source: str, label: str, target: int, kinds: tuple[type, ...]) -> State | None:
+        """The state of a map that an earlier run began, of one of these kinds; None where none can be read."""
         self._saved = time.monotonic()
         data = b""
         if self.first:
             with contextlib.suppress(OSError):
                 data = self._file(source, label, target).read_bytes()
         data = from_first(data)
-        return _parsed(data) if data else None
+        return _parsed(data, kinds) if data else None
 
     def save(self, source: str, label: str, target: int, state: State, last: bool) -> None:
         """Keeps a state, unless another was kept a moment ago and this is not the last one."""
@@ -151,16 +148,20 @@ class Unfinished:
                 self.folder.rmdir()
 
 
-def _parsed(data: bytes) -> State | None:
-    """A state, or None where the bytes are not one."""
+def _parsed(data: bytes, kinds: tuple[type, ...]) -> State | None:
+    """A state, or None where the bytes are not one of these kinds."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            kind = _KINDS[str(arrays["kind"])]
-            shape = kind(**{f: Moments(0, 0, 0) if f == "samples" else 0 for f in kind._fields})  # type: ignore[arg-type]
-            leaves = [arrays[f"leaf{i}"] for i in range(len(jax.tree.leaves(shape)))]
+            blank = _blank({kind.__name__: kind for kind in kinds}[str(arrays["kind"])])
+            leaves = [arrays[f"leaf{i}"] for i in range(len(jax.tree.leaves(blank)))]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return jax.tree.unflatten(jax.tree.structure(shape), leaves)
+    return jax.tree.unflatten(jax.tree.structure(blank), leaves)
+
+
+def _blank(kind: Any) -> Any:
+    """A state of a kind, of which only the structure counts."""
+    return kind(*(_blank(t) if hasattr(t, "_fields") else 0 for t in typing.get_type_hints(kind).values()))
 
 
 def saved_digest(file: pathlib.Path) -> str | None:

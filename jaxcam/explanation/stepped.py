@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import collections
-import statistics
-import time
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -12,105 +11,82 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcam.cutting import held
+from jaxcam.explanation.compiled import timed
 from jaxcam.methods.registry import Request
-from jaxcam.methods.schedule import Plan, State, plan_shap_cam
-from jaxcam.methods.steps import is_done, shap_cam_result, shap_cam_steps
-from jaxcam.models.classifier import Predict
-from jaxcam.shapley.sharded import replicate
+from jaxcam.methods.result import Inputs
+from jaxcam.methods.stepping import Stepped
+from jaxcam.shapley.stepping import State
 
 
 class States(Protocol):
     """Where the states of maps in flight are kept."""
 
-    def load(self, source: str, label: str, target: int) -> State | None:
-        """The state of a map that an earlier run began."""
+    def load(self, source: str, label: str, target: int, kinds: tuple[type, ...]) -> State | None:
+        """The state of a map that an earlier run began, of one of these kinds."""
 
     def save(self, source: str, label: str, target: int, state: State, last: bool) -> None:
         """Keeps a state, unless another was kept a moment ago and this is not the last one."""
 
 
-class LongMaps:
+@dataclasses.dataclass(frozen=True)
+class SteppedMaps:
     """Runs the requests that take more than one step.
 
-    Args:
-      head: the network behind the layer.
-      params: its parameters.
-      mesh: devices to divide a map's orderings among; None for the default one.
+    Attributes:
+      mesh: devices to divide a map's steps among; None for the default one.
       states: where states are kept; None for nowhere.
     """
 
-    def __init__(self, head: Predict, params: Any, mesh: Mesh | None, states: States | None):
-        self.head, self.params, self.mesh, self.states = head, params, mesh, states
-        self._placed: Any = None
-        self._warm: set[Any] = set()
+    mesh: Mesh | None
+    states: States | None
 
-    def plan(self, request: Request, activations: jax.Array, bypass: Any) -> Plan | None:
-        """How a request goes about it; None where one program does it at once."""
-        if request.name != "shap_cam":
+    def division(self, request: Request, inputs: Inputs) -> Stepped | None:
+        """The steps of a request on inputs of these shapes; None where one program does it at once."""
+        stepped = request.stepped(inputs)
+        if stepped is None or stepped.steps.count == 1:  # whatever the number of devices
             return None
-        options: dict[str, Any] = {k: v for k, v in request.options if k != "head"}
-        first = held(self.params, bypass)
-        plan = plan_shap_cam(first, activations, head=self.head, target=0, **options)
-        if plan.steps == 1:  # whatever the number of devices
-            return None
-        devices = 1 if self.mesh is None else self.mesh.size
-        return plan_shap_cam(first, activations, head=self.head, target=0, devices=devices, **options)
+        return stepped if self.mesh is None else request.stepped(inputs, self.mesh.size)
 
     def run(
-        self,
-        request: Request,
-        plan: Plan,
-        activations: jax.Array,
-        bypass: Any,
-        key: jax.Array,
-        target: int,
-        source: str,
-        done: Callable[[float], None],
+        self, stepped: Stepped, inputs: Inputs, where: tuple[str, str, int], done: Callable[[float], None]
     ) -> tuple[tuple, float]:
-        """One map, as `request.function` gives it, with a leading axis of one, and its seconds without compilation."""
-        if self._placed is None:
-            self._placed = replicate(self.params, self.mesh)
-        options: dict[str, Any] = dict(request.options)
-        where = (source, request.label, target)
-        state = None if self.states is None else self.states.load(*where)
-        a, bypass = jax.tree.map(self._agreed, (activations, bypass))
-        steps = shap_cam_steps(
-            held(self._placed, bypass), a, key, head=self.head, target=target, mesh=self.mesh, state=state, **options
-        )
-        seconds = collections.defaultdict(list)
-        told, before = 0.0, type(state)
-        while True:
-            start = time.perf_counter()
-            with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
-                following = next(steps, None)
-            if following is None:
-                break
-            seconds[before].append(time.perf_counter() - start)
-            state, before = following, type(following)
-            share = plan.share(state)
-            last = is_done(state, plan, options.get("tolerance"))
-            done((1.0 if last else share) - told)
-            told = 1.0 if last else share
+        """One map, as `Request.call` gives it, with a leading axis of one, and its seconds without compilation.
+
+        Args:
+          inputs: of which all processes have the same, to the bit: see `agreed`.
+          where: the picture, the request's label and the class, by which states are kept.
+          done: called with the parts of the map as they are made.
+        """
+        seconds = 0.0
+
+        def call(program, *arrays):
+            nonlocal seconds
+            result, spent = timed(program, *arrays, warm=False)
+            seconds += spent
+            return result
+
+        steps, told = stepped.steps, 0.0
+        state = None if self.states is None else self.states.load(*where, steps.states)
+        for following in stepped.states(inputs, mesh=self.mesh, state=state, call=call):
+            state, last = following, bool(steps.done(following))
+            share = 1.0 if last else steps.share(state)
+            done(share - told)
+            told = share
             if self.states is not None:
                 self.states.save(*where, state, last)
-        assert state is not None
-        cam = shap_cam_result(state, np.asarray(a))  # type: ignore[arg-type]
-        return jax.tree.map(lambda x: np.asarray(x)[None], tuple(cam)), self._without_compilation(request, seconds)
+        cam = call(_result(stepped), state, inputs.activations)
+        return jax.tree.map(lambda x: np.asarray(x)[None], tuple(cam)), seconds
 
-    def _agreed(self, values: jax.Array) -> Any:
-        """An array, to the bit the same in all processes."""
-        if jax.process_count() == 1:
-            return values
-        from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(values)))
+@functools.lru_cache(maxsize=64)
+def _result(stepped: Stepped) -> Any:
+    return jax.jit(stepped.result)
 
-    def _without_compilation(self, request: Request, seconds: dict[Any, list[float]]) -> float:
-        total = 0.0
-        for kind, spent in seconds.items():
-            if (request, kind) not in self._warm and len(spent) > 1:
-                spent = [statistics.median(spent[1:]), *spent[1:]]
-            self._warm.add((request, kind))
-            total += sum(spent)
-        return total
+
+def agreed(values: Any) -> Any:
+    """Arrays, to the bit the same in all processes."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    return jax.tree.map(lambda x: np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(x))), values)

@@ -7,43 +7,16 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
-
-import jax
+from typing import Any, Literal
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import coalition, contribution, gradient, sampling, score
-from jaxcam.methods.result import CAM, DefinedFor, HeadFn, NetworkFn, Target
+from jaxcam.methods.result import CAM, DefinedFor, Inputs
+from jaxcam.methods.stepping import Stepped
 
 #: What a method may need besides activations and target, and the field of `Inputs` that has it: a head that has a
 #: derivative; one whose operations all have rules for contributions; a random key, and so on.
 NEEDS = {"gradient": "head", "rules": "head", "key": "key", "references": "references", "image": "image"}
-
-
-class Inputs(NamedTuple):
-    """Everything that a method may be given of one example; `Method.call` hands over what the method declares.
-
-    Attributes:
-      params: what `head` takes first.
-      activations: `(h, w, K)`.
-      head: `(params, activations) -> logits (C,)`.
-      target: class index, or a function of the logits.
-      key: a random key.
-      references: `(R, h, w, K)`.
-      image: `(H, W, 3)`, the input of the network.
-      network: `(network_params, image) -> logits (C,)`, the whole of it.
-      network_params: what `network` takes first.
-    """
-
-    params: Any
-    activations: jax.Array
-    head: HeadFn
-    target: Target
-    key: jax.Array | None = None
-    references: jax.Array | None = None
-    image: jax.Array | None = None
-    network: NetworkFn | None = None
-    network_params: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +43,8 @@ class Method:
       heads: the heads that it is defined for; None for any.
       differentiable: whether `jax.grad` goes through its coefficients.
       batched: whether maps are computed several at a time; not where one fills the device and its memory.
+      steps: what divides the method into steps, where it takes many: `function` with the argument `devices` besides,
+        to a `Stepped`. Then there is progress, its states can be saved, and devices share a map.
       multi_label: options that are other ones by default where the classes are independent of each other.
     """
 
@@ -89,6 +64,7 @@ class Method:
     heads: DefinedFor | None = None
     differentiable: bool = True
     batched: bool = True
+    steps: Callable[..., Stepped] | None = None
     multi_label: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
@@ -107,6 +83,13 @@ class Method:
         """The method on one example; whichever it is, this is how to call it."""
         args, more = self.arguments(inputs)
         return self.function(*args, **more, **options)
+
+    def stepped(self, inputs: Inputs, *, devices: int = 1, **options: Any) -> Stepped | None:
+        """The method on one example divided into steps; None where it takes one, and `call` is how to do it."""
+        if self.steps is None:
+            return None
+        args, more = self.arguments(inputs)
+        return self.steps(*args, **more, devices=devices, **options)
 
     def arguments(self, inputs: Inputs) -> tuple[list, dict[str, Any]]:
         """What the function takes, but for the options.
@@ -160,6 +143,10 @@ class Request:
         """The method with its options on one example."""
         return self.info.call(inputs, **dict(self.options))
 
+    def stepped(self, inputs: Inputs, devices: int = 1) -> Stepped | None:
+        """The same divided into steps; None where it takes one."""
+        return self.info.stepped(inputs, devices=devices, **dict(self.options))
+
 
 METHODS: dict[str, Method] = {
     "lift_cam": Method(
@@ -199,6 +186,7 @@ METHODS: dict[str, Method] = {
         sampling.shap_cam, "SHAP-CAM", "num_permutations x K forward, behind the first layer",
         "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", needs=("key",),
         complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, differentiable=False, batched=False,
+        steps=sampling.stepped_shap_cam,
     ),
     "kernel_shap_cam": Method(
         sampling.kernel_shap_cam, "KSHAP-CAM", "num_samples (10 K) forward, behind the first layer",
@@ -216,7 +204,8 @@ METHODS: dict[str, Method] = {
     ),
     "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
-        needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False, multi_label=(("score", "sigmoid"),),
+        needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
+        steps=score.stepped_score_cam, multi_label=(("score", "sigmoid"),),
     ),
     "cam": Method(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",

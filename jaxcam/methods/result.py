@@ -54,6 +54,32 @@ class CAM(NamedTuple):
     diagnostics: dict[str, jax.Array]
 
 
+class Inputs(NamedTuple):
+    """Everything that a method may be given of one example; `Method.call` hands over what the method declares.
+
+    Attributes:
+      params: what `head` takes first.
+      activations: `(h, w, K)`.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index, or a function of the logits.
+      key: a random key.
+      references: `(R, h, w, K)`.
+      image: `(H, W, 3)`, the input of the network.
+      network: `(network_params, image) -> logits (C,)`, the whole of it.
+      network_params: what `network` takes first.
+    """
+
+    params: Any
+    activations: jax.Array
+    head: HeadFn
+    target: Target
+    key: jax.Array | None = None
+    references: jax.Array | None = None
+    image: jax.Array | None = None
+    network: NetworkFn | None = None
+    network_params: Any = None
+
+
 def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.Array], jax.Array]:
     """`F`: activations `(h, w, K)` to the explained logit `()`; NaN for a traced class out of range."""
 

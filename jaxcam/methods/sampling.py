@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxcam import shapley
-from jaxcam.errors import unknown
-from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
-from jaxcam.shapley.adjusted import Budget, budget
-from jaxcam.shapley.result import check_count
-from jaxcam.shapley.surrogate import MAX_FITTED, NODES, WAVES, Layer
-from jaxcam.transforms.coalition import Game, coalition_game
+from jaxcam.errors import JaxcamError, unknown
+from jaxcam.methods.result import (
+    CAM,
+    HeadFn,
+    Params,
+    Target,
+    cam_of_coefficients,
+    check_activations,
+    scalar_score,
+)
+from jaxcam.methods.stepping import Data, Stepped
+from jaxcam.shapley import moments
+from jaxcam.shapley.adjusted import Adjusted, Budget, budget
+from jaxcam.shapley.permutations import Permutations, PermutationState, check_values, key_impl
+from jaxcam.shapley.result import Problem, check_count, float_dtype
+from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.shapley.stepping import Steps
+from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
+from jaxcam.transforms.coalition import CHUNK_ELEMENTS, Game, coalition_game
 from jaxcam.transforms.coalition.first_layer import first_layer
 
 #: How `shap_cam` spends its evaluations; `plain` is the paper's.
@@ -23,6 +41,10 @@ MAX_LAYER = 4096
 #: A surrogate may cost so many times what the head does. Error times seconds came out 2 to 6 times better than of
 #: antithetic orderings on vgg16_slim from 30 orderings on (at 10, 1.6 times worse), 18 to 84 times on SqueezeNet.
 WORTH = 16.0
+#: MFLOP of one step: some seconds on a laptop's processor, a moment on an accelerator.
+STEP_MEGAFLOPS = 2e5
+#: What a coalition costs however small the head.
+_LEAST_MEGAFLOPS = 0.01
 
 
 def _game(params, activations, head, target, precision) -> Game:
@@ -30,7 +52,7 @@ def _game(params, activations, head, target, precision) -> Game:
     return coalition_game(scalar_score(head, params, target), activations, precision=precision)
 
 
-def exact(game: Game) -> shapley.Estimate:
+def _exact(game: Game) -> shapley.Estimate:
     """The Shapley values of an additive game, or of one channel: nothing to sample."""
     if not game.is_additive:
         return shapley.exact_shapley(game, num_players=game.num_players)
@@ -38,7 +60,7 @@ def exact(game: Game) -> shapley.Estimate:
     return shapley.Estimate(values, jnp.zeros_like(values), jnp.asarray(0), base + jnp.sum(values), base)
 
 
-def finish(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
+def _result(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
     alpha = estimate.values
     gap = jnp.sum(alpha) - (estimate.v_full - estimate.v_empty)
     return cam_of_coefficients(
@@ -101,35 +123,35 @@ def shap_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     if game.is_additive or players == 1:
-        return finish(exact(game), activations)
+        return _result(_exact(game), activations)
     if estimator != "plain":
         count += count % 2
     chunk = game.default_chunk(count * (players - 1)) if chunk_size is None else chunk_size
-    if is_adjusted(game, estimator, count):
+    if _is_adjusted(game, estimator, count):
         estimate = shapley.adjusted_shapley(
             game, key, num_players=players, num_permutations=count, layer=sampled_layer(game),
-            present=present(activations), chunk_size=chunk, tolerance=tolerance,
+            present=_present(activations), chunk_size=chunk, tolerance=tolerance,
         )  # fmt: skip
     else:
         estimate = shapley.permutation_shapley(
             game, key, num_players=players, num_permutations=count, antithetic=estimator != "plain",
             chunk_size=chunk, tolerance=tolerance,
         )  # fmt: skip
-    return finish(estimate, activations)
+    return _result(estimate, activations)
 
 
-def sampled_layer(game: Game) -> Layer | None:
+def sampled_layer(game: Game) -> GameLayer | None:
     """The head's first layer, where a surrogate can be made of its units."""
     layer = first_layer(game)
-    return None if layer is None or layer.base.shape[0] > MAX_LAYER else Layer(*layer)
+    return None if layer is None or layer.base.shape[0] > MAX_LAYER else GameLayer(*layer)
 
 
-def present(activations: jax.Array) -> jax.Array:
+def _present(activations: jax.Array) -> jax.Array:
     """`(K,)` bool: channels that are not zero everywhere."""
     return (activations != 0).any((0, 1))
 
 
-def is_adjusted(game: Game, estimator: str, num_permutations: int) -> bool:
+def _is_adjusted(game: Game, estimator: str, num_permutations: int) -> bool:
     """Whether an estimator fits a surrogate for so many orderings, by the cost of its arithmetic."""
     if estimator not in ("auto", "adjusted"):
         return False
@@ -138,15 +160,152 @@ def is_adjusted(game: Game, estimator: str, num_permutations: int) -> bool:
     if spend is None or estimator == "adjusted":
         return spend is not None
     units = 0 if layer is None else layer.base.shape[0]
-    return megaflops(game.num_players, units, spend) <= WORTH * game.megaflops * 2 * spend.total
+    return _megaflops(game.num_players, units, spend) <= WORTH * game.megaflops * 2 * spend.total
 
 
-def megaflops(players: int, units: int, spend: Budget) -> float:
+def _megaflops(players: int, units: int, spend: Budget) -> float:
     """A surrogate's arithmetic, elementwise operations at the speed of matrix products."""
     width = 3 * players + min(units, MAX_FITTED)
     pair = 2 * players * units + 40 * units / ELEMENTWISE
-    fixed = width**3 + 64 * players * units * WAVES * NODES / ELEMENTWISE
+    fixed = width**3 + 64 * players * units * SINES * NODES / ELEMENTWISE
     return 1e-6 * (spend.total * pair + spend.pilot * (3 * width**2 + pair) + fixed)
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadGame:
+    """`prepare` of SHAP-CAM: the game of a head.
+
+    Attributes:
+      head: as in `shap_cam`.
+      score: the target, where it is a function.
+      precision: as in `shap_cam`.
+    """
+
+    head: HeadFn
+    score: Callable | None
+    precision: str
+
+    def __call__(self, data: Data) -> Problem:
+        score = scalar_score(self.head, data.params, data.target if self.score is None else self.score)
+        game = coalition_game(score, data.activations, precision=self.precision)
+        return Problem(game, data.key, _present(data.activations), sampled_layer(game))
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact:
+    """The Shapley values of a game that has nothing to sample, as `Steps`: one."""
+
+    count = 1
+    states = (PermutationState,)
+
+    def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:
+        game: Any = problem.v
+        found = _exact(game)
+        none = moments.none(problem.players, found.values.dtype)
+        samples = none._replace(count=jnp.full_like(none.count, 2), mean=found.values)  # of no variance
+        full, empty = (x.astype(found.values.dtype) for x in (found.v_full, found.v_empty))
+        return PermutationState(problem.key, samples, full, empty, found.evaluations)
+
+    def advance(self, problem: Problem, state: Any, sharding: RowSharding = ONE_DEVICE) -> Any:
+        return state
+
+    def done(self, state: PermutationState) -> bool:
+        return True
+
+    def share(self, state: PermutationState) -> float:
+        return 1.0
+
+    def check(self, data: Data, state: PermutationState, resumed: bool) -> None:
+        check_values(state.v_full, state.v_empty, state.samples.mean)
+
+
+def stepped_shap_cam(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    num_permutations: int = 100,
+    estimator: str = "auto",
+    tolerance: float | None = None,
+    chunk_size: int | None = None,
+    precision: str = "highest",
+    devices: int = 1,
+) -> Stepped:
+    """`shap_cam` divided into steps, with the same result up to rounding.
+
+    The head is traced once for all arrays of these shapes, without any arithmetic.
+
+    Args:
+      params, activations, key, target, num_permutations, estimator, tolerance, precision: as in `shap_cam`; the
+        tolerance is looked at after every step.
+      head: as in `shap_cam`; programs are kept by it, so that equal heads should be equal objects.
+      chunk_size: coalitions evaluated at once by each device, and in each step; chosen from the head's size when None.
+      devices: that share a step.
+
+    Raises:
+      JaxcamError: as `shap_cam`, and for a tolerance that is not a positive number.
+    """
+    count = check_count("num_permutations", num_permutations)
+    if estimator not in ESTIMATORS:
+        raise unknown("estimator", estimator, ESTIMATORS)
+    if tolerance is not None and not (isinstance(tolerance, int | float) and 0 < tolerance < float("inf")):
+        raise JaxcamError(f"tolerance must be a positive number, such as 0.01, not {tolerance!r}")
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+    check_activations(activations)
+    leaves, tree = jax.tree.flatten((params, activations))
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves)
+    if not callable(target) and jnp.ndim(target) == 0 and jnp.issubdtype(jnp.result_type(target), jnp.integer):
+        target = int(target)
+    options = (count, estimator, chunk_size, precision, devices, key_impl(key))
+    steps = _division(head, target, tree, shapes, float_dtype(), *options)
+    if isinstance(steps, Adjusted | Permutations):
+        steps = dataclasses.replace(steps, tolerance=tolerance)
+    return Stepped(steps, HeadGame(head, target if callable(target) else None, precision), _of_state)
+
+
+def _of_state(steps: Steps, state: Any, activations: jax.Array) -> CAM:
+    return _result(state.estimate, activations)
+
+
+@functools.lru_cache(maxsize=256)
+def _division(head, target, tree, shapes, default, count, estimator, chunk_size, precision, devices, impl) -> Steps:
+    found: list[Steps] = []
+
+    def look(params, activations):
+        game = coalition_game(scalar_score(head, params, target), activations, precision=precision)
+        found.append(_division_of(game, count, estimator, chunk_size, devices, impl))
+        return 0
+
+    jax.eval_shape(look, *jax.tree.unflatten(tree, shapes))
+    return found[0]
+
+
+def _division_of(game: Game, count: int, estimator: str, chunk_size: int | None, devices: int, impl: str) -> Steps:
+    inner = game.num_players - 1
+    if game.is_additive or not inner:
+        return Exact()
+    antithetic = estimator != "plain"
+    count += count % 2 if antithetic else 0
+    adjusted = _is_adjusted(game, estimator, count)
+    spend = budget(game.num_players, count, sampled_layer(game)) if adjusted else None
+    # Evaluations of a sample: one ordering, two, or a coalition and its complement.
+    each = 2 if spend else 2 * inner if antithetic else inner
+    total = spend.total if spend else count // (2 if antithetic else 1)
+    if chunk_size is None:
+        chunk = game.default_chunk(count * inner)
+        chunk = min(chunk, int(STEP_MEGAFLOPS / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
+        # Where a little more memory takes all of a sample at once, no loop is needed: XLA runs
+        # convolutions inside loops slowly on processors.
+        if each * game.elements <= 4 * CHUNK_ELEMENTS:
+            chunk = max(chunk, each)
+    else:
+        chunk = chunk_size
+    size = max(1, min(total, chunk * devices // each))
+    size = -(-total // -(-total // size))
+    return Adjusted(spend, size, chunk, impl) if spend else Permutations(total, size, antithetic, chunk, impl)
 
 
 def kernel_shap_cam(
@@ -186,13 +345,13 @@ def kernel_shap_cam(
     players = game.num_players
     count = 10 * players if num_samples is None else check_count("num_samples", num_samples)
     if game.is_additive or players == 1:
-        return finish(exact(game), activations)
+        return _result(_exact(game), activations)
     count += count % 2 if paired else 0
     chunk = game.default_chunk(count) if chunk_size is None else chunk_size
     estimate = shapley.kernel_shapley(
         game, key, num_players=players, num_samples=count, paired=paired, chunk_size=chunk
     )
-    return finish(estimate, activations)
+    return _result(estimate, activations)
 
 
 def lime_cam(
@@ -243,6 +402,6 @@ def lime_cam(
         game, key, num_players=players, num_samples=count, weight=weight, beta=beta,
         chunk_size=game.default_chunk(count) if chunk_size is None else chunk_size,
     )  # fmt: skip
-    cam = finish(estimate, activations)
+    cam = _result(estimate, activations)
     kept = {k: v for k, v in cam.diagnostics.items() if k not in ("completeness_gap", "standard_error")}
     return cam._replace(diagnostics=kept)

@@ -1,7 +1,7 @@
 """Shapley values of any game `v: masks (n, K) -> values (n,)` in JAX; nothing here knows about networks.
 
 `exact_shapley` for few players, `permutation_shapley` for any number, `adjusted_shapley` with much less noise, the
-least where the game reads its coalition through one layer, `two_level_shapley` where it has a gradient,
+least where the game reads its coalition through one layer,
 `kernel_shapley` for the regression view, `lime_lasso` for a sparse linear one.
 """
 
@@ -11,14 +11,13 @@ from jaxcam.shapley.kernel import constrained_least_squares, kernel_shapley, sam
 from jaxcam.shapley.lasso import LassoFit, lime_lasso, weighted_lasso
 from jaxcam.shapley.permutations import PermutationState, permutation_shapley, permutation_shapley_steps
 from jaxcam.shapley.result import Estimate
-from jaxcam.shapley.surrogate import Layer
-from jaxcam.shapley.two_level import two_level_shapley
+from jaxcam.shapley.surrogate import GameLayer
 
 __all__ = [
     "AdjustedState",
     "Estimate",
     "LassoFit",
-    "Layer",
+    "GameLayer",
     "PermutationState",
     "additive_shapley",
     "adjusted_shapley",
@@ -30,6 +29,5 @@ __all__ = [
     "permutation_shapley",
     "permutation_shapley_steps",
     "sample_coalitions",
-    "two_level_shapley",
     "weighted_lasso",
 ]

@@ -8,8 +8,9 @@ it (leave-one-out, in closed form for a ridge regression), hence the sum is unbi
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,18 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments, pairs, surrogate
-from jaxcam.shapley.permutations import key_impl, permutation_shapley, raw_key, reached
-from jaxcam.shapley.result import Estimate, Game, check_count, ends
-from jaxcam.shapley.sharded import ALONE, Rows
-from jaxcam.shapley.surrogate import Layer, Waves
+from jaxcam.shapley.permutations import (
+    check_resumable,
+    check_values,
+    finished,
+    key_impl,
+    permutation_shapley,
+    raw_key,
+)
+from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, ends
+from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.shapley.stepping import run
+from jaxcam.shapley.surrogate import GameLayer, SineUnits
 
 #: Orderings at whose cost the surrogate is fitted, at most; more hardly helped on trained heads.
 PILOT = 64
@@ -57,7 +66,7 @@ class AdjustedState(NamedTuple):
     Attributes:
       key: the raw random key of the run.
       present: `(K,)` bool: the players that may contribute.
-      angles, series, prior, chosen: the surrogate's `Waves`.
+      angles, series, prior, chosen: the surrogate's `SineUnits`.
       weights: `(J,)` of its features.
       surrogate: `(K,)` its Shapley values.
       samples: `Moments` of the independent samples (a coalition and its complement).
@@ -92,7 +101,7 @@ class Budget(NamedTuple):
     gradients: int
 
 
-def budget(num_players: int, num_permutations: int, layer: Layer | None) -> Budget | None:
+def budget(num_players: int, num_permutations: int, layer: GameLayer | None) -> Budget | None:
     """What the cost of so many orderings is spent on; None where it is too little for a surrogate."""
     allowed = num_permutations * (num_players - 1)
     gradients = 0
@@ -104,26 +113,12 @@ def budget(num_players: int, num_permutations: int, layer: Layer | None) -> Budg
     return Budget(total, min(total, PILOT * (num_players - 1) // 2), gradients)
 
 
-def pilot(
-    v: Game, layer: Layer | None, key: jax.Array, present: jax.Array, *, spend: Budget, chunk_size: int,
-    rows: Rows = ALONE,
-) -> Pilot:  # fmt: skip
-    """The state after the pilot: `begin` comes next."""
-    of_game, of_fit = jax.random.split(key)
-    v_full, v_empty = ends(v, present.shape[0])
-    if layer is not None:
-        present = present & (layer.table != 0).any(1)
-    signs = pairs.draw(of_game, jnp.arange(spend.pilot), present)
-    values = rows(lambda some: pairs.differences(v, some, chunk_size), signs)
-    return Pilot(raw_key(of_game), raw_key(of_fit), present, values, v_full, v_empty)
-
-
-def begin(layer: Layer | None, state: Pilot, *, spend: Budget, impl: str) -> AdjustedState:
-    """The state to `advance` from, with the pilot's pairs in it, each met by a surrogate that it had no part in."""
+def _fitted(layer: GameLayer | None, state: Pilot, spend: Budget, impl: str) -> AdjustedState:
+    """The state with the pilot's pairs in it, each met by a surrogate that it had no part in."""
     of_game, of_fit = (jax.random.wrap_key_data(k, impl=impl) for k in (state.key, state.fit_key))
     dtype, count, present = state.differences.dtype, spend.pilot, state.present
-    none = surrogate.no_waves(present.shape[0], dtype)
-    units = none if layer is None else surrogate.waves(layer, of_fit, present, spend.gradients)
+    none = surrogate.no_units(present.shape[0], dtype)
+    units = none if layer is None else surrogate.fit_units(layer, of_fit, present, spend.gradients)
     signs = pairs.draw(of_game, jnp.arange(count), present)
     penalty = surrogate.penalties(units, of_fit, present).astype(dtype)
     weights, mean_weights, rest = _leave_one_out(units, signs, state.differences, penalty)
@@ -138,7 +133,7 @@ def begin(layer: Layer | None, state: Pilot, *, spend: Budget, impl: str) -> Adj
 
 
 def _leave_one_out(
-    units: Waves, signs: jax.Array, values: jax.Array, penalty: jax.Array
+    units: SineUnits, signs: jax.Array, values: jax.Array, penalty: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Weights `(J,)` of the surrogate fitted to all pairs; the mean of those fitted to all but one; and
     `(n,)` what each of the latter leaves of the pair that it was fitted without.
@@ -179,31 +174,84 @@ def _leave_one_out(
     return weights, mean_weights, left.reshape(-1)[:count] / root
 
 
-def advance(
-    v: Game, state: AdjustedState, total, *, size: int, chunk_size: int, impl: str, rows: Rows = ALONE
-) -> AdjustedState:
-    """The state with the next `size` pairs in it, but never more than `total`."""
-    index = state.samples.count + jnp.arange(size)
-    signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=impl), index, state.present)
-    units = Waves(state.angles, state.series, state.prior, state.chosen)
+@dataclasses.dataclass(frozen=True)
+class Adjusted:
+    """Random coalitions of the game less a surrogate, as `Steps`: a pilot, the fit, and the rest of the pairs.
 
-    def left(some):
-        x, known = surrogate.features(units, some)
-        return pairs.differences(v, some, chunk_size) - known - _matmul(x, state.weights)
+    Attributes:
+      spend: what the evaluations go to.
+      size: pairs of coalitions in a step.
+      chunk_size: the most coalitions at once, on each device.
+      impl: of the random key.
+      tolerance: as in `permutation_shapley`; no part of what is compiled.
+    """
 
-    valid = index < total
-    samples = pairs.contributions(signs, rows(left, signs)) + state.surrogate
-    spent = valid.sum(dtype=jnp.int32) * 2
-    return state._replace(samples=moments.add(state.samples, samples, valid), evaluations=state.evaluations + spent)
+    spend: Budget
+    size: int
+    chunk_size: int
+    impl: str
+    tolerance: float | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def states(self) -> tuple[type, ...]:
+        return (Pilot, AdjustedState)
+
+    @property
+    def count(self) -> int:
+        return -(-self.spend.total // self.size)
+
+    def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> Pilot:
+        of_game, of_fit = jax.random.split(jax.random.wrap_key_data(problem.key, impl=self.impl))
+        present, layer = problem.present, problem.layer
+        v_full, v_empty = ends(problem.v, present.shape[0])
+        if layer is not None:
+            present = present & (layer.table != 0).any(1)
+        signs = pairs.draw(of_game, jnp.arange(self.spend.pilot), present)
+        values = sharding(lambda some: pairs.differences(problem.v, some, self.chunk_size), signs)
+        return Pilot(raw_key(of_game), raw_key(of_fit), present, values, v_full, v_empty)
+
+    def advance(
+        self, problem: Problem, state: Pilot | AdjustedState, sharding: RowSharding = ONE_DEVICE
+    ) -> AdjustedState:
+        """After the pilot the fit; then the state with the next `size` pairs in it, but never more than the total."""
+        if isinstance(state, Pilot):
+            return _fitted(problem.layer, state, self.spend, self.impl)
+        index = state.samples.count + jnp.arange(self.size)
+        signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=self.impl), index, state.present)
+        units = SineUnits(state.angles, state.series, state.prior, state.chosen)
+        weights = state.weights
+
+        def left(some):
+            x, known = surrogate.features(units, some)
+            return pairs.differences(problem.v, some, self.chunk_size) - known - _matmul(x, weights)
+
+        valid = index < self.spend.total
+        samples = pairs.contributions(signs, sharding(left, signs)) + state.surrogate
+        spent = valid.sum(dtype=jnp.int32) * 2
+        return state._replace(samples=moments.add(state.samples, samples, valid), evaluations=state.evaluations + spent)
+
+    def done(self, state: Pilot | AdjustedState) -> jax.Array | bool:
+        return False if isinstance(state, Pilot) else finished(state, self.spend.total, self.tolerance)
+
+    def share(self, state: Pilot | AdjustedState) -> float:
+        if isinstance(state, Pilot):
+            return 0.9 * state.differences.shape[0] / self.spend.total
+        return float(state.samples.count) / self.spend.total
+
+    def check(self, data: Any, state: Pilot | AdjustedState, resumed: bool) -> None:
+        check_values(state.v_full, state.v_empty, state.differences if isinstance(state, Pilot) else state.samples.mean)
+        if resumed:
+            begun = jax.random.split(jax.random.wrap_key_data(jnp.asarray(data.key), impl=self.impl))[0]
+            check_resumable(data.players, state.present.shape[0], state.key, raw_key(begun))
 
 
 def adjusted_shapley(
-    v: Game,
+    v: GameFn,
     key: jax.Array,
     *,
     num_players: int,
     num_permutations: int,
-    layer: Layer | None = None,
+    layer: GameLayer | None = None,
     present: jax.Array | None = None,
     chunk_size: int = 4096,
     tolerance: float | None = None,
@@ -249,22 +297,10 @@ def adjusted_shapley(
         return permutation_shapley(
             v, key, num_players=players, num_permutations=num_permutations, chunk_size=chunk_size, tolerance=tolerance
         )
-    impl = key_impl(key)
-    present = jnp.ones(players, bool) if present is None else present
-    first = pilot(v, layer, key, present, spend=spend, chunk_size=chunk_size)
-    state = begin(layer, first, spend=spend, impl=impl)
     size = max(1, min(spend.total - spend.pilot, chunk_size // 2))
-    step = functools.partial(advance, v, total=spend.total, size=size, chunk_size=chunk_size, impl=impl)
-    return jax.lax.while_loop(lambda s: ~done(s, spend.total, tolerance), step, state).estimate
-
-
-def done(state: AdjustedState, total: int, tolerance: float | None) -> jax.Array:
-    """Whether the run is over."""
-    full = state.samples.count >= total
-    if tolerance is None:
-        return full
-    error = state.estimate.standard_error
-    return full | reached(error, state.samples.count, state.v_full - state.v_empty, tolerance)
+    present = jnp.ones(players, bool) if present is None else present
+    steps = Adjusted(spend, size, chunk_size, key_impl(key), tolerance)
+    return run(steps, Problem(v, raw_key(key), present, layer)).estimate
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, Game, check_count, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, in_chunks
 
 #: More players than this are 2^K coalitions too many.
 MAX_EXACT_PLAYERS = 16
 
 
-def exact_shapley(v: Game, *, num_players: int, chunk_size: int = 4096) -> Estimate:
+def exact_shapley(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Estimate:
     """The Shapley values of a game of at most 16 players, from all `2^K` coalitions.
 
     Args:
@@ -52,7 +52,7 @@ def exact_shapley(v: Game, *, num_players: int, chunk_size: int = 4096) -> Estim
     return Estimate(shapley, zero, jnp.asarray(2**players), values[-1], values[0])
 
 
-def additive_shapley(v: Game, *, num_players: int, chunk_size: int = 4096) -> Estimate:
+def additive_shapley(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Estimate:
     """The Shapley values of an additive game `v(m) = v(0) + sum_k m_k w_k`: the `w_k`.
 
     Each is taken as `v({k}) - v(0)`, K + 1 evaluations. It is for the caller to know that the game
@@ -68,7 +68,7 @@ def additive_shapley(v: Game, *, num_players: int, chunk_size: int = 4096) -> Es
     return Estimate(values, jnp.zeros_like(values), jnp.asarray(players + 2), v_full, v_empty)
 
 
-def leave_one_out(v: Game, *, num_players: int, chunk_size: int = 4096) -> Estimate:
+def leave_one_out(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Estimate:
     """`v(all) - v(all without k)` for every player: not Shapley values, but their cheapest stand-in.
 
     Arguments as in `exact_shapley`, for any number of players; there is no standard error (NaN).

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, Game, check_count, ends, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, float_dtype, in_chunks
 
 
 def sample_coalitions(key: jax.Array, *, num_players: int, num_samples: int, paired: bool = False) -> jax.Array:
@@ -65,7 +65,7 @@ def constrained_least_squares(
 
 
 def kernel_shapley(
-    v: Game,
+    v: GameFn,
     key: jax.Array,
     *,
     num_players: int,

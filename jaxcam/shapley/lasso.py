@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.shapley.result import Estimate, Game, check_count, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, in_chunks
 
 
 class LassoFit(NamedTuple):
@@ -92,7 +92,7 @@ def weighted_lasso(
 
 
 def lime_lasso(
-    v: Game,
+    v: GameFn,
     key: jax.Array,
     *,
     num_players: int,

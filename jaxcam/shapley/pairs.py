@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.shapley.result import Game, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.result import GameFn, evaluate, float_dtype, in_chunks
 
 #: Keeps empty coalitions, which tell nothing, rare: players are at least this share of K likely to be in, and out.
 _EDGE = 1.5
@@ -109,7 +109,7 @@ def contributions(signs: jax.Array, differences: jax.Array) -> jax.Array:
     return jnp.where(signs > 0, inside[:, None], jnp.where(signs < 0, -outside[:, None], 0))
 
 
-def differences(v: Game, signs: jax.Array, chunk_size: int) -> jax.Array:
+def differences(v: GameFn, signs: jax.Array, chunk_size: int) -> jax.Array:
     """`(n,)`: v of the coalitions less v of their complements."""
 
     def values_of(row):

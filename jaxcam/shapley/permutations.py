@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,8 +13,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
-from jaxcam.shapley.result import Estimate, Game, check_count, ends, evaluate, float_dtype, in_chunks
-from jaxcam.shapley.sharded import ALONE, Rows
+from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, ends, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.shapley.stepping import drive, run
 
 #: A tolerance is not believed before this many independent samples.
 MIN_SAMPLES = 10
@@ -53,7 +55,7 @@ def ordering_ranks(key: jax.Array, index: jax.Array, num_players: int, antitheti
     return jnp.concatenate([ranks, num_players - 1 - ranks], 1) if antithetic else ranks
 
 
-def path_values(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> jax.Array:
+def path_values(v: GameFn, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> jax.Array:
     """`(n, K + 1)` values of the first 0, 1 ... K players of the orderings `ranks (n, K)`."""
     count, players = ranks.shape
     steps = players - 1
@@ -67,25 +69,12 @@ def path_values(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int) -> 
     return jnp.concatenate([first, inner.astype(v_full.dtype), last], 1)
 
 
-def ordering_marginals(v: Game, ranks: jax.Array, v_full, v_empty, chunk_size: int, rows: Rows = ALONE) -> jax.Array:
+def ordering_marginals(
+    v: GameFn, ranks: jax.Array, v_full, v_empty, chunk_size: int, sharding: RowSharding = ONE_DEVICE
+) -> jax.Array:
     """`(n, K)` marginal contribution of each player in the orderings `ranks (n, K)`."""
-    paths = rows(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
+    paths = sharding(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
     return jnp.take_along_axis(jnp.diff(paths), ranks, 1)
-
-
-def advance(
-    v: Game, state: PermutationState, total, *, size: int, antithetic: bool, chunk_size: int, impl: str,
-    rows: Rows = ALONE,
-) -> PermutationState:  # fmt: skip
-    """The state with the next `size` samples in it, but never more than `total`."""
-    players = state.samples.mean.shape[0]
-    index = state.samples.count + jnp.arange(size)
-    ranks = ordering_ranks(jax.random.wrap_key_data(state.key, impl=impl), index, players, antithetic)
-    marginals = ordering_marginals(v, ranks.reshape(-1, players), state.v_full, state.v_empty, chunk_size, rows)
-    valid = index < total
-    samples = moments.add(state.samples, marginals.reshape(ranks.shape).mean(1), valid)
-    spent = valid.sum(dtype=jnp.int32) * ranks.shape[1] * (players - 1)
-    return state._replace(samples=samples, evaluations=state.evaluations + spent)
 
 
 def raw_key(key: jax.Array) -> jax.Array:
@@ -97,21 +86,13 @@ def key_impl(key: jax.Array) -> str:
     return str(jax.random.key_impl(key))
 
 
-def start(v: Game, key: jax.Array, num_players: int) -> PermutationState:
-    """The state before the first ordering."""
-    v_full, v_empty = ends(v, num_players)
-    dtype = jnp.promote_types(v_full.dtype, float_dtype())
-    none = moments.none(num_players, dtype)
-    return PermutationState(raw_key(key), none, v_full.astype(dtype), v_empty.astype(dtype), jnp.asarray(2, jnp.int32))
-
-
 def reached(samples_error: jax.Array, count: jax.Array, span: jax.Array, tolerance: float) -> jax.Array:
     """Whether the largest standard error is within `tolerance` of `|v_full - v_empty|`."""
     return (count >= MIN_SAMPLES) & (jnp.max(samples_error) <= tolerance * jnp.abs(span))
 
 
-def done(state: PermutationState, total: int, tolerance: float | None) -> jax.Array:
-    """Whether the run is over."""
+def finished(state: Any, total: int, tolerance: float | None) -> jax.Array:
+    """Whether all samples are there, or enough."""
     full = state.samples.count >= total
     if tolerance is None:
         return full
@@ -119,8 +100,89 @@ def done(state: PermutationState, total: int, tolerance: float | None) -> jax.Ar
     return full | reached(state.samples.standard_error, state.samples.count, span, tolerance)
 
 
-def _plan(num_players: int, num_permutations: int, antithetic: bool, chunk_size: int) -> tuple[int, int]:
-    """Samples in all, and per step."""
+def check_values(v_full: jax.Array, v_empty: jax.Array, seen: jax.Array) -> None:
+    """Raises a JaxcamError unless all are finite."""
+    if not np.isfinite([v_full, v_empty]).all() or not np.isfinite(seen).all():
+        raise JaxcamError(
+            f"the head gives values that are not finite: {v_full} for all channels, {v_empty} for none; "
+            "look for NaN or overflow in its weights and in the activations"
+        )
+
+
+def check_resumable(players: int, found: int, key: jax.Array, expected: jax.Array) -> None:
+    """Raises a JaxcamError where a state is not of so many players, or was begun with another key than `expected`."""
+    if found != players:
+        raise JaxcamError(f"the saved state is of {found} players, this game has {players}")
+    if not np.array_equal(np.asarray(key), np.asarray(expected)):
+        raise JaxcamError("the saved state belongs to a run with another random key; pass the key it began with")
+
+
+@dataclasses.dataclass(frozen=True)
+class Permutations:
+    """The marginal contributions over random orderings, as `Steps`.
+
+    Attributes:
+      total: independent samples: orderings, or antithetic pairs of them.
+      size: samples in a step.
+      antithetic: whether orderings come in pairs.
+      chunk_size: the most coalitions at once, on each device.
+      impl: of the random key.
+      tolerance: as in `permutation_shapley`; no part of what is compiled.
+    """
+
+    total: int
+    size: int
+    antithetic: bool
+    chunk_size: int
+    impl: str
+    tolerance: float | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def states(self) -> tuple[type, ...]:
+        return (PermutationState,)
+
+    @property
+    def count(self) -> int:
+        return -(-self.total // self.size)
+
+    def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:
+        players = problem.present.shape[0]
+        v_full, v_empty = ends(problem.v, players)
+        dtype = jnp.promote_types(v_full.dtype, float_dtype())
+        none = moments.none(players, dtype)
+        two = jnp.asarray(2, jnp.int32)
+        return PermutationState(problem.key, none, v_full.astype(dtype), v_empty.astype(dtype), two)
+
+    def advance(
+        self, problem: Problem, state: PermutationState, sharding: RowSharding = ONE_DEVICE
+    ) -> PermutationState:
+        """The state with the next `size` samples in it, but never more than `total`."""
+        players = state.samples.mean.shape[0]
+        index = state.samples.count + jnp.arange(self.size)
+        key = jax.random.wrap_key_data(state.key, impl=self.impl)
+        ranks = ordering_ranks(key, index, players, self.antithetic)
+        flat = ranks.reshape(-1, players)
+        marginals = ordering_marginals(problem.v, flat, state.v_full, state.v_empty, self.chunk_size, sharding)
+        valid = index < self.total
+        samples = moments.add(state.samples, marginals.reshape(ranks.shape).mean(1), valid)
+        spent = valid.sum(dtype=jnp.int32) * ranks.shape[1] * (players - 1)
+        return state._replace(samples=samples, evaluations=state.evaluations + spent)
+
+    def done(self, state: PermutationState) -> jax.Array:
+        return finished(state, self.total, self.tolerance)
+
+    def share(self, state: PermutationState) -> float:
+        return float(state.samples.count) / self.total
+
+    def check(self, data: Any, state: PermutationState, resumed: bool) -> None:
+        check_values(state.v_full, state.v_empty, state.samples.mean)
+        if resumed:
+            check_resumable(data.players, state.samples.mean.shape[0], state.key, data.key)
+
+
+def _steps(
+    key: jax.Array, num_players: int, num_permutations: int, antithetic: bool, chunk_size: int, tolerance: float | None
+) -> Permutations:
     check_count("num_players", num_players)
     check_count("num_permutations", num_permutations)
     check_count("chunk_size", chunk_size)
@@ -131,11 +193,16 @@ def _plan(num_players: int, num_permutations: int, antithetic: bool, chunk_size:
         )
     group = 2 if antithetic else 1
     total = num_permutations // group
-    return total, min(total, max(1, chunk_size // max(1, group * (num_players - 1))))
+    size = min(total, max(1, chunk_size // max(1, group * (num_players - 1))))
+    return Permutations(total, size, antithetic, chunk_size, key_impl(key), tolerance)
+
+
+def _problem(v: GameFn, key: jax.Array, num_players: int) -> Problem:
+    return Problem(v, raw_key(key), jnp.ones(num_players, bool))
 
 
 def permutation_shapley(
-    v: Game,
+    v: GameFn,
     key: jax.Array,
     *,
     num_players: int,
@@ -171,18 +238,12 @@ def permutation_shapley(
       Castro et al., Polynomial calculation of the Shapley value based on sampling, 2009.
       Mitchell et al., Sampling Permutations for Shapley Value Estimation, JMLR 2022 (antithetic orderings).
     """
-    total, size = _plan(num_players, num_permutations, antithetic, chunk_size)
-    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
-    step = functools.partial(advance, v, total=total, **options)
-    state = start(v, key, num_players)
-    return jax.lax.while_loop(lambda s: ~done(s, total, tolerance), step, state).estimate
-
-
-_step = jax.jit(advance, static_argnames=("size", "antithetic", "chunk_size", "impl"))
+    steps = _steps(key, num_players, num_permutations, antithetic, chunk_size, tolerance)
+    return run(steps, _problem(v, key, num_players)).estimate
 
 
 def permutation_shapley_steps(
-    v: Game,
+    v: GameFn,
     key: jax.Array,
     *,
     num_players: int,
@@ -205,25 +266,10 @@ def permutation_shapley_steps(
     Raises:
       JaxcamError: as in `permutation_shapley`, or a `state` of another key or number of players.
     """
-    total, size = _plan(num_players, num_permutations, antithetic, chunk_size)
+    steps = _steps(key, num_players, num_permutations, antithetic, chunk_size, tolerance)
     v = v if isinstance(v, jax.tree_util.Partial) else jax.tree_util.Partial(v)
-    if state is None:
-        state = start(v, key, num_players)
-    else:
-        _check_resumable(state, key, num_players)
-        state = jax.tree.map(jnp.asarray, state)
-    options: dict[str, Any] = {"size": size, "antithetic": antithetic, "chunk_size": chunk_size, "impl": key_impl(key)}
-    if bool(done(state, total, tolerance)):  # a finished run, taken up again
-        yield state
-    while not bool(done(state, total, tolerance)):
-        state = _step(v, state, jnp.asarray(total), **options)
-        if not np.isfinite(np.asarray(state.samples.mean)).all():
-            raise JaxcamError("the game gave a value that is not finite; look for NaN or overflow in its head")
-        yield state
-
-
-def _check_resumable(state: PermutationState, key: jax.Array, num_players: int) -> None:
-    if np.shape(state.samples.mean) != (num_players,):
-        raise JaxcamError(f"the saved state has {np.shape(state.samples.mean)[0]} players, the game {num_players}")
-    if not np.array_equal(np.asarray(state.key), np.asarray(raw_key(key))):
-        raise JaxcamError("the saved state belongs to a run with another random key; pass the key it began with")
+    states = drive(steps, _problem(v, key, num_players), state=state)
+    first = next(states)
+    if bool(steps.done(first)):  # a finished run, taken up again
+        yield first
+    yield from states

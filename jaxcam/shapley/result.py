@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,7 @@ from jaxcam.errors import JaxcamError
 
 #: `masks (n, K)` of 0 and 1 to values `(n,)`; a `jax.tree_util.Partial` over arrays keeps the compiled
 #: program of the estimators from one game to the next.
-Game = Callable[[jax.Array], jax.Array]
-#: `masks (n, K)` to `(n, K)`: the derivative of the game with respect to each entry of the mask.
-Gradient = Callable[[jax.Array], jax.Array]
+GameFn = Callable[[jax.Array], jax.Array]
 
 
 class Estimate(NamedTuple):
@@ -43,7 +41,7 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     return value.__index__()
 
 
-def evaluate(v: Game, masks: jax.Array) -> jax.Array:
+def evaluate(v: GameFn, masks: jax.Array) -> jax.Array:
     """`v(masks)`, its shape checked."""
     values = v(masks.astype(float_dtype()))
     if jnp.shape(values) != masks.shape[:1]:
@@ -53,7 +51,7 @@ def evaluate(v: Game, masks: jax.Array) -> jax.Array:
     return values.astype(jnp.promote_types(values.dtype, jnp.float32))
 
 
-def ends(v: Game, num_players: int) -> tuple[jax.Array, jax.Array]:
+def ends(v: GameFn, num_players: int) -> tuple[jax.Array, jax.Array]:
     """`v_full, v_empty`; a JaxcamError where they are concrete and not finite."""
     values = evaluate(v, jnp.stack([jnp.ones(num_players), jnp.zeros(num_players)]))
     if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
@@ -78,3 +76,24 @@ def in_chunks(function: Callable, rows: int, chunk_size: int) -> jax.Array:
 def float_dtype() -> jnp.dtype:
     """float32, or float64 where JAX has it enabled."""
     return jnp.result_type(float)
+
+
+class Problem(NamedTuple):
+    """What a sampler works on.
+
+    Attributes:
+      v: the game.
+      key: the raw random key.
+      present: `(K,)` bool: the players that may contribute.
+      layer: the layer through which the game reads its coalitions, where it is known: a `GameLayer`.
+    """
+
+    v: GameFn
+    key: jax.Array
+    present: jax.Array
+    layer: Any = None
+
+    @property
+    def players(self) -> int:
+        """K."""
+        return jnp.shape(self.present)[0]

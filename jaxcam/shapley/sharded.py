@@ -19,8 +19,8 @@ AXIS = "orderings"
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
-    """How the rows of a piece of work are divided; `ALONE` does not divide them.
+class RowSharding:
+    """How the rows of a piece of work are divided; `ONE_DEVICE` does not divide them.
 
     What is added up afterwards is added up on every device alike, from all rows in their order, so that the
     number of devices changes nothing but rounding inside a row.
@@ -44,7 +44,7 @@ class Rows:
         return jax.lax.all_gather(function(rows[mine]), self.axis, tiled=True)[:count]
 
 
-ALONE = Rows()
+ONE_DEVICE = RowSharding()
 
 
 def orderings_mesh() -> Mesh | None:
@@ -53,20 +53,20 @@ def orderings_mesh() -> Mesh | None:
     return Mesh(np.asarray(devices), (AXIS,)) if len(devices) > 1 else None
 
 
-def over_devices(function: Callable[[Rows], Callable], mesh: Mesh | None) -> Callable:
+def over_devices(function: Callable[[RowSharding], Callable], mesh: Mesh | None) -> Callable:
     """`function(rows)` as a function of arrays that are the same on all devices, run on the devices of `mesh`.
 
     Raises:
       JaxcamError: the mesh has not the one axis "orderings".
     """
     if mesh is None:
-        return function(ALONE)
+        return function(ONE_DEVICE)
     if mesh.axis_names != (AXIS,):
         raise JaxcamError(f"the mesh must have one axis, {AXIS!r}, not {mesh.axis_names}")
     everywhere = PartitionSpec()
     # Outputs come from gathered rows, which is more than JAX's check of replication can see.
     return jax.shard_map(
-        function(Rows(mesh.size, AXIS)), mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        function(RowSharding(mesh.size, AXIS)), mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
     )
 
 

@@ -23,12 +23,12 @@ MAX_FITTED = 1024
 #: Powers of z that a player's weight depends on, and odd powers of z alone.
 EVEN, ODD = (0, 2, 4), (1, 3, 5)
 #: Sines in the series of a unit; half their period in standard deviations of its input.
-WAVES, REACH = 4, 3.5
+SINES, REACH = 4, 3.5
 #: Coalitions at which the series are fitted; positive nodes of the quadrature over the share of the players inside.
 SAMPLES, NODES = 256, 8
 
 
-class Layer(NamedTuple):
+class GameLayer(NamedTuple):
     """The layer `phi(m) = activation(base + m @ table)` through which a game reads its coalitions.
 
     Attributes:
@@ -44,12 +44,12 @@ class Layer(NamedTuple):
     gradient: Callable[[jax.Array], jax.Array]
 
 
-class Waves(NamedTuple):
+class SineUnits(NamedTuple):
     """The units of a layer as odd functions of x: `series[0] a + sum_j series[j] sin(j a)`, `a = x @ angles`.
 
     Attributes:
       angles: `(K, H)`; of no unit where the game has no such layer.
-      series: `(1 + WAVES, H)`.
+      series: `(1 + SINES, H)`.
       prior: `(H,)` the first guess of the units' weights, their mean gradient.
       chosen: `(J,)` the units whose weights are fitted.
     """
@@ -60,13 +60,15 @@ class Waves(NamedTuple):
     chosen: jax.Array
 
 
-def no_waves(num_players: int, dtype) -> Waves:
+def no_units(num_players: int, dtype) -> SineUnits:
     """Those of a game of which no layer is known."""
     nothing = jnp.zeros(0, dtype)
-    return Waves(jnp.zeros((num_players, 0), dtype), jnp.zeros((1 + WAVES, 0), dtype), nothing, jnp.zeros(0, jnp.int32))
+    return SineUnits(
+        jnp.zeros((num_players, 0), dtype), jnp.zeros((1 + SINES, 0), dtype), nothing, jnp.zeros(0, jnp.int32)
+    )
 
 
-def waves(layer: Layer, key: jax.Array, present: jax.Array, gradients: int) -> Waves:
+def fit_units(layer: GameLayer, key: jax.Array, present: jax.Array, gradients: int) -> SineUnits:
     """The units of a layer, and their mean gradient at so many coalitions of the `present`, an even number."""
     half = layer.table / 2
     signs = pairs.draw(key, jnp.arange(SAMPLES), present)
@@ -74,11 +76,11 @@ def waves(layer: Layer, key: jax.Array, present: jax.Array, gradients: int) -> W
     some = signs[: gradients // 2]
     prior = layer.gradient((jnp.concatenate([some, -some]) > 0).astype(half.dtype)).mean(0).astype(half.dtype)
     important = jnp.abs(prior) * jnp.abs(half).sum(0)
-    return Waves(angles, series, prior, jax.lax.top_k(important, min(MAX_FITTED, prior.shape[0]))[1])
+    return SineUnits(angles, series, prior, jax.lax.top_k(important, min(MAX_FITTED, prior.shape[0]))[1])
 
 
-def _fitted_series(layer: Layer, half: jax.Array, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`angles (K, H)` and `series (1 + WAVES, H)`: each unit's odd part, by least squares at coalitions."""
+def _fitted_series(layer: GameLayer, half: jax.Array, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`angles (K, H)` and `series (1 + SINES, H)`: each unit's odd part, by least squares at coalitions."""
     inputs = _matmul(signs, half)
     middle = layer.base + half.sum(0)
     outputs = layer.activation(middle + inputs) - layer.activation(middle - inputs)
@@ -88,11 +90,11 @@ def _fitted_series(layer: Layer, half: jax.Array, signs: jax.Array) -> tuple[jax
     gram = jnp.einsum("anh,bnh->hab", parts, parts, precision="highest") / signs.shape[0]
     moment = jnp.einsum("anh,nh->ha", parts, outputs, precision="highest") / signs.shape[0]
     # Inputs of a few different values tell the terms of a series badly apart.
-    gram = gram + 1e-3 * jnp.eye(1 + WAVES, dtype=gram.dtype)
+    gram = gram + 1e-3 * jnp.eye(1 + SINES, dtype=gram.dtype)
     return half * scale, jnp.linalg.solve(gram, moment[..., None])[..., 0].T
 
 
-def features(units: Waves, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
+def features(units: SineUnits, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`(n, J)` values of the fitted features at `signs (n, K)`, and `(n,)` of all units with their prior weights."""
     signs = signs.astype(units.angles.dtype)
     mean = signs.sum(1, keepdims=True) / jnp.maximum(jnp.abs(signs).sum(1, keepdims=True), 1)
@@ -102,7 +104,7 @@ def features(units: Waves, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jnp.concatenate(fitted, 1), _matmul(layer, units.prior)
 
 
-def penalties(units: Waves, key: jax.Array, present: jax.Array) -> jax.Array:
+def penalties(units: SineUnits, key: jax.Array, present: jax.Array) -> jax.Array:
     """`(J,)` ridge penalties of the features, alike within each kind, from their mean squares at SAMPLES coalitions.
 
     They count as an eighth of a coalition for each player, which did best on trained heads from 10 orderings to 100.
@@ -130,11 +132,11 @@ def _own(players: int) -> np.ndarray:
     return table
 
 
-def shapley_values(units: Waves, weights: jax.Array, present: jax.Array) -> jax.Array:
+def shapley_values(units: SineUnits, weights: jax.Array, present: jax.Array) -> jax.Array:
     """`(S, K)` Shapley values of the surrogates `weights (S, J)` of `features`, their priors included.
 
     Those of a surrogate u stand for `u / 2`, as u is the difference of a coalition and its complement. The sines
-    are integrated over the share of the players inside, at 2 NODES nodes. Cost: some `16 K H WAVES NODES` operations.
+    are integrated over the share of the players inside, at 2 NODES nodes. Cost: some `16 K H SINES NODES` operations.
     """
     players = units.angles.shape[0]
     width = players * len(EVEN)
@@ -151,10 +153,10 @@ def shapley_values(units: Waves, weights: jax.Array, present: jax.Array) -> jax.
         return found
     fitted = weights[:, width + len(ODD) :]
     all_units = jnp.broadcast_to(units.prior, (fitted.shape[0], units.prior.shape[0]))
-    return found + _of_waves(units, all_units.at[:, units.chosen].add(fitted))
+    return found + _of_sines(units, all_units.at[:, units.chosen].add(fitted))
 
 
-def _of_waves(units: Waves, weights: jax.Array) -> jax.Array:
+def _of_sines(units: SineUnits, weights: jax.Array) -> jax.Array:
     """`(S, K)` half the Shapley values of `sum_h weights[s, h] (series of unit h)`.
 
     For player i `sin(a_i) int Re prod_{k != i} (cos a_k + i t sin a_k) dt`, t from 0 to 1.
@@ -162,10 +164,10 @@ def _of_waves(units: Waves, weights: jax.Array) -> jax.Array:
     nodes = np.polynomial.legendre.leggauss(2 * NODES)
     t, mass = (jnp.asarray(a[NODES:], weights.dtype) for a in nodes)
     t = t[:, None, None]
-    harmonics = jnp.arange(1, 1 + WAVES, dtype=weights.dtype)[:, None]
+    harmonics = jnp.arange(1, 1 + SINES, dtype=weights.dtype)[:, None]
 
     def factor(angle):
-        """Cosine `(WAVES, H)` and sine, and the sine at the nodes `(NODES, WAVES, H)`."""
+        """Cosine `(SINES, H)` and sine, and the sine at the nodes `(NODES, SINES, H)`."""
         cos, sin = jnp.cos(harmonics * angle), jnp.sin(harmonics * angle)
         return cos, sin, t * sin
 
@@ -174,7 +176,7 @@ def _of_waves(units: Waves, weights: jax.Array) -> jax.Array:
         cos, _, sin = factor(angle)
         return (real * cos - imaginary * sin, real * sin + imaginary * cos), None
 
-    shape = (NODES, WAVES, weights.shape[1])
+    shape = (NODES, SINES, weights.shape[1])
     one = (jnp.ones(shape, weights.dtype), jnp.zeros(shape, weights.dtype))
     (real, imaginary), _ = jax.lax.scan(multiply, one, units.angles)
 
@@ -188,10 +190,10 @@ def _of_waves(units: Waves, weights: jax.Array) -> jax.Array:
 
 
 def _series(angle: jax.Array) -> list[jax.Array]:
-    """The angle, and the sines of its WAVES first multiples."""
+    """The angle, and the sines of its SINES first multiples."""
     sin, twice = jnp.sin(angle), 2 * jnp.cos(angle)
     sines = [jnp.zeros_like(sin), sin]
-    while len(sines) < 1 + WAVES:
+    while len(sines) < 1 + SINES:
         sines.append(twice * sines[-1] - sines[-2])
     return [angle, *sines[1:]]
 
