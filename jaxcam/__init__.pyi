@@ -1,6 +1,6 @@
 """The public names: what type checkers see, and where `jaxcam/__init__.py` finds them."""
 
-from jaxcam.cutting import Held as Held
+from jaxcam.cutting import HeadParams as HeadParams
 from jaxcam.cutting import Layout as Layout
 from jaxcam.cutting import cut as cut
 from jaxcam.cutting import layers as layers

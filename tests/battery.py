@@ -74,11 +74,11 @@ ROWS = (
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A row, ready to be explained: `hold(params, image) -> (activations, what the head takes as params)`."""
+    """A row, ready to be explained: `with_head_params(params, image)` are activations and what the head takes first."""
 
     params: Any
     image: jax.Array
-    hold: Callable
+    with_head_params: Callable
     head: Callable
     predict: Callable
 
@@ -113,7 +113,7 @@ def subject(row: Row, data: pathlib.Path | None) -> Subject | None:
     else:
         return None
     cut = cutting.cut(model, params, at=row.layer, example=image, **options)
-    return Subject(params, image, cut.features.hold, cut.head, cut.predict)
+    return Subject(params, image, cut.features.with_head_params, cut.head, cut.predict)
 
 
 #: Options under which a method is cheap, and can be checked: `(K, logit) -> options`. Others have their defaults.
@@ -185,12 +185,12 @@ def explain(row: Row, s: Subject) -> Explained:
     refused: dict[str, Exception] = {}
 
     def everything(params, image):
-        a, held = s.hold(params, image)
+        a, head_params = s.with_head_params(params, image)
 
         def f(a):
-            return s.head(held, a)[TARGET]
+            return s.head(head_params, a)[TARGET]
 
-        given = Inputs(held, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
+        given = Inputs(head_params, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
         cams, against = {}, {}
         for name, info in METHODS.items():
             try:

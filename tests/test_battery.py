@@ -169,7 +169,7 @@ def test_every_method_promises_something_or_has_its_formula_here():
 def test_cam_refuses_a_head_of_dense_layers_in_one_line():
     row = next(r for r in battery.ROWS if r.network == "vgg16_slim")
     s = battery.subject(row, None)
-    activations, held = jax.jit(s.hold)(s.params, s.image)
+    activations, head_params = jax.jit(s.with_head_params)(s.params, s.image)
     with pytest.raises(JaxcamError, match="global average pool") as caught:
-        cam(held, activations, head=jax.jit(s.head), target=battery.TARGET)
+        cam(head_params, activations, head=jax.jit(s.head), target=battery.TARGET)
     assert "\n" not in str(caught.value)

@@ -41,9 +41,9 @@ def test_the_halves_are_the_network_and_lift_cam_is_complete_on_them(name, cuts)
     def program(params, image):
         results = {}
         for layer, cut in at.items():
-            activations, held = cut.features.hold(params, image)
-            one = lift_cam(held, activations, head=cut.head, target=1)
-            results[layer] = activations, cut.head(held, activations), one.coefficients, one.diagnostics
+            activations, head_params = cut.features.with_head_params(params, image)
+            one = lift_cam(head_params, activations, head=cut.head, target=1)
+            results[layer] = activations, cut.head(head_params, activations), one.coefficients, one.diagnostics
         return g.logits(params, image), results
 
     for seed in (0, 1):
@@ -62,7 +62,7 @@ def test_what_goes_around_the_cut_is_known(name, cuts):
     for layer, cut in at.items():
         assert bool(cut.head.around) == (layer in g.bypassed)
         if layer in g.bypassed:
-            with pytest.raises(JaxcamError, match="go around .*features.hold"):
+            with pytest.raises(JaxcamError, match="go around .*features.with_head_params"):
                 cut.head(g.params, jnp.zeros(cut.layer.shape))
 
 
@@ -114,11 +114,11 @@ def test_the_bypass_is_held_fixed_in_a_densely_connected_network(cuts):
         return jax.nn.relu(x).mean((0, 1)) @ p["out"]["kernel"] + p["out"]["bias"]
 
     cut = at["conv2"]
-    activations, held = cut.features.hold(g.params, guests.image())
-    (before,), _ = held.bypass
+    activations, head_params = cut.features.with_head_params(g.params, guests.image())
+    (before,), _ = head_params.bypass
     a = activations + 0.1
-    jacobians = [jax.jacobian(f)(a) for f in (lambda a: cut.head(held, a), lambda a: by_hand(a, before[0]))]
-    np.testing.assert_allclose(cut.head(held, a), by_hand(a, before[0]), rtol=1e-5)
+    jacobians = [jax.jacobian(f)(a) for f in (lambda a: cut.head(head_params, a), lambda a: by_hand(a, before[0]))]
+    np.testing.assert_allclose(cut.head(head_params, a), by_hand(a, before[0]), rtol=1e-5)
     np.testing.assert_allclose(*jacobians, rtol=1e-4, atol=1e-7)
 
 
@@ -136,7 +136,7 @@ def test_a_batch_of_bypasses_and_one_compilation(cuts):
         traces.append(None)
 
         def one(a, b, target):
-            return lift_cam(cutting.Held(params, b), a, head=cut.head, target=target).diagnostics["logit"]
+            return lift_cam(cutting.HeadParams(params, b), a, head=cut.head, target=target).diagnostics["logit"]
 
         return jax.vmap(one)(activations, bypass, targets)
 
@@ -144,7 +144,7 @@ def test_a_batch_of_bypasses_and_one_compilation(cuts):
         images = jnp.stack([guests.image(seed), guests.image(seed + 1)])
         activations, bypass = forward(g.params, images)
         logits = explain(g.params, activations, bypass, jnp.asarray([seed, 1]))
-        whole = cut.head(cutting.Held(g.params, bypass), activations)
+        whole = cut.head(cutting.HeadParams(g.params, bypass), activations)
         np.testing.assert_allclose(logits, whole[jnp.arange(2), jnp.asarray([seed, 1])], rtol=1e-5, atol=1e-5)
     assert len(traces) == 1
 

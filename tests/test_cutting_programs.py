@@ -149,7 +149,7 @@ def test_errors_say_what_is_wrong_and_what_to_do():
     with pytest.raises(JaxcamError, match="structure"):
         head({"w": W}, jnp.zeros((6, 6, 4)))
     with pytest.raises(JaxcamError, match="the bypass is not"):
-        head(cutting.Held(W, 3), jnp.zeros((6, 6, 4)))
+        head(cutting.HeadParams(W, 3), jnp.zeros((6, 6, 4)))
 
 
 def test_what_modules_need_is_said():

@@ -75,9 +75,9 @@ def test_every_method_inside_a_residual_block(residual):
 
         @jax.jit
         def run(params, x, key, references, info=info, options=options):
-            a, held = cut.features.hold(params, x)
+            a, head_params = cut.features.with_head_params(params, x)
             others = cut.features(params, references)
-            return info.call(Inputs(held, a, cut.head, 1, key, others, x, cut.predict, params), **options)
+            return info.call(Inputs(head_params, a, cut.head, 1, key, others, x, cut.predict, params), **options)
 
         expected = run(guest.params, x, key, references)
         np.testing.assert_allclose(result.coefficients, expected.coefficients, rtol=1e-3, atol=1e-5, err_msg=method)
@@ -95,11 +95,11 @@ def test_a_map_of_many_steps_inside_a_residual_block(residual):
     (explanation,) = jaxcam.explain(network, PICTURES[0], methods=[asked], targets=[2])
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(zlib.crc32(b"image 0"))), 2)
     cut = cutting.cut(guest.model, guest.params, at=network.layer, example=EXAMPLE_INPUT, **guest.options)
-    a, held = jax.jit(cut.features.hold)(guest.params, RULES(PICTURES[0]))
-    assert request(asked).stepped(Inputs(held, a, cut.head, 2, key)).steps.count > 1
+    a, head_params = jax.jit(cut.features.with_head_params)(guest.params, RULES(PICTURES[0]))
+    assert request(asked).stepped(Inputs(head_params, a, cut.head, 2, key)).steps.count > 1
     expected = jax.jit(
-        lambda held, a, key: jaxcam.shap_cam(held, a, key, head=cut.head, target=2, num_permutations=60)
-    )(held, a, key)
+        lambda head_params, a, key: jaxcam.shap_cam(head_params, a, key, head=cut.head, target=2, num_permutations=60)
+    )(head_params, a, key)
     np.testing.assert_allclose(explanation.results[0].coefficients, expected.coefficients, rtol=1e-3, atol=1e-5)
 
 

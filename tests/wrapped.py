@@ -43,9 +43,9 @@ def by_hand(name: str, layer: str, method: str):
 
     @jax.jit
     def run(params, x, target):
-        activations, held = cut.features.hold(params, x)
-        result = METHODS[method].function(held, activations, head=cut.head, target=target)
-        return cut.predict(params, x), result, cut.head(held, jnp.zeros_like(activations))
+        activations, head_params = cut.features.with_head_params(params, x)
+        result = METHODS[method].function(head_params, activations, head=cut.head, target=target)
+        return cut.predict(params, x), result, cut.head(head_params, jnp.zeros_like(activations))
 
     return lambda pixels, target: run(guest.params, RULES(pixels), target)
 

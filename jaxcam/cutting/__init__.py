@@ -4,9 +4,22 @@
 all that is known about the place, `layers` the places there are, and `tag` marks one in one's own code.
 """
 
-from jaxcam.cutting.cut import Cut, Features, Head, Held, cut, held, split
+from jaxcam.cutting.cut import Cut, Features, Head, HeadParams, cut, head_params, split
 from jaxcam.cutting.layouts import Layout, tokens
 from jaxcam.cutting.listing import Layer, layers
 from jaxcam.cutting.tags import tag
 
-__all__ = ["Cut", "Features", "Head", "Held", "Layer", "Layout", "cut", "held", "layers", "split", "tag", "tokens"]
+__all__ = [
+    "Cut",
+    "Features",
+    "Head",
+    "HeadParams",
+    "Layer",
+    "Layout",
+    "cut",
+    "head_params",
+    "layers",
+    "split",
+    "tag",
+    "tokens",
+]

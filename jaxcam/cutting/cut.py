@@ -15,7 +15,7 @@ from jaxcam.cutting.layouts import Layout
 from jaxcam.errors import JaxcamError, unknown
 
 
-class Held(NamedTuple):
+class HeadParams(NamedTuple):
     """What a head takes first where values go around the cut: the parameters, and those values for one image.
 
     Attributes:
@@ -27,9 +27,9 @@ class Held(NamedTuple):
     bypass: Any
 
 
-def held(params: Any, bypass: Any) -> Any:
-    """What a head takes first: `Held`, or the parameters alone where nothing goes around the cut."""
-    return Held(params, bypass) if jax.tree.leaves(bypass) else params
+def head_params(params: Any, bypass: Any) -> Any:
+    """What a head takes first: `HeadParams`, or the parameters alone where nothing goes around the cut."""
+    return HeadParams(params, bypass) if jax.tree.leaves(bypass) else params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,21 +69,21 @@ class Features(_Side):
         activations, rest = self.layout.as_map(value)
         return activations, (tuple(around), rest)
 
-    def hold(self, params: Any, image: jax.Array) -> tuple[jax.Array, Held]:
-        """`(activations, held)` of one image: `held` is what the methods take as `params`, on any network.
+    def with_head_params(self, params: Any, image: jax.Array) -> tuple[jax.Array, HeadParams]:
+        """`(activations, head_params)` of one image: the latter is what the methods take as `params`, on any network.
 
         For a batch, vmap what follows as well, or keep `with_bypass`: returned from a vmapped function,
-        the parameters in `held` would be copied for every image.
+        the parameters in `head_params` would be copied for every image.
         """
         activations, bypass = self.with_bypass(params, image)
-        return activations, Held(params, bypass)
+        return activations, HeadParams(params, bypass)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Head(_Side):
     """`head(params, activations (h, w, K)) -> logits (C,)`: the network from a layer on.
 
-    A pure function. Where values go around the cut (`needs_bypass`), it takes `Held(params, bypass)`
+    A pure function. Where values go around the cut (`needs_bypass`), it takes `HeadParams(params, bypass)`
     for `params`, and holds those values fixed: derivatives and contributions are those of the
     activations alone. A batch `(b, h, w, K)` is mapped over, and with it a batch of bypasses.
 
@@ -104,13 +104,14 @@ class Head(_Side):
         return bool(jax.tree.leaves(self.bypass))
 
     def __call__(self, params: Any, activations: jax.Array) -> jax.Array:
-        if not isinstance(params, Held):
+        if not isinstance(params, HeadParams):
             if self.needs_bypass:
                 raise JaxcamError(
                     f"values of this image go around {self.layer!r} ({some(self.around)}) and the head needs them: "
-                    "use `activations, held = features.hold(params, image)`, and `held` where params are asked for"
+                    "use `activations, head_params = features.with_head_params(params, image)`, and `head_params` "
+                    "where params are asked for"
                 )
-            params = Held(params, self.bypass)
+            params = HeadParams(params, self.bypass)
         params, bypass = params
         given, expected, tree = jax.tree.leaves(bypass), jax.tree.leaves(self.bypass), jax.tree.structure(bypass)
         if not same_structure(bypass, self.bypass):
@@ -118,8 +119,8 @@ class Head(_Side):
         activations = jnp.asarray(activations)
         if activations.ndim == 4:
             axes = [0 if jnp.ndim(v) == s.ndim + 1 else None for v, s in zip(given, expected, strict=True)]
-            held_axes = Held(None, jax.tree.unflatten(tree, axes))
-            return jax.vmap(self, in_axes=(held_axes, 0))(Held(params, bypass), activations)
+            axes_of_params = HeadParams(None, jax.tree.unflatten(tree, axes))
+            return jax.vmap(self, in_axes=(axes_of_params, 0))(HeadParams(params, bypass), activations)
         around, rest = jax.tree.unflatten(
             tree, [like(v, s, "the bypass") for v, s in zip(given, expected, strict=True)]
         )
@@ -136,8 +137,8 @@ class Cut:
 
     Attributes:
       layer: the name, activation shape and kind of the place.
-      features: `(params, image) -> activations`, with `with_bypass` and `hold`.
-      head: `(params or Held, activations) -> logits`.
+      features: `(params, image) -> activations`, with `with_bypass` and `with_head_params`.
+      head: `(params or HeadParams, activations) -> logits`.
     """
 
     layer: listing.Layer
@@ -147,7 +148,7 @@ class Cut:
     def predict(self, params: Any, image: jax.Array) -> jax.Array:
         """The logits `(C,)` of an image `(H, W, 3)`, or `(b, C)` of a batch of them."""
         activations, bypass = self.features.with_bypass(params, image)
-        return self.head(Held(params, bypass), activations)
+        return self.head(HeadParams(params, bypass), activations)
 
 
 def cut(
@@ -211,8 +212,8 @@ def split(
     Returns:
       `features (params, image (H, W, 3)) -> activations (h, w, K)` and `head (params, activations) ->
       logits (C,)`. If values computed from the image go around the layer (a residual branch, dense connections, a class
-      token), `head.needs_bypass` is true, and it takes `Held(params, bypass)` for params, from
-      `activations, held = features.hold(params, image)`. That works for any network.
+      token), `head.needs_bypass` is true, and it takes `HeadParams(params, bypass)` for params, from
+      `activations, head_params = features.with_head_params(params, image)`. That works for any network.
 
     Raises:
       JaxcamError: there is no such layer (the nearest ones are named), it is called several times, lies in a

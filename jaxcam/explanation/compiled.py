@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.cutting import held
+from jaxcam.cutting import head_params
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, Predict
@@ -59,7 +59,7 @@ def forward(features: Features, head: Predict) -> Any:
     @jax.jit
     def run(params, inputs):
         activations, bypass = features.with_bypass(params, inputs)
-        return activations, bypass, head(held(params, bypass), activations)
+        return activations, bypass, head(head_params(params, bypass), activations)
 
     return run
 
@@ -77,7 +77,7 @@ def maps(request: Request, head: Predict, network: Predict) -> Any:
             a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
             if "key" in more:
                 more["key"] = jax.random.fold_in(more["key"], target)
-            first = held(params, bypassed)
+            first = head_params(params, bypassed)
             return tuple(request.call(Inputs(first, a, head, target, network=network, network_params=params, **more)))
 
         if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcam.cutting import Held, held
+from jaxcam.cutting import HeadParams, head_params
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
@@ -193,16 +193,16 @@ class Engine:
         """All that a method may take of one picture and class, but for references."""
         a, bypass, image = jax.tree.map(lambda x: x[row], (forward.padded, forward.bypass, forward.inputs))
         key = jax.random.fold_in(forward.keys[row], target)
-        first = held(self.params, bypass)
+        first = head_params(self.params, bypass)
         return Inputs(first, a, self.head, target, key, None, image, self.network.whole, self.params)
 
     def _placed(self, inputs: Inputs) -> Inputs:
         """The same where the devices of a map find it."""
         if self._everywhere is None:
             self._everywhere = replicate(self.params, self._stepped.mesh)
-        bypass = inputs.params.bypass if isinstance(inputs.params, Held) else ()
+        bypass = inputs.params.bypass if isinstance(inputs.params, HeadParams) else ()
         a, bypass, image = agreed((inputs.activations, bypass, inputs.image))
-        first, whole = held(self._everywhere, bypass), self._everywhere
+        first, whole = head_params(self._everywhere, bypass), self._everywhere
         return inputs._replace(params=first, activations=a, image=image, network_params=whole)
 
     def _logits_at_zero(self, forward: Forward) -> np.ndarray:
@@ -210,7 +210,7 @@ class Engine:
         around = bool(jax.tree.leaves(forward.bypass))
         if self._at_zero is None or around and self._at_zero[0] is not forward:
             zeros = jnp.zeros(forward.padded.shape[0 if around else 1 :], forward.padded.dtype)
-            logits, _ = timed(compiled.jitted(self.head), held(self.params, forward.bypass), zeros)
+            logits, _ = timed(compiled.jitted(self.head), head_params(self.params, forward.bypass), zeros)
             shape = (self.batch_size, logits.shape[-1])
             self._at_zero = forward if around else None, np.broadcast_to(np.asarray(logits, np.float64), shape)
         return self._at_zero[1]

@@ -84,7 +84,7 @@ class Classifier:
 
         Returns:
           `features (params, image) -> activations (h, w, K)` and `head (params, activations) -> logits (C,)`, which
-          takes `jaxcam.Held` for `params` where values go around the layer.
+          takes `jaxcam.HeadParams` for `params` where values go around the layer.
 
         Raises:
           JaxcamError: there is no such layer; the message names the nearest ones.
