@@ -6,16 +6,17 @@ Whatever the layout, a tensor is called `layer/kernel`, `layer/bias`, `layer/gam
 from __future__ import annotations
 
 import contextlib
-import io
-import json
+import math
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcam.converters.tensors import DTYPES, Span, Tensor, aligned, shown, widen
+from jaxcam.converters.budget import LONGEST_NAME, MOST_DEPTH, Budget, checked_name
+from jaxcam.converters.tensors import DTYPES, Tensor, aligned, check_shape, shown, widen
 from jaxcam.converters.torch_files import read_member, zip_span
 from jaxcam.errors import JaxcamError
 
@@ -34,117 +35,166 @@ _NUMBERED = {
     2: ("kernel", "bias"),
     4: ("gamma", "beta", "moving_mean", "moving_variance"),
 }
-_DEEPEST = 12
-
-
-class _Window(io.RawIOBase):
-    """A stretch of a file as a file of its own, for HDF5 inside an archive."""
-
-    def __init__(self, span: Span):
-        self.span, self.at = span, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.at = max(0, offset + (0, self.at, self.span.size)[whence])
-        return self.at
-
-    def tell(self) -> int:
-        return self.at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self.span.size - self.at))
-        self.span.file.seek(self.span.start + self.at)
-        count = self.span.file.readinto(view[:count])
-        self.at += count
-        return count
+#: What one object of HDF5 costs of the budget: to open one takes as long as twenty instructions of a pickle.
+_OBJECT = 20
+#: Bytes of a piece of a small tensor.
+_LARGEST_CHUNK = 4 << 20
+#: HDF5's numbers of the filters that it brings itself; for others it would load programs.
+_DEFLATE, _SHUFFLE, _FLETCHER32 = 1, 2, 3
 
 
 @contextlib.contextmanager
-def open_hdf5(file: Any) -> Iterator[dict[str, Tensor]]:
+def open_hdf5(file: BinaryIO, budget: Budget) -> Iterator[dict[str, Tensor]]:
     """The tensors of an open HDF5 file, readable while the block lasts."""
     try:
         import h5py
     except ImportError:
         raise JaxcamError("is a Keras file; to read it, pip install 'jaxcam-xai[keras]'") from None
     with h5py.File(file, "r") as f:
-        yield _tensors(h5py, f)
+        yield _tensors(h5py, f, budget)
 
 
 @contextlib.contextmanager
-def open_keras(file: BinaryIO, archive: zipfile.ZipFile, size: int) -> Iterator[dict[str, Tensor]]:
+def open_keras(file: BinaryIO, archive: zipfile.ZipFile, size: int, budget: Budget) -> Iterator[dict[str, Tensor]]:
     """The tensors of a `.keras` archive, readable while the block lasts."""
     members = {i.filename: i for i in archive.infolist()}
     span = zip_span(file, members["model.weights.h5"], size)
     span.verify("model.weights.h5")
-    with open_hdf5(_Window(span)) as tensors:
+    with open_hdf5(span.open(), budget) as tensors:
         if "config.json" in members:
-            text = read_member(zip_span(file, members["config.json"], size), "config.json")
-            tensors = _renamed(tensors, json.loads(text))
+            text = read_member(zip_span(file, members["config.json"], size), "config.json", budget)
+            tensors = _renamed(tensors, budget.json(text))
         yield tensors
 
 
-def _tensors(h5py: Any, root: Any) -> dict[str, Tensor]:
-    """Walks the groups that hold layers; links out of the file and stored recipes for data are refused."""
+def _tensors(h5py: Any, root: Any, budget: Budget) -> dict[str, Tensor]:
+    """Walks the groups that hold layers. What leads out of the file, or to a place twice, is refused unopened."""
     for name in ("model_weights", "layers"):
-        if root.get(name, getclass=True) is h5py.Group:
-            root = root[name]
+        if _linked(h5py, root.id, name.encode(), name) and isinstance(
+            inner := _opened(h5py, root.id, name), h5py.Group
+        ):
+            root = inner
             break
     tensors: dict[str, Tensor] = {}
     limit = root.file.id.get_filesize()
+    seen: set[int] = set()
 
     def walk(group: Any, path: tuple[str, ...]) -> None:
-        if len(path) > _DEEPEST:
+        if len(path) > MOST_DEPTH:
             raise JaxcamError("its groups are nested too deeply")
         for key in group:
+            budget.spend(objects=_OBJECT, size=len(key))
             where = shown("/".join((*path, key)))
-            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-                raise JaxcamError(f"{where}: is a link to another place; refused")
-            item = group[key]
+            if not _linked(h5py, group.id, key.encode("utf-8", "surrogateescape"), where):
+                raise JaxcamError(f"{where}: is missing: the file is damaged")
+            item = _opened(h5py, group.id, key)
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:
+                raise JaxcamError(f"{where}: stands in the file under another name as well; refused")
+            seen.add(place)
             if isinstance(item, h5py.Group):
                 walk(item, (*path, key))
             elif isinstance(item, h5py.Dataset):
-                name = _name(path, key, group)
+                name = checked_name(_name(h5py, path, key, group))
                 if name in tensors:
                     raise JaxcamError(f"{where}: is the second tensor called {shown(name)}")
-                tensors[name] = _tensor(item, where, limit)
+                tensors[name] = _tensor(h5py, item, where, limit)
 
     walk(root, ())
     return tensors
 
 
-def _tensor(data: Any, where: str, limit: int) -> Tensor:
-    shape, dtype = tuple(data.shape or ()), data.dtype.name
-    if data.attrs.get("dtype") == "bfloat16":
-        dtype = "bfloat16"
+def _linked(h5py: Any, group: Any, key: bytes, where: str) -> bool:
+    """Whether a group has such an entry; one that leads elsewhere is refused, and not followed."""
+    if not group.links.exists(key):
+        return False
+    if group.links.get_info(key).type != h5py.h5l.TYPE_HARD:
+        raise JaxcamError(f"{where}: is a link to another place; refused")
+    return True
+
+
+def _opened(h5py: Any, group: Any, key: str) -> Any:
+    """The object under a name, without the questions that h5py asks and that open what a virtual one consists of."""
+    found = h5py.h5o.open(group, key.encode("utf-8", "surrogateescape"))
+    kinds = {h5py.h5g.GroupID: h5py.Group, h5py.h5d.DatasetID: h5py.Dataset}
+    return kinds[type(found)](found) if type(found) in kinds else h5py.Datatype(found)
+
+
+def _label(h5py: Any, item: Any, name: str) -> str:
+    """A short text among the attributes of an object; "" where there is none."""
+    if not h5py.h5a.exists(item.id, name.encode()):
+        return ""
+    attribute = h5py.h5a.open(item.id, name.encode())
+    if attribute.shape != () or attribute.get_storage_size() > LONGEST_NAME:
+        return ""
+    value = item.attrs.get(name)
+    value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return value if isinstance(value, str) and len(value) <= LONGEST_NAME else ""
+
+
+def _tensor(h5py: Any, data: Any, where: str, limit: int) -> Tensor:
+    stored_as = data.id.get_create_plist()
+    if stored_as.get_layout() == h5py.h5d.VIRTUAL:
+        raise JaxcamError(f"{where}: is virtual, put together from other files; refused")
+    if stored_as.get_external_count():
+        raise JaxcamError(f"{where}: lies in another file (external storage); refused")
+    filters = [stored_as.get_filter(i)[0] for i in range(stored_as.get_nfilters())]
+    if set(filters) - {_DEFLATE, _SHUFFLE, _FLETCHER32}:
+        raise JaxcamError(f"{where}: is stored by a filter that is not gzip's; refused")
+    shape, kind = tuple(data.shape or ()), data.dtype
+    check_shape(where, shape)
+    dtype = kind.name
+    if _label(h5py, data, "dtype") == "bfloat16" and dtype != "float32":
+        dtype = "bfloat16" if kind.kind in "uV" and kind.itemsize == 2 else f"bfloat16 stored as {dtype}"
     if dtype not in DTYPES:
         raise JaxcamError(f"{where}: has the type {shown(dtype)}, which is not supported")
-    stored = data.id.get_storage_size()
-    tensor = Tensor(shape, dtype, lambda: _values(data, dtype))
-    if data.is_virtual or data.external or tensor.nbytes > limit or (data.chunks is None and tensor.nbytes > stored):
+    stored, size = data.id.get_storage_size(), math.prod(shape) * kind.itemsize
+    if size > limit or (data.chunks is None and size > stored > 0):
         raise JaxcamError(f"{where}: its shape {shape} does not fit the {stored} bytes stored for it; refused")
-    return tensor
+    if data.chunks is None:
+        parts, there = size, stored
+    else:
+        parts = math.prod(-(-n // c) for n, c in zip(shape, data.chunks, strict=True))
+        there = data.id.get_num_chunks()
+        if math.prod(data.chunks) * kind.itemsize > max(size, _LARGEST_CHUNK):
+            raise JaxcamError(f"{where}: is stored in pieces that are larger than itself; refused")
+    if there < parts:
+        raise JaxcamError(f"{where}: was never written, or not all of it; refused")
+    packed = data.chunks is not None and _DEFLATE in filters
+    return Tensor(shape, dtype, lambda: _values(data, dtype, where, packed))
 
 
-def _values(data: Any, dtype: str) -> np.ndarray:
+def _values(data: Any, dtype: str, where: str, packed: bool) -> np.ndarray:
     values = aligned(data.shape, data.dtype)
-    if values.size:
-        data.read_direct(values)
-    if dtype == "bfloat16":
-        return widen(values.view(np.uint16)) if values.dtype.itemsize == 2 else values.astype(np.float32)
-    return values
+    try:
+        if packed:
+            _check_growth(data, where)
+        if values.size:
+            data.read_direct(values)
+    except (zlib.error, OSError, RuntimeError) as e:
+        raise JaxcamError(f"{where}: is cut off or damaged ({shown(e)})") from None
+    if dtype != "bfloat16":
+        return values
+    return widen(values.view("<u2") if values.dtype.kind == "V" else values.astype("<u2"))
 
 
-def _name(path: tuple[str, ...], key: str, group: Any) -> str:
+def _check_growth(data: Any, where: str) -> None:
+    """Refuses pieces that would unpack to more than they should be: HDF5 believes the packed bytes, not the shape."""
+    size = math.prod(data.chunks) * data.dtype.itemsize
+    for i in range(data.id.get_num_chunks()):
+        piece = data.id.get_chunk_info(i)
+        if piece.size > 2 * size + 1024:
+            raise JaxcamError(f"{where}: is stored in pieces that are larger than itself; refused")
+        if piece.filter_mask == 0:
+            unpacked = zlib.decompressobj().decompress(data.id.read_direct_chunk(piece.chunk_offset)[1], size + 64)
+            if len(unpacked) > size + 8:  # a checksum may be packed with it
+                raise JaxcamError(f"{where}: would unpack to more than its shape; refused")
+
+
+def _name(h5py: Any, path: tuple[str, ...], key: str, group: Any) -> str:
     """`layer/kernel` from the place of a data set."""
     if path and path[-1] == "vars" and key.isdigit():
-        label = group.attrs.get("name")
-        layer = label if isinstance(label, str) and label else "/".join(path[:-1])
+        layer = _label(h5py, group, "name") or "/".join(path[:-1])
         names = _NUMBERED.get(len(group), ())
         return f"{layer}/{names[int(key)] if int(key) < len(names) else key}"
     leaf = key.split(":")[0]

@@ -19,12 +19,12 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from jaxcam.converters.budget import MOST_DIMENSIONS, Budget
 from jaxcam.converters.tensors import shown
 from jaxcam.errors import JaxcamError
 
-#: A table of 10,000 tensors takes fewer; what the rest of a small file could pile up in memory stays small as well.
-_MOST_STEPS = 500_000
 _HIGHEST_STACK = 50_000
+#: Longer strings than names can be are passed over: an array of NumPy's beside the weights.
 _LONGEST = 1 << 20
 _MARK = object()
 
@@ -38,7 +38,7 @@ class Global:
 
 
 class Inert:
-    """Stands for a harmless object that no tensor needs: a training option, a NumPy scalar, a device."""
+    """Stands for a harmless object that no tensor needs: a training option, a NumPy array or scalar, a device."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,19 +77,31 @@ def _tensor(args: tuple) -> TensorRef:
     return TensorRef(storage, offset, shape, strides)
 
 
+def _size(args: tuple) -> tuple:
+    (dimensions,) = args
+    if not isinstance(dimensions, tuple | list) or len(dimensions) > MOST_DIMENSIONS:
+        raise ValueError("a size is not made of a few numbers")
+    return tuple(dimensions)
+
+
 _BUILDERS: dict[tuple[str, str], Callable[[tuple], Any]] = {
     ("collections", "OrderedDict"): lambda args: {},
     ("collections", "defaultdict"): lambda args: {},
     ("torch._utils", "_rebuild_tensor"): _tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): lambda args: args[0],
-    ("torch", "Size"): lambda args: tuple(args[0]),
+    ("torch", "Size"): _size,
 }
 #: Objects that lie about in training checkpoints; each becomes an `Inert`, whatever it is built from.
 _INERT = {
-    ("argparse", "Namespace"), ("torch", "device"), ("_codecs", "encode"), ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("builtins", "set"),
-    ("__builtin__", "set"), ("pathlib", "PosixPath"), ("pathlib", "WindowsPath"),
+    ("argparse", "Namespace"), ("torch", "device"), ("_codecs", "encode"), ("numpy", "dtype"), ("numpy", "ndarray"),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    ("numpy.core.numeric", "_frombuffer"), ("numpy._core.numeric", "_frombuffer"),
+    ("collections", "Counter"), ("collections", "deque"), ("datetime", "datetime"), ("datetime", "timedelta"),
+    ("builtins", "bytearray"), ("builtins", "complex"), ("builtins", "frozenset"), ("__builtin__", "frozenset"),
+    ("builtins", "set"), ("__builtin__", "set"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath"),
+    ("torch", "Generator"), ("torch.serialization", "_get_layout"),
+    ("pathlib", "PosixPath"), ("pathlib", "WindowsPath"),
     ("torch", "float32"), ("torch", "float16"), ("torch", "float64"), ("torch", "bfloat16"), ("torch", "int64"),
     ("builtins", "dict"), ("builtins", "list"), ("__builtin__", "dict"), ("__builtin__", "list"),
 }  # fmt: skip
@@ -115,14 +127,22 @@ def _call(function: Any, args: Any) -> Any:
 class _Machine:
     """One pass over one pickle."""
 
-    def __init__(self, file: io.BufferedIOBase, persistent: Callable[[Any], Any]):
-        self.file, self.persistent = file, persistent
+    def __init__(self, file: io.BufferedIOBase, persistent: Callable[[Any], Any], budget: Budget):
+        self.file, self.persistent, self.budget = file, persistent, budget
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def take(self, count: int) -> bytes:
+    def string(self, form: str, encoding: str = "") -> Any:
+        """A text, or bytes, behind its length."""
+        count = self.number(form)
         if count > _LONGEST:
-            raise ValueError("a string longer than a name can be")
+            self.file.seek(count, io.SEEK_CUR)
+            return Inert()
+        self.budget.spend(size=count)
+        data = self.take(count)
+        return data.decode(encoding) if encoding else data
+
+    def take(self, count: int) -> bytes:
         data = self.file.read(count)
         if len(data) != count:
             raise EOFError("cut off")
@@ -172,7 +192,8 @@ class _Machine:
             self.stack[-1].extend(items)
 
     def run(self) -> Any:
-        for _ in range(_MOST_STEPS):
+        while True:
+            self.budget.spend(objects=1)
             code = self.take(1)
             if code == b".":
                 if len(self.stack) != 1:
@@ -184,7 +205,6 @@ class _Machine:
             step(self)
             if len(self.stack) > _HIGHEST_STACK:
                 raise ValueError("too many things at once")
-        raise ValueError("too many instructions")
 
 
 def _push(value: Callable[[_Machine], Any]) -> Callable[[_Machine], None]:
@@ -225,13 +245,15 @@ _STEPS: dict[bytes, Callable[[_Machine], Any]] = {
     b"\x85": _push(lambda m: m.last(1)),
     b"\x86": _push(lambda m: m.last(2)),
     b"\x87": _push(lambda m: m.last(3)),
-    b"X": _push(lambda m: m.take(m.number("<I")).decode("utf-8")),
-    b"\x8c": _push(lambda m: m.take(m.number("<B")).decode("utf-8")),
-    b"\x8d": _push(lambda m: m.take(m.number("<Q")).decode("utf-8")),
-    b"U": _push(lambda m: m.take(m.number("<B")).decode("latin-1")),
-    b"T": _push(lambda m: m.take(m.number("<I")).decode("latin-1")),
-    b"C": _push(lambda m: m.take(m.number("<B"))),
-    b"B": _push(lambda m: m.take(m.number("<I"))),
+    b"X": _push(lambda m: m.string("<I", "utf-8")),
+    b"\x8c": _push(lambda m: m.string("<B", "utf-8")),
+    b"\x8d": _push(lambda m: m.string("<Q", "utf-8")),
+    b"U": _push(lambda m: m.string("<B", "latin-1")),
+    b"T": _push(lambda m: m.string("<I", "latin-1")),
+    b"C": _push(lambda m: m.string("<B")),
+    b"B": _push(lambda m: m.string("<I")),
+    b"\x8e": _push(lambda m: m.string("<Q")),
+    b"\x96": _push(lambda m: m.string("<Q")),  # BYTEARRAY8
     b"K": _push(lambda m: m.number("<B")),
     b"M": _push(lambda m: m.number("<H")),
     b"J": _push(lambda m: m.number("<i")),
@@ -274,14 +296,14 @@ def storage(pid: Any) -> StorageRef:
     return StorageRef(key, STORAGES[kind.name], numel, base)
 
 
-def load(file: io.BufferedIOBase, *, persistent: Callable[[Any], Any] = storage) -> Any:
+def load(file: io.BufferedIOBase, budget: Budget, *, persistent: Callable[[Any], Any] = storage) -> Any:
     """The object that one pickle in an open file describes; the file is left behind the pickle.
 
     Args:
       persistent: turns a persistent id into an object.
 
     Raises:
-      JaxcamError: it asks for a name that is not on the lists.
+      JaxcamError: it asks for a name that is not on the lists, or for more than the budget grants.
       ValueError, KeyError, IndexError, EOFError, TypeError, struct.error: it is broken.
     """
-    return _Machine(file, persistent).run()
+    return _Machine(file, persistent, budget).run()

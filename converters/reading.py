@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
 import struct
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxcam.converters.budget import Budget, Metered
 from jaxcam.converters.keras_files import open_hdf5, open_keras
 from jaxcam.converters.safetensors_files import open_safetensors
 from jaxcam.converters.tensors import FLOATS, Tensor, check_total, floats, shown
 from jaxcam.converters.torch_files import open_legacy, open_zip
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
+from jaxcam.files import open_file
 
 #: What a parser may stumble over in a broken file.
 _BROKEN = (
@@ -38,8 +41,8 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Te
     path = pathlib.Path(path)
     with contextlib.ExitStack() as stack:
         with _refusing(path):
-            file = stack.enter_context(open(path, "rb", buffering=0))
-            kind, tensors = _open(path, file, stack)
+            file = stack.enter_context(open_file(path))
+            kind, tensors = _open(path, file, stack, Budget())
             check_total(path, tensors)
         with _refusing(path, (OSError,)):
             yield kind, tensors
@@ -52,30 +55,30 @@ def _refusing(path: pathlib.Path, broken: tuple[type[Exception], ...] = _BROKEN)
         yield
     except JaxcamError as e:
         message = str(e)
-        raise JaxcamError(message if message.startswith(str(path)) else f"{path}: {message}") from None
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
-        raise JaxcamError(f"{path}: cannot be read ({e.strerror})") from None
+        raise JaxcamError(message if message.startswith(visible(path)) else f"{path}: {message}") from None
     except broken as e:
         raise JaxcamError(f"{path}: is cut off or damaged ({type(e).__name__}: {shown(e)})") from None
 
 
-def _open(path: pathlib.Path, file, stack: contextlib.ExitStack) -> tuple[str, dict[str, Tensor]]:
+def _open(
+    path: pathlib.Path, file: io.FileIO, stack: contextlib.ExitStack, budget: Budget
+) -> tuple[str, dict[str, Tensor]]:
     size, start = os.path.getsize(path), file.read(512)
     file.seek(0)
     if start[:4] == b"PK\x03\x04":
-        archive = stack.enter_context(zipfile.ZipFile(path))
+        archive = stack.enter_context(zipfile.ZipFile(Metered(file, budget)))
         names = archive.namelist()
         if "model.weights.h5" in names:
-            return "Keras archive", stack.enter_context(open_keras(file, archive, size))
+            return "Keras archive", stack.enter_context(open_keras(file, archive, size, budget))
         if any(n == "data.pkl" or n.endswith("/data.pkl") for n in names):
-            return "PyTorch zip", open_zip(path, file, archive)
+            return "PyTorch zip", open_zip(path, file, archive, budget)
         raise JaxcamError("is an archive, but neither PyTorch nor Keras wrote it")
     if start[:8] == b"\x89HDF\r\n\x1a\n":
-        return "Keras HDF5", stack.enter_context(open_hdf5(path))
+        return "Keras HDF5", stack.enter_context(open_hdf5(io.BufferedReader(file), budget))
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
-        return "PyTorch legacy", open_legacy(path, stack.enter_context(open(path, "rb")))
+        return "PyTorch legacy", open_legacy(path, io.BufferedReader(file), budget)
     if start[8:9] == b"{":
-        return "safetensors", open_safetensors(path, file)
+        return "safetensors", open_safetensors(path, file, budget)
     raise JaxcamError(_guess(start))
 
 

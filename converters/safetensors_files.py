@@ -11,31 +11,27 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from jaxcam.converters.tensors import Span, Tensor, dense_strides, shown, strided
+from jaxcam.converters.budget import MOST_BYTES, Budget, checked_name
+from jaxcam.converters.tensors import Span, Tensor, check_shape, dense_strides, shown, strided
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 
-_LARGEST_HEADER = 64 << 20
 _TYPES = {
     "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16",
     "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({k for k, _ in pairs}) != len(pairs):
-        raise ValueError("a name stands twice in the header")
-    return dict(pairs)
-
-
-def open_safetensors(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
+def open_safetensors(path: pathlib.Path, file: BinaryIO, budget: Budget) -> dict[str, Tensor]:
     """The tensors of a safetensors file."""
     size = os.path.getsize(path)
     file.seek(0)
     length = struct.unpack("<Q", file.read(8))[0]
-    if length > min(size - 8, _LARGEST_HEADER):
+    if length > size - 8:
         raise JaxcamError("its header reaches beyond the end of the file: it is cut off or damaged")
-    header = json.loads(file.read(length).decode("utf-8"), object_pairs_hook=_once)
+    if length > MOST_BYTES:
+        budget.spend(size=length)
+    header = budget.json(file.read(length))
     header.pop("__metadata__", None)
     tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda e: e[1]["data_offsets"]):
@@ -44,6 +40,7 @@ def open_safetensors(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
             raise JaxcamError(f"{shown(name)}: has the type {shown(dtype)}, which is not supported; store it as F32")
         if type(start) is not int or type(stop) is not int or start != end or not start <= stop <= size - 8 - length:
             raise JaxcamError(f"{shown(name)}: its bytes overlap others or lie beyond the end of the file")
+        check_shape(checked_name(name), shape)
         span = Span(file, 8 + length + start, stop - start)
         tensor = strided(name, span, _TYPES[dtype], 0, shape, dense_strides(shape))
         if tensor.nbytes != stop - start:

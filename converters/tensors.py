@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxcam.converters.budget import MOST_DIMENSIONS
 from jaxcam.errors import JaxcamError, visible
 
 #: Every element type that can be read, with its NumPy type on disk (little endian).
@@ -29,6 +31,7 @@ DTYPES: dict[str, str] = {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 _BLOCK = 1 << 20
+_LARGEST = 2**62
 _ALIGNMENT = 64
 #: Bytes of a tensor that are read and turned round at once.
 _STRETCH = 16 << 20
@@ -94,6 +97,10 @@ class Span:
     size: int
     crc: int | None = None
 
+    def open(self) -> io.BufferedReader:
+        """The stretch as a file of its own."""
+        return io.BufferedReader(_Window(self))
+
     def verify(self, what: str) -> None:
         """Compares the checksum, once; a bit that flipped on a disk would otherwise go unseen."""
         if self.crc is None:
@@ -124,6 +131,34 @@ class Span:
         return widen(values) if dtype == "bfloat16" else values
 
 
+class _Window(io.RawIOBase):
+    """A stretch of a file as a file of its own."""
+
+    def __init__(self, span: Span):
+        self.span, self.at = span, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = max(0, offset + (0, self.at, self.span.size)[whence])
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.span.size - self.at))
+        self.span.file.seek(self.span.start + self.at)
+        count = self.span.file.readinto(view[:count])  # type: ignore[attr-defined]
+        self.at += count
+        return count
+
+
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """An array of unset values that begins where JAX on a CPU takes it as it is, without a copy."""
     size = math.prod(shape) * np.dtype(dtype).itemsize
@@ -145,8 +180,8 @@ def strided(name: str, span: Span, dtype: str, offset: int, shape: tuple[int, ..
     Raises:
       JaxcamError: it reaches beyond the storage, or repeats elements (a tiny file must not grow large).
     """
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**62 for n in numbers):
+    check_shape(name, shape)
+    if len(shape) != len(strides) or not all(type(n) is int and 0 <= n < _LARGEST for n in (offset, *strides)):
         raise JaxcamError(f"{shown(name)}: its shape is not one of a tensor")
     count = math.prod(shape)
     extent = 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True)) if count else 0
@@ -166,6 +201,13 @@ def strided(name: str, span: Span, dtype: str, offset: int, shape: tuple[int, ..
 
     whole = bool(count and shape) and strides == dense_strides(shape)
     return Tensor(shape, dtype, read, rows if whole else None)
+
+
+def check_shape(name: str, shape: tuple[Any, ...]) -> None:
+    """Refuses what is no shape of a tensor, before anything is computed of it."""
+    few = len(shape) <= MOST_DIMENSIONS and all(type(n) is int and 0 <= n < _LARGEST for n in shape)
+    if not few or math.prod(n for n in shape if n) >= _LARGEST:
+        raise JaxcamError(f"{shown(name)}: its shape is not one of a tensor")
 
 
 def dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

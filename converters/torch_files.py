@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from jaxcam.converters import pickles
+from jaxcam.converters.budget import Budget, checked_name
 from jaxcam.converters.tensors import Span, Tensor, itemsize, shown, strided
 from jaxcam.errors import JaxcamError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LARGEST_PICKLE = 64 << 20
 #: Names under which training scripts put the weights beside their other state.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
@@ -40,16 +40,15 @@ def zip_span(file: BinaryIO, info: zipfile.ZipInfo, size: int) -> Span:
     return Span(file, start, info.file_size, info.CRC)
 
 
-def read_member(span: Span, what: str, most: int = _LARGEST_PICKLE) -> bytes:
+def read_member(span: Span, what: str, budget: Budget) -> bytes:
     """A small member of an archive, whole."""
-    if span.size > most:
-        raise JaxcamError(f"its member {shown(what)} takes {span.size} bytes; refused")
+    budget.spend(size=span.size)
     span.verify(shown(what))
     span.file.seek(span.start)
     return span.file.read(span.size)
 
 
-def open_zip(path: pathlib.Path, file: BinaryIO, archive: zipfile.ZipFile) -> dict[str, Tensor]:
+def open_zip(path: pathlib.Path, file: BinaryIO, archive: zipfile.ZipFile, budget: Budget) -> dict[str, Tensor]:
     """The tensors of an archive that `torch.save` wrote."""
     size = os.path.getsize(path)
     members = {i.filename: i for i in archive.infolist()}
@@ -58,9 +57,10 @@ def open_zip(path: pathlib.Path, file: BinaryIO, archive: zipfile.ZipFile) -> di
     if root + "constants.pkl" in members:
         raise JaxcamError("is a TorchScript program; save model.state_dict() instead")
     order = members.get(root + "byteorder")
-    if order and read_member(zip_span(file, order, size), order.filename, 16) != b"little":
+    if order and read_member(zip_span(file, order, size), order.filename, budget) != b"little":
         raise JaxcamError("was written on a big-endian machine; save it anew on another")
-    data = read_member(zip_span(file, members[index], size), index)
+    described = zip_span(file, members[index], size)
+    described.verify(shown(index))
     spans: dict[str, Span] = {}
 
     def find(ref: pickles.StorageRef) -> Span:
@@ -71,14 +71,14 @@ def open_zip(path: pathlib.Path, file: BinaryIO, archive: zipfile.ZipFile) -> di
             spans[ref.key] = zip_span(file, member, size)
         return spans[ref.key]
 
-    return _tensors(pickles.load(io.BytesIO(data)), find)
+    return _tensors(pickles.load(described.open(), budget), find)
 
 
-def open_legacy(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
+def open_legacy(path: pathlib.Path, file: io.BufferedReader, budget: Budget) -> dict[str, Tensor]:
     """The tensors of a file in the older layout: five pickles, then every storage behind its length."""
-    if pickles.load(file) != LEGACY_MAGIC or pickles.load(file) != 1001:
+    if pickles.load(file, budget) != LEGACY_MAGIC or pickles.load(file, budget) != 1001:
         raise JaxcamError("is a pickle, but not one of PyTorch's; save it with torch.save")
-    system = pickles.load(file)
+    system = pickles.load(file, budget)
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise JaxcamError("was written on a big-endian machine; save it anew on another")
     refs: dict[str, pickles.StorageRef] = {}
@@ -89,8 +89,8 @@ def open_legacy(path: pathlib.Path, file: BinaryIO) -> dict[str, Tensor]:
             raise ValueError("one storage with two types")
         return ref
 
-    found = pickles.load(file, persistent=remember)
-    keys = pickles.load(file)
+    found = pickles.load(file, budget, persistent=remember)
+    keys = pickles.load(file, budget)
     if not isinstance(keys, list):
         raise ValueError("no list of storages")
     spans: dict[str, Span] = {}
@@ -117,6 +117,7 @@ def _tensors(found: Any, find: Callable[[pickles.StorageRef], Span]) -> dict[str
         if not isinstance(ref, pickles.TensorRef):
             continue  # an epoch, a table of options ...
         span, offset = find(ref.storage), ref.offset
+        checked_name(name)
         item = itemsize(ref.storage.dtype)
         if type(offset) is not int or (ref.storage.base + ref.storage.numel) * item > span.size:
             raise JaxcamError(f"{shown(name)}: its storage is shorter than it should be: the file is damaged")
