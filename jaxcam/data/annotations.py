@@ -97,19 +97,19 @@ def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
         raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
     except (ET.ParseError, ValueError, LookupError) as e:  # the latter two: an encoding that is none
         raise JaxcamError(f"{file}: is not an XML annotation ({e})") from None
-    objects, faults = [], []
+    objects: list[Marked] = []
+    faults: list[str] = []
     for element in tree.iter("object"):
         label = (element.findtext("name") or "").strip()
         hard = (element.findtext("difficult") or "0").strip() == "1"
-        box = None
-        bounds = element.find("bndbox")
-        if bounds is not None:
+        boxes: list[Box | None] = []
+        for bounds in element.findall("bndbox"):  # several where a tool groups objects of a kind
             try:
                 x0, y0, x1, y1 = to_box([bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")])
-                box = (x0 - first_pixel, y0 - first_pixel, x1, y1)
+                boxes.append((x0 - first_pixel, y0 - first_pixel, x1, y1))
             except ValueError as e:
                 faults.append(f"{label}: {e}")
-        objects.append(Marked(label, box, hard))
+        objects += [Marked(label, box, hard) for box in boxes or [None]]
     return Annotation(_size(tree), tuple(objects), tuple(faults))
 
 
@@ -124,7 +124,8 @@ def _size(tree: ET.Element) -> tuple[int, int] | None:
 def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
     """Reads boxes from a CSV file with the columns `image,wnid,x0,y0,x1,y1` in any order, others beside them.
 
-    `label` and `class` do for `wnid`. Coordinates are edges in pixels of the picture.
+    `label` and `class` do for `wnid`. Coordinates are edges in pixels of the picture. Fractions between 0 and
+    1 are shares of the picture, not pixels: such a row is left out, and its problem says what to do.
 
     Returns:
       `(image, object)` of each row, and a problem for each row whose box was left out.
@@ -151,7 +152,13 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
         try:
             if not row["image"] or not row[label]:
                 raise ValueError("the row names no image or no class")
-            good.append((row["image"], Marked(row[label], to_box([row[k] for k in ("x0", "y0", "x1", "y1")]))))
+            box = to_box([row[k] for k in ("x0", "y0", "x1", "y1")])
+            if min(box) >= 0 and max(box) <= 1 and any(v % 1 for v in box):
+                raise ValueError(
+                    f"the box {_spelled(box)} lies between 0 and 1: shares of the picture, it seems; multiply x by its "
+                    "width and y by its height, as boxes are in pixels"
+                )
+            good.append((row["image"], Marked(row[label], box)))
         except ValueError as e:
             problems.append(Problem("bad box", row["image"] or file.name, f"{file.name}, line {line}: {e}"))
     if not good:
@@ -197,12 +204,18 @@ def read_coco(file: pathlib.Path) -> Instances:
     try:
         names = {k["id"]: str(k["name"]).strip() for k in sorted(kinds, key=lambda k: k["id"])}
         pictures = {i["id"]: (str(i["file_name"]), _coco_size(i)) for i in sorted(images, key=lambda i: i["id"])}
+        doubled = len(images) - len(pictures)
     except (KeyError, TypeError) as e:
         raise JaxcamError(f"{file}: an image or a category lacks {e}; {wanted}") from None
     objects: dict[Any, list[Marked]] = {i: [] for i in pictures}
     problems = []
+    if doubled:
+        problems.append(Problem("picture id given twice", file.name, f"{doubled} times; the last one counts"))
+    good = 0
     for n, mark in enumerate(marks):
         where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else n}"
+        picture = label = None
+        hard = False
         try:
             picture, label = mark["image_id"], names.get(mark["category_id"])
             if picture not in pictures:
@@ -210,17 +223,51 @@ def read_coco(file: pathlib.Path) -> Instances:
                 continue
             if label is None:
                 raise ValueError(f"no category has the id {mark['category_id']!r}")
-            hard = bool(mark.get("iscrowd", 0))
-            box = _coco_box(mark["bbox"])
-            objects[picture].append(Marked(label, box, hard))
+            hard = _coco_crowd(mark.get("iscrowd", 0))
+            objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark)), hard))
+            good += 1
         except (KeyError, TypeError, AttributeError) as e:
-            raise JaxcamError(f"{file}: {where.split(', ')[1]} lacks {e}; it holds no instances") from None
+            name = pictures[picture][0] if label is not None else file.name
+            problems.append(Problem("annotation without box", name, f"{where}: lacks {e}"))
+            if label is not None:
+                objects[picture].append(Marked(label, None, hard))
         except ValueError as e:
+            good += 1
             problems.append(Problem("bad box", pictures[picture][0], f"{where}: {e}"))
             if label is not None:
                 objects[picture].append(Marked(label, None, hard))
-    found = {name: Annotation(size, tuple(objects[i])) for i, (name, size) in pictures.items()}
+    if marks and not good and any(p.kind == "annotation without box" for p in problems):
+        why = next(p.why for p in problems if p.kind == "annotation without box")
+        raise JaxcamError(f"{file}: {why.split(', ', 1)[1].replace(':', '', 1)}; it holds no instances")
+    found: dict[str, Annotation] = {}
+    for i, (name, size) in pictures.items():  # a file that has two rows, as merged data sets do, has what both hold
+        first = found.get(name, Annotation(size, ()))
+        if first.size != size:
+            problems.append(Problem("picture with two sizes", name, f"{_spelled(first.size)} and {_spelled(size)}"))
+        found[name] = Annotation(first.size or size, (*first.objects, *objects[i]))
     return Instances(tuple(dict.fromkeys(names.values())), found, problems)
+
+
+def _coco_crowd(value: Any) -> bool:
+    """Whether `iscrowd` says so; some tools write numbers and truth values as text."""
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text not in ("0", "1", "false", "true", "no", "yes", "", "none", "null", "0.0", "1.0"):
+            raise ValueError(f"iscrowd is {value!r}, neither 0 nor 1")
+        return text in ("1", "true", "yes", "1.0")
+    return bool(value)
+
+
+def _coco_bounds(mark: dict) -> Any:
+    """The box of an instance, or that of its outline where it gives no other."""
+    outline = mark.get("segmentation")
+    if mark.get("bbox") or not isinstance(outline, list) or not outline:
+        return mark["bbox"]
+    try:
+        xs, ys = ([float(v) for part in outline for v in part[k::2]] for k in (0, 1))
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    except (TypeError, ValueError):
+        return mark["bbox"]
 
 
 def _coco_box(bbox: Any) -> Box:
@@ -236,5 +283,8 @@ def _coco_box(bbox: Any) -> Box:
 
 
 def _coco_size(image: dict) -> tuple[int, int] | None:
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) and width * height > 0 else None
+    try:
+        width, height = (int(float(image.get(k) or 0)) for k in ("width", "height"))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return (width, height) if width > 0 and height > 0 else None  # -1 where a tool did not know

@@ -120,8 +120,10 @@ def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
 
 
 def _instances(root: pathlib.Path, split: str | None) -> list[pathlib.Path]:
-    found = [*sorted(root.glob("instances*.json")), *sorted((root / "annotations").glob("instances*.json"))]
-    return [f for f in found if split is None or split in f.stem]
+    kinds = ("instances*.json", "_annotations.coco.json")  # the latter as Roboflow writes it, one in every part
+    parts = [root / p for p in filter(None, (".", "annotations", split, "valid", "val", "test", "train"))]
+    found = [f for p in dict.fromkeys(parts) for kind in kinds for f in sorted(p.glob(kind))]
+    return [f for f in found if split is None or split in f.stem or f.parent.name == split]
 
 
 def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None, include_hard: bool) -> Dataset:
@@ -133,7 +135,9 @@ def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None
         others = sorted(root.glob("*.json")) + sorted((root / "annotations").glob("*.json"))
         file = next((f for f in found if "val" in f.stem), next(iter(found or others), root / "instances.json"))
     content = read_coco(file)
-    year = file.stem.removeprefix("instances").strip("_")
+    year = "" if file.name.startswith("_annotations") else file.stem.removeprefix("instances").strip("_")
+    if file.parent.name not in ("annotations", folder.name) and folder in file.parents:
+        folder = file.parent
     bases = [folder, folder.parent] if folder.name == "annotations" else [folder]
     places = [b / p for b in bases for p in filter(None, (year, f"images/{year}" if year else "", "images", "."))]
     sample = list(content.pictures)[:50]
