@@ -201,9 +201,12 @@ def test_units_that_are_not_the_runs_are_refused(whole, data, net, tmp_path):
                 call(tmp_path / "run")
     file.write_bytes(honest)
     manifest = tmp_path / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(JaxcamError, match="made with other settings than manifest.json says"):
-        read_run(tmp_path / "run")
+    written = manifest.read_text()
+    for old, new in (('"seed": 0', '"seed": 1'), ('"batch_size": 4', '"batch_size": 0'), ('"methods"', '"method3"')):
+        assert old in written
+        manifest.write_text(written.replace(old, new))
+        with pytest.raises(JaxcamError, match="made with other settings than manifest.json says"):
+            read_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"methods": ("grad_cam",)}])

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import zipfile
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -190,20 +190,23 @@ def read_run(folder: str | os.PathLike) -> Run:
 
 def check_units(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> None:
     """Raises a JaxcamError, which says what to do, unless every unit can be one of the manifest's run."""
-    pictures, methods = units_of(manifest), set(manifest["settings"]["methods"])
-    for number, unit in units.items():
-        if unit.summary.get("run", stamp(manifest)) != stamp(manifest):
-            why = "was made with other settings than manifest.json says"
-        elif number not in range(len(pictures)):
-            why = f"is none of the {len(pictures)} that the manifest divides the pictures into"
-        elif any(r.get("index") not in pictures[number] or r.get("method") not in methods for r in unit.records()):
-            why = "holds pictures or methods that are not its own"
-        else:
-            continue
+
+    def refuse(number: int, why: str) -> NoReturn:
         raise JaxcamError(
             f"{folder}: the records do not add up: unit {number} {why}; the folder was damaged, or two runs wrote into "
             "it. Give the jaxcam evaluate command again with another --out, or remove this folder first"
         )
+
+    own = stamp(manifest)
+    for number, unit in units.items():  # before anything else is read of a manifest that may be damaged
+        if unit.summary.get("run", own) != own:
+            refuse(number, "was made with other settings than manifest.json says")
+    pictures, methods = units_of(manifest), manifest["settings"]["methods"]
+    for number, unit in units.items():
+        if number not in range(len(pictures)):
+            refuse(number, f"is none of the {len(pictures)} that the manifest divides the pictures into")
+        if any(r.get("index") not in pictures[number] or r.get("method") not in methods for r in unit.records()):
+            refuse(number, "holds pictures or methods that are not its own")
 
 
 def stamp(manifest: dict) -> str:
