@@ -15,10 +15,12 @@ import numpy as np
 
 
 def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
-    """The rescale rule for an elementwise `fn(x, consts)`.
+    """The rescale rule for an elementwise `fn(x, consts)`, whatever it is: jumps, kinks, infinite slopes.
 
-    The multiplier is the secant slope `(f(x) - f(r)) / (x - r)`; where the two points agree to
-    within a few units of half the precision, it is the derivative midway between them.
+    The multiplier is the secant slope `(f(x) - f(r)) / (x - r)`. Where the two points agree to within a few units of
+    half the precision, it is the derivative midway between them, if that tells the difference of the values up to
+    their rounding: a secant would be noise there. Where nothing changes it is the derivative, or 0 where that is not
+    finite (`sqrt` at 0): then nothing is to be shared out. Two equal infinities do not differ.
 
     References:
       Shrikumar et al., DeepLIFT, ICML 2017, eq. 13 and section 3.5.1.
@@ -29,17 +31,24 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
         return fn(x, consts)
 
     def forward(x, r, consts):
-        y = fn(x, consts)
-        dx = x - r
-        near = jnp.abs(dx) <= 4 * jnp.finfo(x.dtype).eps ** 0.5 * jnp.maximum(jnp.abs(x), jnp.abs(r))
+        y, y_r = fn(x, consts), fn(r, consts)
+        dx, dy, eps = change(x, r), change(y, y_r), float(jnp.finfo(x.dtype).eps)
+        near = jnp.abs(dx) <= 4 * eps**0.5 * jnp.maximum(jnp.abs(x), jnp.abs(r))
+        middle = (x + r) / 2
         # Elsewhere at 1/2, inside the domain of every function there is: an unused infinity would become NaN later.
-        middle = jnp.where(near, (x + r) / 2, jnp.asarray(0.5, x.dtype))
+        finite = jnp.isfinite(middle)
+        middle = jnp.where(near & finite, middle, jnp.asarray(0.5, x.dtype))
         try:
             _, derivative = jax.jvp(lambda v: fn(v, consts), (middle,), (jnp.ones_like(x),))
         except NotImplementedError:  # a function that JAX has no derivative of
-            near, derivative = dx == 0, jnp.zeros_like(x)
-        secant = (y - fn(r, consts)) / jnp.where(near, jnp.ones_like(dx), dx)
-        return y, (jnp.where(near, derivative, secant).astype(x.dtype), r, consts)
+            derivative = jnp.zeros_like(x)
+        derivative = jnp.where(finite & jnp.isfinite(derivative), derivative, jnp.zeros_like(derivative))
+        # A function of several operations (GELU) is off by more units than one.
+        size = jnp.maximum(jnp.abs(y), jnp.abs(y_r)) + jnp.abs(x * derivative)
+        tells = jnp.abs(dy - derivative * dx) <= min(64 * eps, 1 / 16) * size
+        smooth = near & tells | (dx == 0)
+        secant = dy / jnp.where(smooth, jnp.ones_like(dx), dx)
+        return y, (jnp.where(smooth, derivative, secant).astype(x.dtype), r, consts)
 
     def backward(saved, g):
         slope, r, consts = saved
@@ -70,6 +79,43 @@ def bilinear(fn: Callable, a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: 
     return value(a, a_ref, b, b_ref)
 
 
+def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> jax.Array:
+    """The product, element by element: the two-player Shapley rule, unless its two halves would cancel each other.
+
+    With b changing first, a is given `(a - a') b` and b `a' (b - b')`; with a first, `(a - a') b'` and `a (b - b')`.
+    Either adds up to the difference of the products, and so does the mean of both, which is `bilinear`. In front of a
+    norm with a tiny epsilon, `b'` is a million times `b`, and the second would leave nothing but rounding errors of
+    large numbers that cancel: where one order is larger than the other by more than the precision has room for, the
+    smaller one is taken.
+    """
+
+    @jax.custom_vjp
+    def value(a, a_ref, b, b_ref):
+        return a * b
+
+    def forward(a, a_ref, b, b_ref):
+        da, db = change(a, a_ref), change(b, b_ref)
+        b_first = jnp.abs(da * b) + jnp.abs(a_ref * db)
+        a_first = jnp.abs(da * b_ref) + jnp.abs(a * db)
+        room = 1e-4 / float(jnp.finfo(b_first.dtype).eps)
+        share = jnp.where(a_first > room * b_first, 0.0, jnp.where(b_first > room * a_first, 1.0, 0.5))
+        share = jax.lax.stop_gradient(share.astype(b_first.dtype))
+        return a * b, ((1 - share) * b + share * b_ref, (1 - share) * a_ref + share * a)
+
+    def backward(saved, g):
+        to_a, to_b = saved
+        return g * to_a, jnp.zeros_like(to_a), g * to_b, jnp.zeros_like(to_b)
+
+    value.defvjp(forward, backward)
+    shape = jnp.broadcast_shapes(a.shape, b.shape)
+    return value(*(jnp.broadcast_to(v, shape) for v in (a, a_ref, b, b_ref)))
+
+
+def change(x: jax.Array, r: jax.Array) -> jax.Array:
+    """`x - r`, 0 for equal infinities."""
+    return jnp.where(x == r, jnp.zeros_like(x), x - r)
+
+
 def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
     """The rule for `fn(x)` that picks maxima of its operands (pooling, `reduce_max`, binary `max`).
 
@@ -92,7 +138,7 @@ def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
 
     def backward(saved, g):
         x, r = saved
-        dx = jax.tree.map(jnp.subtract, x, r)
+        dx = jax.tree.map(change, x, r)
         y, rise = jax.jvp(fn, (x,), (dx,))
         y_ref, fall = jax.jvp(fn, (r,), (dx,))
         up, down = y > y_ref, y < y_ref

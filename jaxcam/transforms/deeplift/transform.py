@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
-from jaxcam.transforms.deeplift.multipliers import bilinear, rescale, select_maximum
+from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, compile_steps, extend
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.rules import Rules
@@ -195,7 +195,7 @@ def _of_two(eqn: Any, ins: list) -> jax.Array:
 
 def _quotient(a: Pair, b: Pair) -> jax.Array:
     inverse = rescale(lambda v, _: 1 / v, b.x, b.reference, ())
-    return bilinear(jnp.multiply, a.x, a.reference, inverse, 1 / b.reference)
+    return multiply(a.x, a.reference, inverse, 1 / b.reference)
 
 
 def _largest(sign: int) -> Callable[[Pair, Pair], jax.Array]:
@@ -208,7 +208,7 @@ def _largest(sign: int) -> Callable[[Pair, Pair], jax.Array]:
 
 #: Two values that do not come from one: which functions of both have a rule.
 _OF_TWO: dict[str, Callable[[Pair, Pair], jax.Array]] = {
-    "mul": lambda a, b: bilinear(jnp.multiply, a.x, a.reference, b.x, b.reference),
+    "mul": lambda a, b: multiply(a.x, a.reference, b.x, b.reference),
     "div": _quotient,
     "max": _largest(1),
     "min": _largest(-1),
