@@ -132,7 +132,7 @@ def test_lime_and_kernel_shap_on_given_coalitions_are_captums():
         v = coalition_game(scalar_score(heads.HEADS["vgg"].fn, p, target), a)
         empty, full = v(jnp.stack([jnp.zeros(k), jnp.ones(k)]))
         lasso = shapley.weighted_lasso(coins, v(coins), weights, beta=beta)
-        return lasso.coefficients, shapley.constrained_least_squares(kernel, v(kernel), full, empty)[0]
+        return lasso.coefficients, shapley.constrained_least_squares(kernel, v(kernel), full, empty).values
 
     small = [jnp.asarray(x, jnp.float32) for x in (a, coins, weights, kernel)]
     lime, kernel_shap = both(heads.to_jax(p), *small)

@@ -45,7 +45,7 @@ def test_kernel_is_the_constrained_least_squares(players, count, paired):
     np.testing.assert_allclose(got.values.sum(), got.v_full - got.v_empty, atol=2e-6 * scale * players)
     with jax.enable_x64(True):
         wide = [jnp.asarray(a, jnp.float64) for a in (masks, values, got.v_full, got.v_empty)]
-        exact, _ = shapley.constrained_least_squares(*wide)
+        exact = shapley.constrained_least_squares(*wide).values
     np.testing.assert_allclose(exact, want, rtol=1e-9, atol=1e-9 * scale)
 
 
@@ -158,3 +158,39 @@ def test_lime_weighs_the_coalitions_it_drew():
     want, _ = lasso_oracle(masks, values, np.exp(-4 * (1 - masks).mean(1)), 0.01)
     np.testing.assert_allclose(got.values, want, atol=1e-4)
     assert int(got.evaluations) == 202 and np.isnan(got.standard_error).all()
+
+
+def _least_norm(masks, values, full, empty):
+    """The shortest deviation from the even split that fits best, by NumPy's pseudo-inverse in float64."""
+    masks, values = np.asarray(masks, np.float64), np.asarray(values, np.float64)
+    n, players = masks.shape
+    centred = masks - masks.mean(1, keepdims=True)
+    target = values - empty - (full - empty) * masks.mean(1)
+    x = np.linalg.lstsq(centred, target, rcond=1e-3)[0]
+    return (full - empty) / players + x - x.mean(), np.linalg.matrix_rank(
+        centred, tol=1e-3 * np.linalg.norm(centred, 2)
+    )
+
+
+@pytest.mark.parametrize(("players", "count", "paired"), [(128, 128, False), (10, 18, True), (40, 45, False)])
+def test_singular_designs_have_the_solution_of_least_norm(players, count, paired):
+    """As many coalitions as players: with an unpivoted QR, values reached 1e6 for a game within [-1, 1]."""
+    rng = np.random.default_rng(0)
+    table, bias, out = rng.normal(size=(players, 64)) / 8, rng.normal(size=64) / 2, rng.normal(size=64) / 8
+    v = lambda m: jax.nn.relu(m @ jnp.asarray(table, jnp.float32) + bias) @ jnp.asarray(out, jnp.float32)  # noqa: E731
+    run = jax.jit(lambda k: shapley.kernel_shapley(v, k, num_players=players, num_samples=count, paired=paired))
+    deficient = 0
+    for seed in range(12):
+        key = jax.random.key(seed)
+        found = run(key)
+        masks = shapley.sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
+        expected, rank = _least_norm(masks, v(masks.astype(jnp.float32)), float(found.v_full), float(found.v_empty))
+        assert found.rank == rank
+        np.testing.assert_allclose(found.values, expected, atol=2e-3 * np.abs(expected).max())
+        np.testing.assert_allclose(found.values.sum(), found.v_full - found.v_empty, atol=1e-5)
+        assert jnp.abs(found.values).max() < 5
+        deficient += int(rank < players - 1)
+        free = count // (2 if paired else 1) - rank
+        assert free > 0 or jnp.isinf(found.standard_error).all()
+        assert rank == players - 1 or jnp.isinf(found.standard_error).any()
+    assert deficient or count > players  # the third design is merely close to one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,9 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, float_dtype, in_chunks
+
+#: Of the largest singular value: what a direction must have to count as determined.
+_LEAST = 1e-3
 
 
 def sample_coalitions(key: jax.Array, *, num_players: int, num_samples: int, paired: bool = False) -> jax.Array:
@@ -31,15 +35,33 @@ def sample_coalitions(key: jax.Array, *, num_players: int, num_samples: int, pai
     return jnp.stack([masks, ~masks], 1).reshape(num_samples, num_players) if paired else masks
 
 
+class Fit(NamedTuple):
+    """A constrained least squares.
+
+    Attributes:
+      values: `phi (K,)`.
+      solver: the factor `S (K, n)` with `phi = even split + S (sqrt(w) * residual of the even split)`.
+      rank: `()` of the K - 1 directions, how many the coalitions determine.
+      determined: `(K,)` bool, whose value they determine.
+    """
+
+    values: jax.Array
+    solver: jax.Array
+    rank: jax.Array
+    determined: jax.Array
+
+
 def constrained_least_squares(
     masks: jax.Array, values: jax.Array, v_full: jax.Array, v_empty: jax.Array, weights: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """`argmin sum_i w_i (v_i - v_empty - m_i . phi)^2` under `sum phi = v_full - v_empty`.
+) -> Fit:
+    """`argmin sum_i w_i (v_i - v_empty - m_i . phi)^2` under `sum phi = v_full - v_empty`, of all of them the shortest.
 
     The constraint (the two coalitions of infinite weight) is eliminated, `phi = span / K + x` with
     `sum x = 0`, in an orthonormal basis of that plane, where every player counts alike and the condition is
     no worse than the problem's; a QR factorisation then avoids the squared condition of the normal
-    equations. Fewer coalitions than players leave directions undetermined: the solution is not finite then.
+    equations, and the singular values of its small factor show the rank. Directions of which the coalitions say
+    next to nothing (below 1e-3 of the largest singular value) are left at the even split: of all that fits, the
+    solution nearest to it.
 
     Args:
       masks: `(n, K)`.
@@ -47,9 +69,6 @@ def constrained_least_squares(
       v_full: `()` value of all players.
       v_empty: `()` value of no player.
       weights: `(n,)`, all alike by default.
-
-    Returns:
-      `phi (K,)` and the factor `S (K, n)` with `x = S (sqrt(w) * residual of the even split)`.
     """
     players = masks.shape[1]
     span = v_full - v_empty
@@ -60,8 +79,15 @@ def constrained_least_squares(
     plane = jnp.asarray(_plane(players), values.dtype)
     multiply = functools.partial(jnp.matmul, precision="highest")
     q, r = jnp.linalg.qr(root[:, None] * multiply(design, plane))
-    solver = multiply(plane, jax.scipy.linalg.solve_triangular(r, q.T))
-    return span / players + multiply(solver, root * target), solver
+    left, singular, right = jnp.linalg.svd(r, full_matrices=True)
+    count = singular.shape[0]
+    known = singular > _LEAST * singular[0]
+    inverse = jnp.where(known, 1 / jnp.where(known, singular, 1), 0)
+    directions = multiply(plane, right.T)  # (K, K - 1)
+    solver = multiply(directions[:, :count] * inverse, multiply(left[:, :count].T, q.T))
+    unknown = jnp.ones(players - 1, bool).at[:count].set(~known)
+    determined = jnp.sum(jnp.square(directions) * unknown, axis=1) < 1e-6
+    return Fit(span / players + multiply(solver, root * target), solver, jnp.sum(known), determined)
 
 
 def kernel_shapley(
@@ -90,7 +116,9 @@ def kernel_shapley(
 
     Returns:
       An `Estimate`; the standard error is the regression's heteroscedasticity-robust one (HC1, a pair
-      being one observation), which assumes many more coalitions than players.
+      being one observation), which assumes many more coalitions than players; infinite for a player whose value the
+      coalitions do not determine, and for all where they are no more than their rank, `rank` of K - 1. What is not
+      determined is split evenly.
 
     Raises:
       JaxcamError: too few coalitions, an odd number of paired ones, a game of the wrong shape.
@@ -111,13 +139,15 @@ def kernel_shapley(
     v_full, v_empty = ends(v, players)
     masks = sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
     values = in_chunks(lambda i: evaluate(v, masks[i]), count, check_count("chunk_size", chunk_size))
-    phi, solver = constrained_least_squares(masks, values, v_full, v_empty)
-    residual = values - v_empty - jnp.matmul(masks.astype(values.dtype), phi, precision="highest")
+    fit = constrained_least_squares(masks, values, v_full, v_empty)
+    residual = values - v_empty - jnp.matmul(masks.astype(values.dtype), fit.values, precision="highest")
     # The two of a pair are one observation: their shared part cancels in the estimate, so it must here.
-    scores = (solver * residual).reshape(players, count // group, group).sum(-1)
-    free = max(count // group - (players - 1), 1)
-    error = jnp.sqrt((scores**2).sum(1) * (count // group) / free)
-    return Estimate(phi, error, jnp.asarray(count + 2), v_full, v_empty)
+    scores = (fit.solver * residual).reshape(players, count // group, group).sum(-1)
+    free = count // group - fit.rank
+    error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1))
+    # Coalitions that determine no more than they are leave no residual to judge by.
+    error = jnp.where(fit.determined & (free > 0), error, jnp.inf)
+    return Estimate(fit.values, error, jnp.asarray(count + 2), v_full, v_empty, fit.rank)
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,11 +20,12 @@ class Estimate(NamedTuple):
 
     Attributes:
       values: `(K,)` one number per player; for the Shapley estimators in the units of the game.
-      standard_error: `(K,)` of `values`; 0 where they are exact, infinite after a single sample, NaN
-        where the estimator has none.
+      standard_error: `(K,)` of `values`; 0 where they are exact, infinite after a single sample or where nothing
+        determines the value, NaN where the estimator has none.
       evaluations: `()` coalitions evaluated; a gradient counts three.
       v_full: `()` value of all players together.
       v_empty: `()` value of no player.
+      rank: `()` of the K - 1 directions of a regression, how many its coalitions determine; None of other estimators.
     """
 
     values: jax.Array
@@ -32,6 +33,7 @@ class Estimate(NamedTuple):
     evaluations: jax.Array
     v_full: jax.Array
     v_empty: jax.Array
+    rank: jax.Array | None = None
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
