@@ -12,12 +12,13 @@ import dataclasses
 import functools
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxcam.cutting.tags import mark
+from jaxcam.cutting.tags import mark_in_order
 from jaxcam.errors import JaxcamError
 
 #: `{"train": False}`, keyword arguments of the model's call; or `(module, x) -> logits`.
@@ -92,7 +93,7 @@ def _linen_layers_named():
         if not path or method.startswith("_") and method != "__call__" or method == "setup":
             return out
         label = ".".join(path) + ("" if method == "__call__" else f".{method}")
-        return mark(out, label, type(context.module).__name__)
+        return mark_in_order(out, label, type(context.module).__name__)
 
     with linen.intercept_methods(name):
         yield
@@ -116,7 +117,7 @@ def _naming(cls: Any) -> type:
     """A subclass of an NNX layer's class, as like it as can be, that names what its calls return."""
 
     def __call__(self, *args, **kwargs):
-        return mark(cls.__call__(self, *args, **kwargs), self.__dict__["_jaxcam_layer"], cls.__name__)
+        return mark_in_order(cls.__call__(self, *args, **kwargs), self.__dict__["_jaxcam_layer"], cls.__name__)
 
     return _subclass(cls, {"__call__": __call__})
 
@@ -130,6 +131,7 @@ def _nnx(model: Any, params: Any, call: Call) -> Adapter:
     nnx = sys.modules["flax.nnx"]
     graphdef, state = nnx.split(model)
     own = nnx.to_pure_dict(state)
+    _say_what_is_frozen(nnx, model, params)
 
     def run(params, x):
         given = nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params
@@ -143,6 +145,27 @@ def _nnx(model: Any, params: Any, call: Call) -> Adapter:
         return _invoke(copy, x, call)
 
     return Adapter(run)
+
+
+def _say_what_is_frozen(nnx: Any, model: Any, params: Any) -> None:
+    """Warns where running statistics are not among the parameters: those of this moment are then built in."""
+    if params is None:
+        return
+    given = _paths(nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params)
+    absent = sorted(_paths(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))) - given)
+    if absent:
+        warnings.warn(
+            f"the params hold no running statistics ({', '.join(absent[:2])}{', ...' if len(absent) > 2 else ''}), so "
+            "those of this moment are used from now on, however the model trains on: give "
+            "nnx.state(model, nnx.Not(nnx.RngState)), which holds them too",
+            stacklevel=2,
+        )
+
+
+def _paths(tree: Any, path: str = "") -> set[str]:
+    if not isinstance(tree, Mapping):
+        return {path}
+    return set().union(*(_paths(v, f"{path}.{k}" if path else str(k)) for k, v in tree.items()))
 
 
 def _overlay(own: dict, given: Any, path: str = "") -> dict:
@@ -174,7 +197,7 @@ def _equinox(model: Any, call: Call) -> Adapter:
 @functools.cache
 def _equinox_naming(eqx: Any, cls: Any) -> type:
     def __call__(self, *args, **kwargs):
-        return mark(cls.__call__(self, *args, **kwargs), self._jaxcam_layer, cls.__name__)
+        return mark_in_order(cls.__call__(self, *args, **kwargs), self._jaxcam_layer, cls.__name__)
 
     # A field, and static: the name outlives the layer's flattening in filter_jit and the like.
     body = {"__call__": __call__, "_jaxcam_layer": eqx.field(static=True, default="")}
@@ -209,6 +232,8 @@ def abstract(tree: Any, what: str) -> Any:
     """
 
     def one(leaf):
+        if hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # of NNX's Dropout
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         if hasattr(leaf, "shape") and hasattr(leaf, "dtype"):
             return jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
         if isinstance(leaf, bool | int | float | complex):

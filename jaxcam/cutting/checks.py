@@ -41,7 +41,7 @@ def like(value: Any, expected: jax.ShapeDtypeStruct, what: str) -> jax.Array:
     Raises:
       JaxcamError: it is another shape, or a dtype that is not merely another precision.
     """
-    value = jnp.asarray(value)
+    value = value if isinstance(value, jax.Array) else jnp.asarray(value)
     if value.shape != expected.shape:
         raise JaxcamError(f"{what}: shape {value.shape}, but the network was cut for {expected.shape}; split it anew")
     if value.dtype == expected.dtype:

@@ -236,7 +236,7 @@ def _find(places: dict[str, tuple[program.Place, int]], at: str) -> tuple[str, p
     elif not places:
         raise JaxcamError("the network names no layers: mark the value with `x = jaxcam.tag(x, 'name')` in its code")
     else:
-        raise unknown("layer", at, places)
+        raise unknown("layer", at, [n for n, (place, _) in places.items() if place.inside is None])
     if place.inside:
         raise JaxcamError(
             f"{at!r} is inside {place.inside}, and a loop or branch cannot be cut within: cut before or behind it"

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.cutting import program
+from jaxcam.cutting import program, tags
+from jaxcam.cutting.activations import name_activations
 from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
 from jaxcam.errors import JaxcamError
 
@@ -94,6 +95,7 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
 
     with _retracing(True):
         closed = jax.make_jaxpr(run)(params, image)
+    closed = name_activations(tags.with_plain_labels(closed), len(jax.tree.leaves(params)))
     return Traced(closed, adapter.layout, batched, params, image)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -57,6 +59,7 @@ class Places:
         with jax.default_matmul_precision("highest"):
             self._traced = listing.trace(model, params, example, call, batched)
         self._resolved = layouts.resolve(self._traced.layout if layout is None else layout)
+        self._layout_given = layout is not None
         self._cuts: dict[str, Cut] = {}
         self._lock = threading.Lock()
         self.whole = Whole(self._traced.closed, self._traced.params, self._traced.image)
@@ -85,25 +88,50 @@ class Places:
                 self._cuts[at] = self._cuts.setdefault(made.layer.name, made)
             return self._cuts[at]
 
-    def last(self) -> str:
+    def last(self, matters: Callable[[Cut], bool] = lambda cut: True) -> str:
         """The last place whose map has more than one row and column, and where the network can be cut.
 
+        Unless the layout was given, a map has the image's proportions (the heads and tokens of an attention have not),
+        and no tokens come after it, which would be the later map if it were told how they lie.
+
+        Args:
+          matters: whether a cut is worth explaining.
+
         Raises:
-          JaxcamError: there is none.
+          JaxcamError: there is none; the message says what would make one.
         """
         why = ""
         for name, (h, w, _) in reversed(self.maps.items()):
-            if h > 1 and w > 1:
+            if h > 1 and w > 1 and (self._layout_given or self._is_like_the_image(h, w)):
                 try:
-                    return self.cut(name).layer.name
+                    cut = self.cut(name)
                 except JaxcamError as e:  # a result that is not used, for example
                     why = why or f" ({e})"
-        tokens = any(len(shape) == 2 for _, _, shape in listing.unbatched(self._traced))
-        hint = "; where layers give tokens, say how they lie, with layout=jaxcam.tokens(...)" if tokens else ""
+                    continue
+                if not self._layout_given and (tokens := self._tokens_behind(name)):
+                    raise JaxcamError(
+                        f"behind its last map, {name!r}, the network goes on with tokens ({tokens}): say how they lie, "
+                        f"with layout=jaxcam.tokens(prefix=number of class tokens), or name layer={name!r}"
+                    )
+                if matters(cut):
+                    return cut.layer.name
+        flat = any(len(shape) == 2 for _, _, shape in listing.unbatched(self._traced))
+        hint = "; where layers give tokens, say how they lie, with layout=jaxcam.tokens(...)" if flat else ""
         raise JaxcamError(
             f"no named layer gives a map with more than one position{why}: mark one in the network's code with "
             f"`x = jaxcam.tag(x, 'name')`{hint}"
         )
+
+    def _is_like_the_image(self, h: int, w: int) -> bool:
+        """Whether a map has the image's proportions, up to a row or column that was lost or added at the edges."""
+        height, width = self._traced.image.shape[:2]
+        return abs(h - height * w / width) <= 1 or abs(w - width * h / height) <= 1
+
+    def _tokens_behind(self, name: str) -> str:
+        """Shape and name of the last tokens behind a place; "" where there are none."""
+        later = itertools.dropwhile(lambda found: found[0] != name, listing.unbatched(self._traced))
+        tokens = [f"{shape} of {other!r}" for other, _, shape in later if len(shape) == 2 and min(shape) > 1]
+        return tokens[-1] if tokens else ""
 
     @functools.cached_property
     def fingerprint(self) -> str:

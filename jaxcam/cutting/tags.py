@@ -44,8 +44,47 @@ def mark(x: T, name: str, kind: str) -> T:
     return jax.tree_util.tree_map_with_path(label, x)
 
 
+def mark_in_order(x: T, name: str, kind: str) -> T:
+    """`mark`, for layers that `jax.vmap` maps over inside a model: the mapped axis comes first in what it labels.
+
+    Left to itself, JAX keeps that axis where a product happens to put it, and tokens and features change places. Such
+    a function has no reverse derivative; `with_plain_labels` makes ordinary labels of it once the program is traced.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def label(value):
+        return mark(value, name, kind)
+
+    @label.def_vmap
+    def _(axis_size, in_batched, value):
+        return mark_in_order(value, name, kind), in_batched[0]
+
+    return jax.tree.map(lambda leaf: label(leaf) if isinstance(leaf, jax.Array) else leaf, x)
+
+
+def with_plain_labels(program: Any) -> Any:
+    """A program whose labels by `mark_in_order` are those by `mark`, inside of other programs too."""
+    if isinstance(program, tuple | list):
+        return type(program)(map(with_plain_labels, program))
+    if isinstance(program, jex.ClosedJaxpr):
+        return jex.ClosedJaxpr(with_plain_labels(program.jaxpr), program.consts)
+    if not isinstance(program, jex.Jaxpr):
+        return program
+    return program.replace(eqns=[_plain(eqn) for eqn in program.eqns])
+
+
+def _plain(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
+    if eqn.primitive.name == "custom_vmap_call" and read(eqn) is not None:
+        return eqn.params["call"].jaxpr.eqns[0].replace(invars=eqn.invars, outvars=eqn.outvars)
+    held = any(True for _ in jex.jaxprs_in_params(eqn.params))
+    return eqn.replace(params={k: with_plain_labels(v) for k, v in eqn.params.items()}) if held else eqn
+
+
 def read(eqn: jex.JaxprEqn) -> tuple[str, str] | None:
     """`(kind, name)` of the label that an equation puts on its value; None for any other equation."""
+    if eqn.primitive.name == "custom_vmap_call":  # of `mark_in_order`
+        inner = eqn.params["call"].jaxpr.eqns
+        return read(inner[0]) if len(inner) == 1 else None
     label: Any = eqn.params.get("name")
     if eqn.primitive.name != "name" or not str(label).startswith(_PREFIX):
         return None

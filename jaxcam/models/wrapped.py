@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting.adapters import Call, own_params
-from jaxcam.cutting.cut import Features, Head
+from jaxcam.cutting.cut import Cut, Features, Head
 from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
 from jaxcam.data.class_names import class_names
@@ -103,9 +103,9 @@ def wrap(
         input `(H, W, 3)`, always of one shape. A function that does not use the whole picture needs an attribute
         `region`, a function `(w, h) -> (x0, y0, x1, y1)`: the part that it uses, in pixels of the picture.
       classes: names of the C logits; or "imagenet", "voc" or "coco".
-      layer: where maps are made unless another layer is asked for; the last one with more than one row and
-        column unless given. See `jaxcam.layers`.
-      multi_label: whether the logits are independent, their probabilities sigmoids.
+      layer: where maps are made unless another layer is asked for; the last map with more than one row and
+        column unless given (with class tokens, the last one on whose patches the logits depend). See `jaxcam.layers`.
+      multi_label: whether the logits are independent, their probabilities sigmoids; a single logit must be.
       name: what to call it; the model's class or the function unless given.
       provenance: what is known of the weights, for reports.
 
@@ -122,6 +122,12 @@ def wrap(
             raise unknown("list of classes", classes, _KNOWN_CLASSES)
         classes = class_names(classes)
     params = own_params(model, params)
+    if len(classes) == 1 and not multi_label:
+        raise JaxcamError(
+            f"one logit ({classes[0]!r}) has no other class to be compared with, and a softmax of it is always 100 %; "
+            "wrap it with multi_label=True for its sigmoid. What speaks against it is explained by the target "
+            "`lambda logits: -logits[0]`"
+        )
     example = jax.ShapeDtypeStruct(rules.shape, jnp.float32)
     places = Places(model, params, example=example, call=call, layout=layout, batched=batched)
     return Wrapped(
@@ -130,7 +136,25 @@ def wrap(
         classes=tuple(map(str, classes)),
         preprocessing=rules,
         places=places,
-        layer=places.cut(layer).layer.name if layer else places.last(),
+        layer=places.cut(layer).layer.name if layer else places.last(lambda cut: _matters(cut, params, places.logits)),
         multi_label=multi_label,
         provenance=dict(provenance or {}),
     )
+
+
+def _matters(cut: Cut, params: Any, logits: int) -> bool:
+    """Whether the logits depend on the map: behind the last attention, only the class token counts.
+
+    Asked only of layouts that hold something beside the map, as it compiles the head.
+    """
+    _, rest = cut.head.bypass
+    if not jax.tree.leaves(rest):
+        return True
+
+    def slopes(params):
+        image = jax.random.normal(jax.random.key(0), cut.features.image.shape, cut.features.image.dtype)
+        activations, first = cut.features.hold(params, image)
+        weighted = lambda a: jnp.dot(cut.head(first, a), jnp.sin(1.0 + jnp.arange(logits)))  # noqa: E731
+        return jax.grad(weighted)(activations)
+
+    return bool(jnp.any(jax.jit(slopes)(params) != 0))

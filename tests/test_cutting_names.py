@@ -1,0 +1,246 @@
+"""Names for activations and sums that are plain functions, the default place, mapped layers, keys and statistics."""
+
+from __future__ import annotations
+
+import warnings
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import jaxcam
+from jaxcam.errors import JaxcamError
+
+IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(16, 16, 3)), jnp.float32)
+RULES = jaxcam.Preprocessing(size=16, resize="squash")
+CLASSES = list("abcde")
+
+
+class Plain(nnx.Module):
+    """An activation and a residual sum as functions, a dropout, a batch norm."""
+
+    def __init__(self, rngs, activation=nnx.relu):
+        self.activation = activation
+        self.conv, self.norm = nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+        self.mix, self.drop = nnx.Conv(8, 8, (3, 3), rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.out = nnx.Linear(8, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.activation(self.norm(self.conv(x)))
+        x = x + self.mix(x)
+        return self.out(self.drop(x.mean((1, 2))))
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(nn.BatchNorm(use_running_average=True, name="norm")(nn.Conv(8, (3, 3), name="conv")(x)))
+        return nn.Dense(5)(nn.relu(y + nn.Conv(8, (3, 3), name="mix")(y)).mean((1, 2)))
+
+
+ACTIVATIONS = {
+    "relu": nnx.relu, "silu": nnx.silu, "gelu": nnx.gelu, "relu6": nnx.relu6, "hard_silu": nnx.hard_silu,
+    "tanh": jnp.tanh, "leaky_relu": nnx.leaky_relu,
+}  # fmt: skip
+
+
+def names(model, params, **options):
+    return [layer.name for layer in jaxcam.layers(model, params, example=IMAGE, **options)]
+
+
+def halves_agree(model, params, at, whole, **options):
+    features, head = jaxcam.split(model, params, at=at, example=IMAGE, **options)
+    activations, first = features.hold(params, IMAGE)
+    np.testing.assert_allclose(head(first, activations), whole, rtol=1e-5, atol=1e-5)
+    return activations
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_an_activation_of_a_named_value_has_a_name_in_nnx(activation):
+    model = Plain(nnx.Rngs(0), ACTIVATIONS[activation])
+    params = nnx.to_pure_dict(nnx.state(model))
+    found = names(model, params)
+    [name] = [n for n in found if n.startswith("norm.") and n.count(".") == 1]
+    assert name == f"norm.{'activation' if activation == 'gelu' else activation}" and found[-1] == "mix.add"
+    model.eval()
+    expected = ACTIVATIONS[activation](model.norm(model.conv(IMAGE[None])))[0]
+    np.testing.assert_allclose(halves_agree(model, params, name, model(IMAGE[None])[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_activations_and_residual_sums_have_names_in_linen():
+    variables = Linen().init(jax.random.key(0), IMAGE[None])
+    found = names(Linen(), variables)
+    assert found == ["conv", "norm", "norm.relu", "mix", "mix.add", "mix.add.relu"]
+    halves_agree(Linen(), variables, "mix.add.relu", Linen().apply(variables, IMAGE[None])[0])
+
+
+def test_activations_have_names_in_equinox_and_in_functions():
+    eqx = pytest.importorskip("equinox")
+    conv, out = eqx.nn.Conv2d(3, 8, 3, key=jax.random.key(0)), eqx.nn.Linear(8, 5, key=jax.random.key(1))
+
+    class Net(eqx.Module):
+        conv: eqx.nn.Conv2d
+        out: eqx.nn.Linear
+
+        def __call__(self, x):
+            return self.out(jax.nn.relu(self.conv(x)).mean((1, 2)))
+
+    net = Net(conv, out)
+    assert names(net, eqx.filter(net, eqx.is_array)) == ["conv", "conv.relu"]
+
+    def function(p, x):
+        h = jaxcam.tag(x @ p["w"], "first")
+        return jnp.where(h > 0, h, 0.1 * h).mean((0, 1)) @ p["v"]
+
+    params = {"w": jnp.ones((3, 4)), "v": jnp.ones((4, 5))}
+    assert "first" in (found := names(function, params)) and any(n.startswith("first.") for n in found)
+
+
+def test_what_a_layer_does_inside_gets_no_name():
+    """A norm's squares and a softmax's exponentials are nobody's layer."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.LayerNorm()(nn.Conv(8, (3, 3))(x))
+            return nn.Dense(5)(x.mean((1, 2)))
+
+    variables = Net().init(jax.random.key(0), IMAGE[None])
+    assert names(Net(), variables) == ["Conv_0", "LayerNorm_0"]
+
+
+def test_the_default_place_is_behind_the_activation():
+    network = jaxcam.wrap(Plain(nnx.Rngs(0)), preprocessing=RULES, classes=CLASSES)
+    assert network.default_layer == "mix.add" and "norm.relu" in network.layers
+
+
+class ViT(nn.Module):
+    pool: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(16, (4, 4), strides=4, name="patches")(x).reshape(x.shape[0], -1, 16)
+        if not self.pool:
+            first = self.param("cls", nn.initializers.normal(), (1, 1, 16))
+            x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, 16)), x], axis=1)
+        for i in range(2):
+            x = x + nn.MultiHeadDotProductAttention(2, name=f"attention{i}")(nn.LayerNorm(name=f"norm{i}")(x))
+        x = nn.LayerNorm(name="last")(x)
+        return nn.Dense(5)(x.mean(1) if self.pool else x[:, 0])
+
+
+@pytest.mark.parametrize(("pool", "default"), [(False, "norm1"), (True, "last")])
+def test_a_transformer_asks_for_its_layout_and_its_default_place_counts(pool, default):
+    model = ViT(pool)
+    variables = model.init(jax.random.key(0), IMAGE[None])
+    with pytest.raises(JaxcamError, match=r"goes on with tokens .*layout=jaxcam.tokens.* or name layer='patches'"):
+        jaxcam.wrap(model, variables, preprocessing=RULES, classes=CLASSES)
+    layout = jaxcam.tokens(prefix=0 if pool else 1)
+    network = jaxcam.wrap(model, variables, preprocessing=RULES, classes=CLASSES, layout=layout)
+    assert network.default_layer == default
+    features, head = network.split()
+    activations, first = features.hold(network.params, IMAGE)
+    slopes = jax.grad(lambda a: head(first, a)[0])(activations)
+    assert (jnp.abs(slopes).sum(-1) > 0).all()
+
+
+def test_heads_and_tokens_are_not_taken_for_rows_and_columns():
+    class Attention(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(16, (4, 4), strides=4, name="patches")(x).reshape(x.shape[0], -1, 16)
+            q = nn.DenseGeneral((2, 8), name="query")(x)
+            return nn.Dense(5)(q.sum((1, 2)))
+
+    variables = Attention().init(jax.random.key(0), IMAGE[None])
+    network = jaxcam.wrap(Attention(), variables, preprocessing=RULES, classes=CLASSES)
+    assert network.default_layer == "patches"
+
+
+@pytest.mark.parametrize("tokens_first", [True, False])
+def test_a_layer_mapped_over_tokens_gives_tokens(tokens_first):
+    """Sixteen tokens of sixteen features: JAX leaves the mapped axis of a product where it fell."""
+    eqx = pytest.importorskip("equinox")
+
+    class Net(eqx.Module):
+        embed: eqx.nn.Conv2d
+        linear: eqx.nn.Linear
+        out: eqx.nn.Linear
+
+        def tokens(self, x):
+            t = self.embed(x).reshape(8, -1)
+            return jax.nn.relu(jax.vmap(self.linear)(t.T) if tokens_first else jax.vmap(self.linear, in_axes=1)(t))
+
+        def __call__(self, x):
+            return self.out(self.tokens(x).mean(0))
+
+    a, b, c = jax.random.split(jax.random.key(0), 3)
+    net = Net(eqx.nn.Conv2d(3, 8, 4, stride=4, key=a), eqx.nn.Linear(8, 16, key=b), eqx.nn.Linear(16, 3, key=c))
+    params = eqx.filter(net, eqx.is_array)
+    features, head = jaxcam.split(net, params, at="linear.relu", example=IMAGE, layout=jaxcam.tokens(prefix=0))
+    expected = net.tokens(jnp.transpose(IMAGE, (2, 0, 1)))
+    np.testing.assert_allclose(features(params, IMAGE).reshape(16, 16), expected, rtol=1e-5, atol=1e-5)
+    cam = jaxcam.lift_cam(params, features(params, IMAGE), head=head, target=1)
+    assert abs(cam.diagnostics["completeness_gap"]) < 1e-5
+    assert jnp.isfinite(jax.grad(lambda x: head(params, features(params, x))[0])(IMAGE)).all()
+
+
+def test_random_keys_among_the_parameters_do_no_harm():
+    model = Plain(nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(model))  # with the keys of the dropout
+    model.eval()
+    halves_agree(model, params, "norm.relu", model(IMAGE[None])[0])
+
+
+def test_running_statistics_that_are_left_out_are_told():
+    model = Plain(nnx.Rngs(0))
+    with pytest.warns(UserWarning, match=r"no running statistics \(norm.mean, norm.var\).*nnx.Not\(nnx.RngState\)"):
+        jaxcam.split(model, nnx.state(model, nnx.Param), at="conv", example=IMAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        jaxcam.split(model, nnx.state(model, nnx.Not(nnx.RngState)), at="conv", example=IMAGE)
+        jaxcam.split(model, at="conv", example=IMAGE)
+
+
+def test_a_wrapped_network_takes_the_weights_of_later():
+    model = Plain(nnx.Rngs(0))
+    network = jaxcam.wrap(model, preprocessing=RULES, classes=CLASSES)
+    model.norm.var.set_value(jnp.full(8, 9.0))
+    model.out.bias.set_value(jnp.arange(5.0))
+    model.eval()
+    later = network.with_params(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
+    np.testing.assert_allclose(later.predict(later.params, IMAGE), model(IMAGE[None])[0], rtol=1e-5, atol=1e-5)
+    assert later.split()[1] is network.split()[1]  # nothing is traced or compiled again
+
+
+def test_one_logit_is_a_sigmoid():
+    net = lambda p, x: jaxcam.tag(jax.nn.relu(x @ p["w"]), "map").mean((0, 1)) @ p["out"]  # noqa: E731
+    params = {"w": np.ones((3, 6), "f4"), "out": np.ones((6, 1), "f4")}
+    with pytest.raises(JaxcamError, match="'pneumonia'.*multi_label=True.*-logits"):
+        jaxcam.wrap(net, params, preprocessing=RULES, classes=["pneumonia"])
+    network = jaxcam.wrap(net, params, preprocessing=RULES, classes=["pneumonia"], multi_label=True)
+    assert float(network.probabilities(jnp.zeros(1))[0]) == 0.5
+
+
+def test_an_unknown_layer_is_answered_with_those_that_can_be_cut_at():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return nn.relu(nn.Conv(8, (3, 3), name="conv")(x)), None
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(8, (3, 3), name="stem")(x)
+            blocks = nn.scan(Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)
+            x, _ = blocks(name="blocks")(x, None)
+            return nn.Dense(5)(x.mean((1, 2)))
+
+    variables = Net().init(jax.random.key(0), IMAGE[None])
+    with pytest.raises(JaxcamError, match="no layer called") as error:
+        jaxcam.split(Net(), variables, at="nothing like it", example=IMAGE)
+    assert "blocks[0]" not in str(error.value) and "blocks.conv" not in str(error.value)
+    assert "stem" in str(error.value)
