@@ -152,8 +152,9 @@ def _say_what_is_frozen(nnx: Any, model: Any, params: Any) -> None:
     if params is None:
         return
     given = _paths(nnx.to_pure_dict(params) if isinstance(params, nnx.State) else params)
-    absent = sorted(_paths(nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))) - given)
-    if absent:
+    learned, kept = (_paths(nnx.to_pure_dict(nnx.state(model, kind))) for kind in (nnx.Param, nnx.BatchStat))
+    absent = sorted(kept - given)
+    if absent and learned <= given:  # else a part was given on purpose
         warnings.warn(
             f"the params hold no running statistics ({', '.join(absent[:2])}{', ...' if len(absent) > 2 else ''}), so "
             "those of this moment are used from now on, however the model trains on: give "
