@@ -53,7 +53,7 @@ def names(model, params, **options):
 
 def halves_agree(model, params, at, whole, **options):
     features, head = jaxcam.split(model, params, at=at, example=IMAGE, **options)
-    activations, first = features.hold(params, IMAGE)
+    activations, first = features.with_head_params(params, IMAGE)
     np.testing.assert_allclose(head(first, activations), whole, rtol=1e-5, atol=1e-5)
     return activations
 
@@ -142,7 +142,7 @@ def test_a_transformer_asks_for_its_layout_and_its_default_place_counts(pool, de
     network = jaxcam.wrap(model, variables, preprocessing=RULES, classes=CLASSES, layout=layout)
     assert network.default_layer == default
     features, head = network.split()
-    activations, first = features.hold(network.params, IMAGE)
+    activations, first = features.with_head_params(network.params, IMAGE)
     slopes = jax.grad(lambda a: head(first, a)[0])(activations)
     assert (jnp.abs(slopes).sum(-1) > 0).all()
 

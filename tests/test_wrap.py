@@ -24,7 +24,11 @@ from jaxcam.methods.registry import METHODS, Method, request
 from jaxcam.methods.result import Inputs
 
 #: A guest, its default layer, and whether values go around that.
-WRAPPED = [("linen_residual", "block2", False), ("nnx_blocks", "blocks.2", False), ("function_tagged", "second.tanh", False)]
+WRAPPED = [
+    ("linen_residual", "block2", False),
+    ("nnx_blocks", "blocks.2", False),
+    ("function_tagged", "second.tanh", False),
+]
 WRAPPED += [("linen_dense", "conv2.relu", True), ("vit_mean", "norm", False), ("equinox_cnn", "dropout", False)]
 
 

@@ -99,7 +99,8 @@ def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.
             raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
         if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
             raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
-        return jnp.take(logits, target, mode="fill")
+        # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
+        return jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill")
 
     return score
 

@@ -153,7 +153,7 @@ def _matters(cut: Cut, params: Any, logits: int) -> bool:
 
     def slopes(params):
         image = jax.random.normal(jax.random.key(0), cut.features.image.shape, cut.features.image.dtype)
-        activations, first = cut.features.hold(params, image)
+        activations, first = cut.features.with_head_params(params, image)
         weighted = lambda a: jnp.dot(cut.head(first, a), jnp.sin(1.0 + jnp.arange(logits)))  # noqa: E731
         return jax.grad(weighted)(activations)
 
