@@ -42,7 +42,12 @@ def _manifest(network="vgg16", kind="folder", layer="conv5_3", reference="shap_c
         (_manifest(), "lime_cam", "ad", (29.28, 5)),
         (_manifest(), "lime_cam:num_samples=5120", "ad", (28.10, 5)),
         (_manifest(kind="voc"), "lift_cam", "add", (20.09, 5)),
-        (_manifest(kind="coco"), "kernel_shap_cam:num_samples=512", "cosine", (0.536, 6)),
+        (_manifest(kind="coco"), "kernel_shap_cam:num_samples=512,paired=false", "cosine", (0.536, 6)),
+        (_manifest(), "kernel_shap_cam:num_samples=512,paired=false", "cosine", (0.708, 6)),
+        (_manifest(), "kernel_shap_cam:paired=false", "cosine", (0.994, 6)),
+        (_manifest(), "kernel_shap_cam:num_samples=512", "cosine", None),  # the paper's is unpaired
+        (_manifest(), "kernel_shap_cam", "cosine", None),
+        (_manifest(), "kernel_shap_cam:num_samples=512,paired=true", "cosine", None),
         (_manifest(), "lift_cam", "cosine", (0.980, 6)),
         (_manifest(layer="conv5_1"), "lift_cam", "cosine", (0.879, 2)),
         (_manifest(layer="conv5_1", kind="voc"), "lift_cam", "ic", (34.5, 3)),

@@ -142,6 +142,8 @@ _TABLES = {
 
 #: Samples per channel of the methods that tables 5 and 6 list by their number, unless `num_samples` is given.
 _SAMPLES = {"lime_cam": 1, "kernel_shap_cam": 10}
+#: Options that the paper's methods have where ours, without them, are others: it draws coalitions without complements.
+_OPTIONS = {"kernel_shap_cam": {"paired": "false"}}
 
 
 def published(manifest: dict, method: str, metric: str) -> PaperFigure | None:
@@ -179,6 +181,8 @@ def _row(method: str, channels: int) -> str | None:
     """The name of a method in the tables above; None for one with options that the paper does not use."""
     name, _, text = method.partition(":")
     options = dict(part.split("=", 1) for part in text.split(",") if "=" in part)
+    if any(options.pop(k, None) != v for k, v in _OPTIONS.get(name, {}).items()):
+        return None
     if name in _SAMPLES:
         samples = options.pop("num_samples", _SAMPLES[name] * channels)
         name += {str(channels): " x1", str(10 * channels): " x10"}.get(str(samples), " otherwise")
