@@ -134,6 +134,8 @@ def test_csv_holds_every_digit(run, summary):
         i, j = run.methods.index(row["method"]), run.metrics.index(row["metric"])
         assert float(row["mean"]) == summary.score.mean[i, j] and float(row["high"]) == summary.score.high[i, j]
         assert float(row["difference"]) == summary.difference.mean[i, 0, j]
+        assert float(row["difference_p"]) == summary.p[i, 0, j]
+        assert int(row["surely_better"]) == summary.sure[i, 0, j]
         assert int(row["n"]) == summary.score.defined[i, j]
         assert row["paper"] == "" or float(row["paper"]) == published(run.manifest, row["method"], row["metric"]).value
 

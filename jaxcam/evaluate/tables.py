@@ -367,14 +367,15 @@ def _latex_cell(cell: Cell) -> str:
 CSV_COLUMNS = (
     "method", "metric", "unit", "better", "mean", "standard_error", "low", "high", "n", "pictures", "best",
     "not_distinguishable_from_best", "empty_maps", "difference_to", "difference", "difference_low", "difference_high",
-    "paper", "paper_table",
+    "difference_p", "surely_better", "paper", "paper_table",
 )  # fmt: skip
 
 
 def comma_separated(run: Run, summary: Summary, reference: str) -> str:
     """One line per method and metric with every digit; undefined values are empty fields.
 
-    The differences are the method minus `reference`.
+    The differences are the method minus `reference`, their p-values not corrected; `surely_better` is 1 or -1 where
+    the method is better or worse after the correction, else 0.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -388,6 +389,7 @@ def comma_separated(run: Run, summary: Summary, reference: str) -> str:
                 m, k, METRICS[k].unit, METRICS[k].better, s.mean[i, j], s.error[i, j], s.low[i, j], s.high[i, j],
                 s.defined[i, j], summary.images, int(summary.best[i, j]), int(summary.tied[i, j]), summary.empty[i],
                 reference, d.mean[i, r, j], d.low[i, r, j], d.high[i, r, j],
+                summary.p[i, r, j], int(summary.sure[i, r, j]),
                 figure.value if figure else "", figure.table if figure else "",
             )))  # fmt: skip
     return out.getvalue()
