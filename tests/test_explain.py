@@ -256,3 +256,20 @@ def test_a_class_name_is_not_taken_for_mathematics(tmp_path, vgg):
     (explanation,) = jaxcam.explain(odd, PICTURES[0], methods=["grad_cam"], targets=4)
     jaxcam.plot(explanation, tmp_path / "e.png")
     assert (tmp_path / "e.png").stat().st_size > 1000
+
+
+def test_a_bfloat16_network_is_saved_as_float32(tmp_path):
+    rng = np.random.default_rng(0)
+    params = {k: jnp.asarray(rng.normal(size=s), jnp.bfloat16) for k, s in {"w": (3, 6), "out": (6, 3)}.items()}
+
+    def net(p, x):
+        return jaxcam.tag(jax.nn.relu(x.astype(jnp.bfloat16) @ p["w"]), "map").mean((0, 1)) @ p["out"]
+
+    rules = jaxcam.Preprocessing(size=16, resize="squash")
+    network = jaxcam.wrap(net, params, preprocessing=rules, classes=list("abc"))
+    [found] = jaxcam.explain(network, rng.integers(0, 255, (16, 16, 3), np.uint8), methods=["grad_cam"])
+    found.save(tmp_path / "e.npz")
+    with np.load(tmp_path / "e.npz") as stored:
+        for name in ("all_logits", "coefficients", "maps"):
+            assert stored[name].dtype == np.float32 and np.isfinite(stored[name]).all()
+        np.testing.assert_array_equal(stored["all_logits"], np.asarray(found.logits, np.float32))

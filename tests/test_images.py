@@ -13,8 +13,8 @@ import pytest
 from networks import VGG, network, picture
 from PIL import Image, ImageCms
 
-from jaxcam.data.images import MAX_PIXELS, open_image, to_picture
-from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.data.images import MAX_PIXELS, as_it_is, open_image, to_picture
+from jaxcam.data.preprocessing import Preprocessing, own_preprocessing
 from jaxcam.errors import JaxcamError
 
 UPRIGHT = picture(6, 9)
@@ -88,6 +88,56 @@ def test_16_bits(tmp_path):
     ramp = np.array([[0, 65535 // 2, 65535, 200]], np.uint16)
     path = save(tmp_path / "p.png", Image.fromarray(ramp))
     np.testing.assert_array_equal(read_image(path)[0, :, 0], [0, 127, 255, 1])
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+@pytest.mark.parametrize(("bits", "offset"), [(10, 0), (12, 0), (14, 0), (12, 32768), (8, 0)])
+def test_a_few_bits_in_16(tmp_path, kind, bits, offset):
+    """Shown by a window; a preprocessing function gets the picture as it is."""
+    grey = (offset + np.linspace(0, 2**bits - 1, 4096)).reshape(64, 64).astype(np.uint16)
+    shown = open_image(save(tmp_path / f"p.{kind}", Image.fromarray(grey)))
+    pixels = np.asarray(shown)
+    assert pixels.min() == 0 and pixels.max() == 255 and len(np.unique(pixels)) == 256
+    np.testing.assert_array_equal(np.asarray(as_it_is(shown)), grey)
+    np.testing.assert_array_equal(np.asarray(as_it_is(to_picture(shown))), grey)
+    seen = []
+
+    def look(picture):
+        seen.append(np.asarray(picture))
+        return np.zeros((8, 8, 3), np.float32)
+
+    look.region = lambda w, h: (0, 0, w, h)
+    own_preprocessing(look).pixels(shown)
+    assert seen[-1].dtype.itemsize == 2
+    np.testing.assert_array_equal(seen[-1], grey)
+
+
+def test_a_picture_of_one_grey_in_16_bits_stays_as_it_was(tmp_path):
+    path = save(tmp_path / "p.png", Image.fromarray(np.full((3, 3), 32768, np.uint16)))
+    assert (read_image(path) == 128).all()
+
+
+def _with_gamma(path, values: np.ndarray, *, chunks: list[tuple[bytes, bytes]]):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", len(values), 1, 8, 0, 0, 0, 0))
+    body = chunk(b"IDAT", zlib.compress(b"\0" + values.tobytes())) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + b"".join(chunk(*c) for c in chunks) + body)
+    return path
+
+
+def test_the_gamma_of_a_png(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8)
+    linear = np.round((ramp / 255) ** 2.2 * 255).astype(np.uint8)
+    one, usual = ((b"gAMA", struct.pack(">I", g)) for g in (100_000, 45_455))
+    shown = open_image(_with_gamma(tmp_path / "p.png", linear, chunks=[one]))
+    expected = np.round(255 * (linear / 255) ** (1 / 2.2))
+    np.testing.assert_array_equal(np.asarray(shown)[0, :, 0], expected)
+    np.testing.assert_array_equal(np.asarray(to_picture(shown))[0, :, 0], expected)  # not twice
+    for chunks in ([usual], [one, (b"sRGB", b"\0")], [(b"gAMA", bytes(4))]):
+        path = _with_gamma(tmp_path / "q.png", ramp, chunks=chunks)
+        np.testing.assert_array_equal(read_image(path)[0, :, 0], ramp)
 
 
 def test_first_frame_of_an_animation(tmp_path):

@@ -158,7 +158,11 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     try:
         with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
             image.load()
-        return _to_rgb(_upright(image))
+        upright = _upright(image)
+        shown = _to_rgb(upright)
+        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+            shown.as_it_is = upright  # type: ignore[attr-defined]
+        return shown
     except Exception as e:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
         raise _broken(name, e) from None
 
@@ -179,7 +183,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def as_it_is(image: Image.Image) -> Image.Image:
+    """The picture of more than 8 bits that one of `open_image` or `to_picture` shows; itself where there is none."""
+    return getattr(image, "as_it_is", image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    gamma = _gamma(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _from_high_depth(image)
     profile = image.info.get("icc_profile")
@@ -196,9 +206,26 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = _to_srgb(image, profile)
     if image.mode != "RGB":
         image = image.convert("RGB")
+    if gamma is not None:
+        image = image.point(gamma * 3)
+        del image.info["gamma"]  # it is applied
     if alpha is not None:
         image.paste((255, 255, 255), mask=alpha.point(lambda a: 255 - a))
     return image
+
+
+def _gamma(image: Image.Image) -> list[int] | None:
+    """The table that turns values of a PNG which declares another gamma than a screen's, 1 / 2.2, into a screen's.
+
+    What declares its colours better, by a profile or as sRGB, is left as it is.
+    """
+    told, info = image.info.get("gamma"), image.info
+    if not isinstance(told, float) or not 0.05 < told < 5 or "srgb" in info or info.get("icc_profile"):
+        return None
+    exponent = 1 / (2.2 * told)
+    if abs(exponent - 1) < 0.02:
+        return None
+    return [round(255 * (v / 255) ** exponent) for v in range(256)]
 
 
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -214,12 +241,19 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _from_high_depth(image: Image.Image) -> Image.Image:
-    """16-bit and float greys scaled to 8 bits: by their nominal range, or by their own where unknown."""
+    """Greys of 16 and more bits as 8: by their nominal range, or by their own where that is unknown.
+
+    Values that span a quarter of 16 bits or less are those of 10, 12 or 14 bits, as scanners write them: a window
+    around them is shown, since the whole range would be black.
+    """
     values = np.nan_to_num(np.asarray(image, np.float32))
     low, high = 0.0, 65535.0
-    if image.mode == "F" or values.max() > high or values.min() < 0:
-        low, high = float(values.min()), float(values.max())
-    elif image.mode == "I" and values.max() <= 255:
+    least, most = float(values.min()), float(values.max())
+    if image.mode == "F" or most > high or least < 0:
+        low, high = least, most
+    elif most <= 255:
         high = 255.0
+    elif 255 < most - least < 16384:
+        low, high = least, most
     values = (values - low) * (255.0 / max(high - low, 1e-12))
     return Image.fromarray(np.clip(np.round(values, out=values), 0, 255).astype(np.uint8))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxcam.data.images import as_it_is
 from jaxcam.errors import JaxcamError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -102,7 +103,8 @@ class OwnPreprocessing:
     """A function `picture -> input (H, W, 3)`, with the interface of `Preprocessing`; made by `own_preprocessing`.
 
     Attributes:
-      function: takes an RGB `PIL.Image`. Where it does not use the whole picture, `function.region(w, h)` says which
+      function: takes an RGB `PIL.Image`; a grey one of 16 or more bits as it is in the file, its modes `I;16`, `I` or
+        `F`. Where it does not use the whole picture, `function.region(w, h)` says which
         part it uses, `(x0, y0, x1, y1)` in pixels of a picture of that width and height.
       shape: of an input.
       name: of the function.
@@ -134,7 +136,7 @@ class OwnPreprocessing:
         Raises:
           JaxcamError: the function fails, or gives another shape than for other pictures.
         """
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else as_it_is(image)
         values = _applied(self.function, self.name, picture)
         if values.shape != self.shape:
             raise JaxcamError(

@@ -128,13 +128,20 @@ class Explanation:
             np.savez_compressed(
                 f,
                 source=self.source, model=self.model, layer=self.layer, digest=digest,
-                classes=list(self.classes), all_logits=self.logits, region=r[0].region,
+                classes=list(self.classes), all_logits=_storable(self.logits), region=r[0].region,
                 methods=[x.method for x in r], targets=[x.target for x in r], class_names=[x.class_name for x in r],
                 probabilities=[x.probability for x in r], logits=[x.logit for x in r],
                 completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
-                empty=[x.empty or "" for x in r], coefficients=np.stack([x.coefficients for x in r]),
-                maps=np.stack([x.map for x in r]), heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
+                empty=[x.empty or "" for x in r], coefficients=_storable(np.stack([x.coefficients for x in r])),
+                maps=_storable(np.stack([x.map for x in r])),
+                heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
             )  # fmt: skip
+
+
+def _storable(values: Any) -> np.ndarray:
+    """An array of a type that NumPy itself knows: bfloat16 and its like, which a file would not name, as float32."""
+    values = np.asarray(values)
+    return values.astype(np.float32) if values.dtype.kind == "V" else values
 
 
 def _plain(value: Any) -> Any:

@@ -89,7 +89,8 @@ def why_empty(
             return f"the {name} NaN or infinite values"
     if values.any():
         # Rounding is no pattern.
-        flat = np.ptp(values) <= 4 * np.finfo(np.result_type(values, np.float16)).eps * np.abs(values).max()
+        kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else np.float16  # bfloat16 included
+        flat = float(np.ptp(values)) <= 4 * float(jnp.finfo(kind).eps) * float(np.abs(values).max())
         return "constant map: every position has the same value" if flat else None
     if not a.any():
         return "dead layer: every activation is zero"
