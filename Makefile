@@ -20,7 +20,7 @@ demo: $(INSTALLED)
 	$(BIN)/jaxcam explain --example --method lift_cam grad_cam --target "golf ball" parachute --out $(DEMO)
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

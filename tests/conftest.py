@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 import pathlib
 import sys
+import tempfile
 
 # Before jax is imported: a laptop's accelerator must not decide what the tests measure.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # Most of the time goes into compiling. LLVM's optimisations are left out, XLA's stay; and what one worker, or a
+    # process that a test starts, has compiled is there for the others, all of which inherit these settings.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        _PROGRAMS = tempfile.TemporaryDirectory(prefix="jaxcam-tests-", ignore_cleanup_errors=True)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
@@ -19,6 +32,16 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
 # Strict dtype promotion is not set here: it would also judge the heads and networks users bring (and Flax's own).
 # test_transforms.py turns it on around the library's methods instead.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drops what a file has compiled: kept, it is gigabytes by the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed unless it is asked
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

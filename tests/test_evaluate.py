@@ -29,19 +29,6 @@ from jaxcam.zoo.store import save_network
 ONE = jax.local_devices()[:1]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """Programs compiled once for all tests and their processes."""
-    folder = tmp_path_factory.mktemp("compiled")
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(folder))
-    jax.config.update(names[1], 0)
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return pictures(tmp_path_factory.mktemp("data") / "set")

@@ -3,6 +3,7 @@
 import importlib.util
 import pathlib
 
+import jax
 import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "examples" / "explanation_loss.py"
@@ -13,7 +14,10 @@ def example():
     spec = importlib.util.spec_from_file_location("explanation_loss", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)  # hundreds of steps: running takes longer than compiling
+    yield module
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_the_term_makes_the_network_look_at_the_bar(example):

@@ -33,18 +33,6 @@ RECIPE = Recipe(
 )  # fmt: skip
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _compile_once(tmp_path_factory):
-    """Every `Trainer` compiles its own step; a cache on disk spares the tests all but the first."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    jax.config.update(names[0], str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update(names[1], 0)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return colour_folder(tmp_path_factory.mktemp("colours"))
@@ -89,9 +77,7 @@ Trainer(TinyConfig(), RECIPE, *parts, sys.argv[3], checkpoint_every=2, report=re
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this platform")
 def test_a_killed_run_resumes_to_the_same_bits(uninterrupted, folder, parts, tmp_path):
     here = pathlib.Path(__file__).parent
-    env = os.environ | {
-        "PYTHONPATH": str(here.parent), "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-    }  # fmt: skip
+    env = os.environ | {"PYTHONPATH": str(here.parent)}
     run = subprocess.run(
         [sys.executable, "-c", KILLED, str(here), str(folder), str(tmp_path)], env=env, capture_output=True, text=True
     )
