@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from jaxcam.converters.names import canonical, ignorable, recognise
+from jaxcam.converters.names import beside, canonical, ignorable, recognise
 from jaxcam.converters.reading import open_checkpoint
 from jaxcam.converters.rules import IN_ROWS, Dialect, Rule, place, source_shape, spellings, target_shape, to_target
-from jaxcam.converters.tensors import FLOATS, Tensor, aligned, floats, shown
+from jaxcam.converters.tensors import FLOATS, Tensor, aligned, check_total, floats, shown
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.models.layers import Config
@@ -23,6 +23,7 @@ from jaxcam.models.registry import name_of
 from jaxcam.models.trees import flatten, unflatten
 
 _MOST_SHOWN = 8
+_MOST_BESIDE = 20
 
 
 def convert(
@@ -33,6 +34,7 @@ def convert(
     preprocessing: Preprocessing | None = None,
     multi_label: bool | None = None,
     name: str | None = None,
+    table: str | None = None,
 ) -> Network:
     """Reads the weights of a VGG or ResNet that another library saved.
 
@@ -46,17 +48,23 @@ def convert(
       preprocessing: the one of the library's published weights where None.
       multi_label: as the library's published weights where None.
       name: of the network; the architecture's where None.
+      table: which of several tables of weights to take, by what stands before its names: `ema`, `teacher`, or a
+        key of PyTorch's dictionary. The one that is no average where None. What is left is told in the provenance.
 
     Raises:
       JaxcamError: the file cannot be read, or does not fit; one line that names what is wrong.
     """
     path = pathlib.Path(path)
     with open_checkpoint(path) as (kind, stored):
-        table, parted = canonical(list(stored))
-        tensors = {table[n]: t for n, t in stored.items()}
-        problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(table)]
-        dialect, config = recognise(tensors, parted=parted, wanted=architecture)
+        found = canonical(list(stored), table=table)
+        tensors = {short: stored[n] for n, short in found.names.items()}
+        check_total(path, tensors)
+        problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(found.names)]
+        dialect, config = recognise(tensors, parted=found.parted, wanted=architecture)
         rules = dialect.rules(config)
+        strays = {n for n in beside(tensors, (s for r in rules for s in r.sources)) if not ignorable(n)}
+        apart = {n: tensors.pop(n) for n in list(tensors) if n in strays}
+        left = sorted([*apart, *(n for n in found.outside if not ignorable(n))])
         stored_as = ((r, tensors[r.sources[0]]) for r in rules if r.sources[0] in tensors)
         config = config.fitted({r.target: target_shape(r.kind, t.shape) for r, t in stored_as})
         expected = {k: tuple(v.shape) for k, v in flatten(graph(config)[2]).items()}
@@ -64,6 +72,8 @@ def convert(
             raise JaxcamError(f"no table of names for {name_of(config)} as it is configured")
         pool = config.flat_side
         problems += _problems(rules, tensors, expected, pool)
+        if problems:  # it may well be that these are what is missing, misspelt
+            problems += [f"{shown(n)} {t.shape} belongs to no layer" for n, t in apart.items()]
         ignored = sorted(n for n in tensors if ignorable(n))
         _refuse(problems, dialect, config)
         params = dict(_filled(rules, tensors, expected, pool, problems))
@@ -86,7 +96,10 @@ def convert(
             "names": dialect.name,
             "tensors": len(tensors) - len(ignored),
             "ignored": len(ignored),
-        },
+        }
+        | ({"beside": [shown(n) for n in left[:_MOST_BESIDE]], "left": len(left)} if left else {})
+        | ({"table": shown(found.label)} if found.label else {})
+        | ({"other_tables": [shown(x or "(without a prefix)") for x in found.others]} if found.others else {}),
     )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import collections
+import functools
+import itertools
 import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from jaxcam.converters import resnet, vgg
+from jaxcam.converters.budget import MOST_DEPTH
 from jaxcam.converters.rules import Dialect
 from jaxcam.converters.tensors import shown
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.layers import Config
 from jaxcam.models.registry import FAMILIES, name_of
 
@@ -21,22 +26,77 @@ IGNORED = {
     r"(^|\.)num_batches_tracked$": "counts training steps",
     r"(^|/)seed_generator(_state)?(/|$)": "Keras's random state for dropout",
 }
-_PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+#: Tensors that make a network: VGG11 has 16, and no part of one so many under another's names.
+_FEWEST = 12
+#: Words in the name of a table of averaged weights.
+_AVERAGED = re.compile(r"(?i)(^|[^a-z])(ema|swa|averaged?|shadow|teacher)($|[^a-z])")
 
 
-def canonical(names: list[str]) -> tuple[dict[str, str], bool]:
-    """The names in a file -> the names in the tables, and whether the file is in TorchRay's two-part names.
+class Table(NamedTuple):
+    """One network's tensors among those of a file.
 
-    Prefixes that every name carries (DataParallel's `module.`, `torch.compile`'s `_orig_mod.`) are dropped.
+    Attributes:
+      label: what stands before every name, without the dot: `module`, `ema`, `backbone`; "" for nothing.
+      names: name in the file -> name in the tables.
+      parted: whether they are in TorchRay's two-part names.
+      others: labels of the tables that were left.
+      outside: names of the tensors that stand in no table.
     """
-    short = {n: n for n in names}
-    for _ in range(3):
-        common = [p for p in _PREFIXES if short and all(s.startswith(p) for s in short.values())]
-        if not common:
-            break
-        short = {n: s[len(common[0]) :] for n, s in short.items()}
-    parted = {n: re.sub(r"(bn\d|downsample\.\d)\.[01]\.", r"\1.", s) for n, s in short.items()}
-    return parted, parted != short
+
+    label: str
+    names: dict[str, str]
+    parted: bool
+    others: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+def canonical(names: list[str], *, table: str | None = None) -> Table:
+    """Finds the table of one network in a file, whatever stands before its names: the prefix that fits most of them.
+
+    Args:
+      table: the label of the table to take; that of the weights that are no average unless given.
+
+    Raises:
+      JaxcamError: there is no table of that label.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    for name in names:
+        starts = [0, *(m.end() for m in itertools.islice(re.finditer(r"[./]", name), MOST_DEPTH))]
+        counts.update(name[:i] for i in starts if _whole(name[i:]) in _needed())
+    most = max(counts.values(), default=0)
+    prefixes = [p for p, n in counts.items() if n >= min(_ALIKE * most, _FEWEST)] or [""]
+    labels = {p.rstrip("./"): p for p in prefixes}
+    if table is not None and table not in labels:
+        raise unknown("table of weights in the file", table, [label or "(without a prefix)" for label in labels])
+    ranked = sorted(prefixes, key=lambda p: (bool(_AVERAGED.search(p)), -counts[p]))
+    prefix = labels[table] if table is not None else ranked[0]
+    short = {n: n.removeprefix(prefix) for n in names if n.startswith(prefix)}
+    if not prefix:  # the others stand beside, not within
+        short = {n: s for n, s in short.items() if not any(p and n.startswith(p) for p in prefixes)}
+    parted = {n: _whole(s) for n, s in short.items()}
+    outside = [n for n in names if n not in short and not any(p and n.startswith(p) for p in prefixes)]
+    others = tuple(label for label, p in labels.items() if p != prefix)
+    return Table(prefix.rstrip("./"), parted, parted != short, others, tuple(outside))
+
+
+def _whole(name: str) -> str:
+    """A name without the number of the part of a batch norm, which TorchRay's have."""
+    return re.sub(r"(bn\d|downsample\.\d)\.[01]\.", r"\1.", name)
+
+
+@functools.cache
+def _needed() -> frozenset[str]:
+    """Every name in every table."""
+    return frozenset(s for d in DIALECTS for c in d.configs for rule in d.rules(c) for s in rule.sources)
+
+
+def beside(names: Iterable[str], needed: Iterable[str]) -> set[str]:
+    """Of the names in a table, those of no module of the network: a criterion's weight, the count of an average.
+
+    Keras names layers, not modules, and keeps nothing else in its files: of its names, none is one.
+    """
+    modules = {n.split(".")[0] for n in needed}
+    return {n for n in names if "/" not in n and n.split(".")[0] not in modules}
 
 
 def ignorable(name: str) -> bool:
@@ -66,7 +126,7 @@ def recognise(names: Iterable[str], *, parted: bool, wanted: Config | None = Non
         for config in [wanted.replace(**dict(dialect.options))] if wanted else dialect.configs:
             needed = {s for rule in dialect.rules(config) for s in rule.sources}
             common = len(needed & there)
-            score = common / len(needed | there)
+            score = common / len(needed | (there - beside(there, needed)))
             if best is None or score > best[0]:
                 best = (score, common, len(needed), dialect, config)
     if best is None or (best[0] < _ALIKE and not (wanted and best[1])):

@@ -16,7 +16,7 @@ from jaxcam.converters.budget import Budget, Metered
 from jaxcam.converters.keras_files import open_hdf5, open_keras
 from jaxcam.converters.safetensors_files import open_safetensors
 from jaxcam.converters.tensors import FLOATS, Tensor, check_total, floats, shown
-from jaxcam.converters.torch_files import open_legacy, open_zip
+from jaxcam.converters.torch_files import open_legacy, open_zip, unwrapped
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.files import open_file
 
@@ -43,7 +43,6 @@ def open_checkpoint(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Te
         with _refusing(path):
             file = stack.enter_context(open_file(path))
             kind, tensors = _open(path, file, stack, Budget())
-            check_total(path, tensors)
         with _refusing(path, (OSError,)):
             yield kind, tensors
 
@@ -108,5 +107,8 @@ def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       JaxcamError: the file is none of these, is damaged, or is not to be trusted.
     """
-    with open_checkpoint(path) as (_, tensors):
+    with open_checkpoint(path) as (kind, tensors):
+        if kind.startswith("PyTorch"):
+            tensors = unwrapped(tensors)
+        check_total(path, tensors)
         return {name: floats(t) if t.dtype in FLOATS else t.read() for name, t in tensors.items()}

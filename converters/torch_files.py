@@ -7,11 +7,11 @@ import os
 import pathlib
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
 from jaxcam.converters import pickles
-from jaxcam.converters.budget import Budget, checked_name
+from jaxcam.converters.budget import MOST_DEPTH, Budget, checked_name
 from jaxcam.converters.tensors import Span, Tensor, itemsize, shown, strided
 from jaxcam.errors import JaxcamError
 
@@ -111,11 +111,8 @@ def open_legacy(path: pathlib.Path, file: io.BufferedReader, budget: Budget) -> 
 
 
 def _tensors(found: Any, find: Callable[[pickles.StorageRef], Span]) -> dict[str, Tensor]:
-    table = _unwrapped(found)
     tensors: dict[str, Tensor] = {}
-    for name, ref in table.items():
-        if not isinstance(ref, pickles.TensorRef):
-            continue  # an epoch, a table of options ...
+    for name, ref in _flat(found):
         span, offset = find(ref.storage), ref.offset
         checked_name(name)
         item = itemsize(ref.storage.dtype)
@@ -127,12 +124,29 @@ def _tensors(found: Any, find: Callable[[pickles.StorageRef], Span]) -> dict[str
     return tensors
 
 
-def _unwrapped(found: Any) -> dict[str, Any]:
+def _flat(found: Any) -> Iterator[tuple[str, pickles.TensorRef]]:
+    """The tensors in a dictionary and those within it, as `state_dict/conv1.weight`; each dictionary is seen once."""
+    seen: set[int] = set()
+
+    def walk(table: dict, path: str, depth: int) -> Iterator[tuple[str, pickles.TensorRef]]:
+        if depth > MOST_DEPTH or id(table) in seen:
+            return
+        seen.add(id(table))
+        for key, value in table.items():
+            if isinstance(value, pickles.TensorRef):
+                yield path + key, value
+            elif isinstance(value, dict):  # not an epoch, an option ...
+                yield from walk(value, f"{path}{checked_name(key)}/", depth + 1)
+
+    if isinstance(found, dict):
+        yield from walk(found, "", 0)
+
+
+def unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights among the tensors of a training script, without the keys under which it put them."""
     for _ in range(4):
-        if not isinstance(found, dict):
+        wrapper = next((w for w in WRAPPERS if any(n.startswith(w + "/") for n in tensors)), None)
+        if wrapper is None:
             break
-        inner = [found[k] for k in WRAPPERS if isinstance(found.get(k), dict) and found[k]]
-        if not inner:
-            return found
-        found = inner[0]
-    raise JaxcamError("holds no table of weights; save model.state_dict()")
+        tensors = {n[len(wrapper) + 1 :]: t for n, t in tensors.items() if n.startswith(wrapper + "/")}
+    return {n: t for n, t in tensors.items() if "/" not in n} or tensors

@@ -50,7 +50,13 @@ def misfits(layout: str, folder: pathlib.Path) -> Variants:
         turned = np.ascontiguousarray(STATE[name].T)
         yield f"{layout} with {name} transposed", written(layout, folder, STATE | {name: turned})
         yield f"{layout} with {name} flat", written(layout, folder, STATE | {name: STATE[name].reshape(-1)})
-    for extra in ("features.99.weight", "a\nb", "\x1b[31mred", "x" * 5000, "classifier.6.weight_orig"):
+    for extra in (
+        "features.99.weight",
+        "features.a\nb",
+        "features.\x1b[31mred",
+        "x" * 5000,
+        "classifier.6.weight_orig",
+    ):
         yield f"{layout} with extra {extra[:9]!r}", written(layout, folder, STATE | {extra: np.ones(3, np.float32)})
     huge = STATE | {FIRST: np.full_like(STATE[FIRST], 1e300, np.float64)}
     yield f"{layout} with values beyond float32", written(layout, folder, huge)

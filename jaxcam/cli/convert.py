@@ -32,6 +32,10 @@ def add_commands(commands: Any) -> None:
         "--model", metavar="NAME", help="a network of `jaxcam models` that the weights are for; its preprocessing and, "
         "where their number fits, its classes go with them (default: told from the file)",
     )  # fmt: skip
+    p.add_argument(
+        "--table", metavar="NAME", help="which of several tables of weights in the file to take, by what stands before "
+        "its names, such as ema (default: the one that is no average; the others are told)",
+    )  # fmt: skip
     p.add_argument("--classes", metavar="FILE|DATA", help="the classes' names: a text file, or imagenet, voc or coco")
     p.add_argument("--name", help="what to call the network (default: as the file is called)")
     p.add_argument("--licence", metavar="TEXT", help="of the weights, for the manifest")
@@ -50,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     source = options.source
     if pathlib.Path(source).is_file() and source not in CATALOGUE:
-        network = load(options.model, weights=source)
+        network = load(options.model, weights=source, table=options.table)
     elif options.model:
         raise JaxcamError(f"{source}: is no file of weights; --model goes with one")
     else:
@@ -117,6 +121,12 @@ def _report(source: str, network: Network, out: pathlib.Path, target: str, secon
     if "names" in told and not pathlib.Path(source).is_dir():
         kind, ignored = told["format"], f"{told['ignored']} more ignored" if told["ignored"] else "none ignored"
         read = f"{told['tensors']} tensors in {told['names']}'s names ({ignored})"
+        if told.get("left"):
+            more = ", ..." if told["left"] > 5 else ""
+            read += f", {told['left']} beside them left: {', '.join(told['beside'][:5])}{more}"
+        if told.get("other_tables"):
+            read += f", table {told.get('table', '(without a prefix)')}; --table takes another: "
+            read += ", ".join(told["other_tables"])
     return (
         f"{source}: {kind}, {name_of(network.config)} of {read}, {sum(x.size for x in arrays):,} numbers for "
         f"{len(network.classes)} classes; written to {out} as {target} in {seconds:.1f} s"

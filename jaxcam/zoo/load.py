@@ -27,7 +27,9 @@ def bundled() -> dict[str, dict]:
     return {name: read_manifest(_BUNDLED / name) for name in names}
 
 
-def load(name: str | os.PathLike | None = None, *, weights: str | os.PathLike | None = None) -> Network:
+def load(
+    name: str | os.PathLike | None = None, *, weights: str | os.PathLike | None = None, table: str | None = None
+) -> Network:
     """Loads a network.
 
     Args:
@@ -37,12 +39,13 @@ def load(name: str | os.PathLike | None = None, *, weights: str | os.PathLike | 
         always a path.
       weights: use the weights in this file or folder instead. `name`, where given too, then says which
         architecture to expect, and a file that does not tell its classes and preprocessing takes them from there.
+      table: which of several tables of weights in that file to take, such as `ema`; see `jaxcam convert`.
 
     Raises:
       JaxcamError: there is no such network; its files are broken, or cannot be downloaded.
     """
     if weights is not None:
-        return _with_weights(pathlib.Path(weights), name)
+        return _with_weights(pathlib.Path(weights), name, table)
     name = DEFAULT_MODEL if name is None else os.fspath(name)
     if os.sep not in name and (_BUNDLED / name / "network.json").is_file():
         return load_network(_BUNDLED / name)
@@ -72,9 +75,9 @@ def _of_the_file(network: Network) -> dict:
     return {"file": told.pop("source", "")} | told
 
 
-def _foreign(path: pathlib.Path, architecture: Config | None = None) -> Network:
+def _foreign(path: pathlib.Path, architecture: Config | None = None, table: str | None = None) -> Network:
     """A network from another library's file, with the names of a well-known data set where its size is telling."""
-    network = convert(path, architecture=architecture, name=path.stem if architecture is None else None)
+    network = convert(path, architecture=architecture, name=path.stem if architecture is None else None, table=table)
     known = {(1000, False): "imagenet", (20, True): "voc", (80, True): "coco"}
     if data := known.get((len(network.classes), network.multi_label)):
         told = network.provenance | {"classes": f"{data}'s, as the number of logits suggests"}
@@ -82,12 +85,12 @@ def _foreign(path: pathlib.Path, architecture: Config | None = None) -> Network:
     return network
 
 
-def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None) -> Network:
+def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None, table: str | None) -> Network:
     """The network in a file or folder; what the file does not say comes from the network called `name`."""
     if not weights.exists():
         raise JaxcamError(f"{weights}: there is no such file or folder of weights")
     if name is None:
-        return load_network(weights) if weights.is_dir() else _foreign(weights)
+        return load_network(weights) if weights.is_dir() else _foreign(weights, table=table)
     pattern = _pattern(os.fspath(name))
     if weights.is_dir():
         network = load_network(weights)
@@ -95,7 +98,7 @@ def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None) -> Netw
         if (name_of(there), there.batch_norm) != (name_of(asked), asked.batch_norm):
             raise JaxcamError(f"{weights}: holds another architecture than {name}; leave the model's name out")
         return network
-    network = _foreign(weights, pattern["config"])
+    network = _foreign(weights, pattern["config"], table)
     fields: dict = {}
     if network.provenance.get("names") in ("torchvision", "timm"):  # others' names tell the preprocessing
         fields = {"preprocessing": pattern["preprocessing"], "multi_label": pattern["multi_label"]}
