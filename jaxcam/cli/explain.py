@@ -130,9 +130,11 @@ def _explain(
     names = stems(paths, out)
     console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first)
     done: dict[str, tuple[list[tuple], dict]] = {}
+    doubts: dict[str, None] = {}
 
     def keep(explanation: Explanation, files: list[str]) -> None:
         done[explanation.source] = rows_of(explanation), explanation.to_dict() | {"files": files}
+        doubts.update((f"{r.method}: {r.doubt}", None) for r in explanation.results if r.doubt)
 
     unfinished = Unfinished(out, digests, paths) if options.resume else None
     left, complete = paths, False
@@ -166,7 +168,7 @@ def _explain(
         console.print(table_of(rows, network.name, records[0]["layer"]))
         what = "arrays" if options.no_figure else "figures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
-    for notice in notices:
+    for notice in [*doubts, *notices]:
         console.print(visible(notice), markup=False, highlight=False, soft_wrap=True)
     return broken, records
 

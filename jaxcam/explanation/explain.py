@@ -45,6 +45,7 @@ class Attribution:
       empty: why the map shows nothing; None where it does.
       region: `(x0, y0, x1, y1)`, the part of the picture that the network saw, in its pixels.
       size: `(H, W)` of the picture.
+      doubt: what speaks against the map however well its numbers add up; None where nothing is known to.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Attribution:
     empty: str | None
     region: tuple[float, float, float, float]
     size: tuple[int, int]
+    doubt: str | None = None
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -105,7 +107,17 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """The numbers without the maps, ready for `json`; values that are not finite become None."""
         first = self.results[0]
-        keys = ("method", "target", "class_name", "probability", "logit", "completeness_gap", "seconds", "empty")
+        keys = (
+            "method",
+            "target",
+            "class_name",
+            "probability",
+            "logit",
+            "completeness_gap",
+            "seconds",
+            "empty",
+            "doubt",
+        )
         return {
             "image": self.source, "width": self.image.width, "height": self.image.height, "region": list(first.region),
             "model": self.model, "layer": self.layer, "map_size": list(first.map.shape),
@@ -119,8 +131,8 @@ class Explanation:
         """Writes everything but the picture to an `.npz`, which appears whole or not at all.
 
         Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
-        result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`
-        and `empty` ("" where the map shows something); besides `all_logits (C,)`, `classes (C,)`, `region (4,)`,
+        result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`,
+        `empty` and `doubt` ("" where there is none); besides `all_logits (C,)`, `classes (C,)`, `region (4,)`,
         `source`, `model`, `layer` and `digest`, which tells a later run what the file was made with.
         """
         r = self.results
@@ -132,7 +144,8 @@ class Explanation:
                 methods=[x.method for x in r], targets=[x.target for x in r], class_names=[x.class_name for x in r],
                 probabilities=[x.probability for x in r], logits=[x.logit for x in r],
                 completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
-                empty=[x.empty or "" for x in r], coefficients=_storable(np.stack([x.coefficients for x in r])),
+                empty=[x.empty or "" for x in r], doubt=[x.doubt or "" for x in r],
+                coefficients=_storable(np.stack([x.coefficients for x in r])),
                 maps=_storable(np.stack([x.map for x in r])),
                 heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
             )  # fmt: skip
@@ -276,6 +289,7 @@ def _gather(
     """The explanation of one row of a batch, whose `found` maps are those of `pairs` of row and class."""
     picture, logits = named[1], inputs.logits[row]
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
+    doubts = {name: request(name).info.doubt(inputs.activations[row]) for name in found}
     results = [
         Attribution(
             method=name, target=target, class_name=network.classes[target], probability=float(probabilities[target]),
@@ -283,6 +297,7 @@ def _gather(
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
+            doubt=doubts[name],
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()
     ]  # fmt: skip

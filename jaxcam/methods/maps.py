@@ -100,3 +100,15 @@ def why_empty(
     if (a >= 0).all() and (alpha[alive] <= 0).all():
         return "no evidence for the class: every channel that is active has a non-positive coefficient"
     return "no evidence for the class: negative contributions outweigh positive ones at every position"
+
+
+#: Of the sum of absolute activations: with more than this below zero, a layer is signed. ReLU layers have none of it,
+#: linear bottlenecks and the inputs of norms about a half; the smooth activations (SiLU, GELU) lie below.
+SIGNED_FROM = 0.25
+
+
+def signed_share(activations: np.ndarray | jax.Array) -> float:
+    """Which share of the sum of absolute activations `(h, w, K)` is below zero; 0 of a dead layer. Host-side."""
+    a = np.asarray(activations, np.float64)
+    total = np.abs(a).sum()
+    return float(-np.minimum(a, 0).sum() / total) if total > 0 else 0.0

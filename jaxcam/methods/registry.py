@@ -9,8 +9,12 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+import jax
+import numpy as np
+
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import coalition, contribution, gradient, sampling, score
+from jaxcam.methods.maps import SIGNED_FROM, signed_share
 from jaxcam.methods.result import CAM, DefinedFor, Inputs
 from jaxcam.methods.stepping import Stepped
 
@@ -39,6 +43,8 @@ class Method:
       exact_on_linear: whether the coefficients are the Shapley values on a head that is linear.
       null_channels: whether a channel that is zero everywhere gets 0, up to rounding.
       symmetric: whether channels that are alike, and that the head treats alike, get the same.
+      contains_activation: whether `alpha_k` is a contribution, which contains the sign and size of `A_k` already: a map
+        from channels then multiplies by `A_k` again, which where it is negative turns the channel round.
       range: of the coefficients.
       heads: the heads that it is defined for; None for any.
       differentiable: whether `jax.grad` goes through its coefficients.
@@ -60,6 +66,7 @@ class Method:
     exact_on_linear: bool = False
     null_channels: bool = False
     symmetric: bool = True
+    contains_activation: bool = False
     range: tuple[float, float] = (-math.inf, math.inf)
     heads: DefinedFor | None = None
     differentiable: bool = True
@@ -78,6 +85,22 @@ class Method:
         data = ("head", "target", "predict", "references")
         parameters = inspect.signature(self.function).parameters
         return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in data}
+
+    def doubt(self, activations: np.ndarray | jax.Array) -> str | None:
+        """What speaks against this method's map at a layer, however well its numbers add up; None where nothing does.
+
+        Args:
+          activations: `(h, w, K)`; concrete.
+        """
+        share = signed_share(activations)
+        if self.map_from != "channels" or not self.contains_activation or not share > SIGNED_FROM:
+            return None
+        instead = next(name for name, m in METHODS.items() if m.map_from == "positions" and m.complete)
+        return (
+            f"{100 * share:.0f} % of the activations are negative here, and this map multiplies the contribution of "
+            "each channel by its activation once more, so that negative ones count the wrong way round: take "
+            f"{instead}, whose map is the contributions themselves, or a layer behind a ReLU"
+        )
 
     def call(self, inputs: Inputs, **options: Any) -> CAM:
         """The method on one example; whichever it is, this is how to call it."""
@@ -152,15 +175,18 @@ METHODS: dict[str, Method] = {
     "lift_cam": Method(
         contribution.lift_cam, "LIFT-CAM", "1 forward + 1 backward, on a pair", "complete: sums to F(A) - F(0)",
         "Jung & Oh, ICCV 2021", needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
+        contains_activation=True,
     ),
     "hires_lift_cam": Method(
         contribution.hires_lift_cam, "HiRes-LIFT-CAM", "1 forward + 1 backward, on a pair",
         "complete by position: the map, too, sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", map_from="positions",
         needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
+        contains_activation=True,
     ),
     "deep_shap_cam": Method(
         contribution.deep_shap_cam, "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
         "Lundberg & Lee, NeurIPS 2017", needs=("rules", "references"), complete="references", exact_on_linear=True,
+        contains_activation=True,
     ),
     "grad_cam": Method(
         gradient.grad_cam, "Grad-CAM", "1 forward + 1 backward", "none", "Selvaraju et al., ICCV 2017",
@@ -177,30 +203,33 @@ METHODS: dict[str, Method] = {
     "hires_cam": Method(
         gradient.hires_cam, "HiResCAM", "1 forward + 1 backward", "sums to F(A) - F(0) on a linear head",
         "Draelos & Carin, 2020", map_from="positions", needs=("gradient",), exact_on_linear=True, null_channels=True,
+        contains_activation=True,
     ),
     "ablation_cam": Method(
         coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
         "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020", exact_on_linear=True, null_channels=True,
+        contains_activation=True,
     ),
     "shap_cam": Method(
         sampling.shap_cam, "SHAP-CAM", "num_permutations x K forward, behind the first layer",
         "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", needs=("key",),
         complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, differentiable=False, batched=False,
-        steps=sampling.stepped_shap_cam,
+        steps=sampling.stepped_shap_cam, contains_activation=True,
     ),
     "kernel_shap_cam": Method(
         sampling.kernel_shap_cam, "KSHAP-CAM", "num_samples (10 K) forward, behind the first layer",
         "Shapley values by regression; sums to F(A) - F(0)", "Lundberg & Lee, NeurIPS 2017", needs=("key",),
-        complete="zero", exact_on_linear=True, symmetric=False, batched=False,
+        complete="zero", exact_on_linear=True, symmetric=False, batched=False, contains_activation=True,
     ),
     "lime_cam": Method(
         sampling.lime_cam, "LIME-CAM", "num_samples (K) forward, behind the first layer",
         "a sparse linear model near A", "Ribeiro et al., KDD 2016", needs=("key",), symmetric=False,
-        differentiable=False, batched=False,
+        differentiable=False, batched=False, contains_activation=True,
     ),
     "lrp_cam": Method(
         contribution.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
         "Bach et al., PLoS ONE 2015", needs=("rules",), exact_on_linear=True, null_channels=True,
+        contains_activation=True,
     ),
     "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
