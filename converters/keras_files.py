@@ -171,7 +171,9 @@ def _values(data: Any, dtype: str, where: str, packed: bool) -> np.ndarray:
             _check_growth(data, where)
         if values.size:
             data.read_direct(values)
-    except (zlib.error, OSError, RuntimeError) as e:
+    except JaxcamError:
+        raise
+    except (zlib.error, OSError, RuntimeError, OverflowError, TypeError, ValueError) as e:
         raise JaxcamError(f"{where}: is cut off or damaged ({shown(e)})") from None
     if dtype != "bfloat16":
         return values
