@@ -34,14 +34,22 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 # test_transforms.py turns it on around the library's methods instead.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def forget_programs():
-    """Drops what a file has compiled: kept, it is gigabytes by the end."""
-    yield
-    jax.clear_caches()
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed unless it is asked
-        ctypes.CDLL(None).malloc_trim(0)
+#: Programs compiled since the last were dropped.
+_compiled: list[str] = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Drops the compiled programs at the end of each file and after some hundreds: kept, they are gigabytes."""
+    if nextitem is None or nextitem.path != item.path or len(_compiled) > 300:
+        _compiled.clear()
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is freed unless it is asked
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

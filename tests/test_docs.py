@@ -82,7 +82,6 @@ def quick_keys():
     jax.config.update("jax_default_prng_impl", "rbg")
     yield
     jax.config.update("jax_default_prng_impl", before)
-    jax.clear_caches()  # pages share no programs, and one leaves a gigabyte
 
 
 def test_there_are_pages_blocks_and_commands():

@@ -72,7 +72,7 @@ def test_lift_cam_is_captums_deeplift(i):
 
 @pytest.mark.slow
 def test_lift_cam_on_the_head_of_a_whole_vgg16_is_that_of_the_oracle_and_captums():
-    """14 x 14 x 512 -> pool -> 25088 -> 4096 -> 4096 -> 1000, biases far from zero; 3 GB while it runs."""
+    """14 x 14 x 512 -> pool -> 25088 -> 4096 -> 4096 -> 1000, biases far from zero."""
     with np.load(FULL) as data:
         p, a, target = drawn(data["case"], data["digest"])
         captums = data["deeplift"]

@@ -25,7 +25,8 @@ def vgg_head(seed: int, shape: tuple[int, int, int], hidden: int, classes: int) 
     sizes = [(h // 2) * (w // 2) * channels, hidden, hidden, classes]
     params = {}
     for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True), start=1):
-        params[f"w{layer}"] = rng.standard_normal((fan_in, fan_out)) * np.sqrt(2.0 / fan_in)
+        params[f"w{layer}"] = rng.standard_normal((fan_in, fan_out))
+        params[f"w{layer}"] *= np.sqrt(2.0 / fan_in)  # in place: VGG-16's first layer is 0.8 GB
         params[f"b{layer}"] = 0.5 * rng.standard_normal(fan_out)
     return params
 
@@ -34,7 +35,7 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
     """A short hash of the arrays, so that a changed random stream is told from a changed result."""
     sha = hashlib.sha256()
     for name in sorted(arrays):
-        sha.update(np.ascontiguousarray(arrays[name], np.float32).tobytes())
+        sha.update(np.ascontiguousarray(arrays[name], np.float32))
     return sha.hexdigest()[:16]
 
 
