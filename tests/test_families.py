@@ -111,7 +111,12 @@ def test_a_table_of_names_is_all_that_conversion_needs(tmp_path):
     _same(net, after)
     broken = load_file(tmp_path / "dot.safetensors") | {"more": np.zeros(1, np.float32)}
     save_file(broken, tmp_path / "dot.safetensors")
-    with pytest.raises(JaxcamError, match="do not fit dot3 in torchvision's names: more .* belongs to no layer"):
+    after = convert(tmp_path / "dot.safetensors")  # what belongs to no layer is left, and named
+    assert after.provenance["beside"] == ["more"] and after.provenance["left"] == 1
+    _same(net, after)
+    broken["head.weight"] = np.zeros((4, 3), np.float32)
+    save_file(broken, tmp_path / "dot.safetensors")
+    with pytest.raises(JaxcamError, match="head.weight"):
         convert(tmp_path / "dot.safetensors")
 
 

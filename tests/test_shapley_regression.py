@@ -185,7 +185,8 @@ def test_singular_designs_have_the_solution_of_least_norm(players, count, paired
         found = run(key)
         masks = shapley.sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
         expected, rank = _least_norm(masks, v(masks.astype(jnp.float32)), float(found.v_full), float(found.v_empty))
-        assert found.rank == rank
+        fit = shapley.constrained_least_squares(masks, v(masks.astype(jnp.float32)), found.v_full, found.v_empty)
+        assert fit.rank == rank
         np.testing.assert_allclose(found.values, expected, atol=2e-3 * np.abs(expected).max())
         np.testing.assert_allclose(found.values.sum(), found.v_full - found.v_empty, atol=1e-5)
         assert jnp.abs(found.values).max() < 5

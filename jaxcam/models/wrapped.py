@@ -122,14 +122,14 @@ def wrap(
             raise unknown("list of classes", classes, _KNOWN_CLASSES)
         classes = class_names(classes)
     params = own_params(model, params)
-    if len(classes) == 1 and not multi_label:
+    example = jax.ShapeDtypeStruct(rules.shape, jnp.float32)
+    places = Places(model, params, example=example, call=call, layout=layout, batched=batched)
+    if places.logits == 1 == len(classes) and not multi_label:
         raise JaxcamError(
             f"one logit ({classes[0]!r}) has no other class to be compared with, and a softmax of it is always 100 %; "
             "wrap it with multi_label=True for its sigmoid. What speaks against it is explained by the target "
             "`lambda logits: -logits[0]`"
         )
-    example = jax.ShapeDtypeStruct(rules.shape, jnp.float32)
-    places = Places(model, params, example=example, call=call, layout=layout, batched=batched)
     return Wrapped(
         name=str(name or getattr(model, "__name__", type(model).__name__)),
         params=jax.tree.map(jnp.asarray, params),

@@ -86,7 +86,7 @@ def constrained_least_squares(
     directions = multiply(plane, right.T)  # (K, K - 1)
     solver = multiply(directions[:, :count] * inverse, multiply(left[:, :count].T, q.T))
     unknown = jnp.ones(players - 1, bool).at[:count].set(~known)
-    determined = jnp.sum(jnp.square(directions) * unknown, axis=1) < 1e-6
+    determined = jnp.sum(jnp.where(unknown, jnp.square(directions), 0), axis=1) < 1e-6
     return Fit(span / players + multiply(solver, root * target), solver, jnp.sum(known), determined)
 
 
@@ -117,7 +117,7 @@ def kernel_shapley(
     Returns:
       An `Estimate`; the standard error is the regression's heteroscedasticity-robust one (HC1, a pair
       being one observation), which assumes many more coalitions than players; infinite for a player whose value the
-      coalitions do not determine, and for all where they are no more than their rank, `rank` of K - 1. What is not
+      coalitions do not determine, and for all where they are no more than their rank. What is not
       determined is split evenly.
 
     Raises:
@@ -144,10 +144,10 @@ def kernel_shapley(
     # The two of a pair are one observation: their shared part cancels in the estimate, so it must here.
     scores = (fit.solver * residual).reshape(players, count // group, group).sum(-1)
     free = count // group - fit.rank
-    error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1))
+    error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1).astype(scores.dtype))
     # Coalitions that determine no more than they are leave no residual to judge by.
     error = jnp.where(fit.determined & (free > 0), error, jnp.inf)
-    return Estimate(fit.values, error, jnp.asarray(count + 2), v_full, v_empty, fit.rank)
+    return Estimate(fit.values, error, jnp.asarray(count + 2), v_full, v_empty)
 
 
 @functools.lru_cache(maxsize=8)

@@ -25,7 +25,6 @@ class Estimate(NamedTuple):
       evaluations: `()` coalitions evaluated; a gradient counts three.
       v_full: `()` value of all players together.
       v_empty: `()` value of no player.
-      rank: `()` of the K - 1 directions of a regression, how many its coalitions determine; None of other estimators.
     """
 
     values: jax.Array
@@ -33,7 +32,6 @@ class Estimate(NamedTuple):
     evaluations: jax.Array
     v_full: jax.Array
     v_empty: jax.Array
-    rank: jax.Array | None = None
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
