@@ -64,13 +64,13 @@ def mark_in_order(x: T, name: str, kind: str) -> T:
 
 def with_plain_labels(program: Any) -> Any:
     """A program whose labels by `mark_in_order` are those by `mark`, inside of other programs too."""
-    if isinstance(program, tuple | list):
+    if isinstance(program, tuple | list) and not hasattr(program, "_fields"):
         return type(program)(map(with_plain_labels, program))
+    if isinstance(program, jex.Jaxpr):  # first, as newer versions of JAX have but one kind
+        return program.replace(eqns=[_plain(eqn) for eqn in program.eqns])
     if isinstance(program, jex.ClosedJaxpr):
         return jex.ClosedJaxpr(with_plain_labels(program.jaxpr), program.consts)
-    if not isinstance(program, jex.Jaxpr):
-        return program
-    return program.replace(eqns=[_plain(eqn) for eqn in program.eqns])
+    return program
 
 
 def _plain(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
