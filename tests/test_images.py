@@ -189,7 +189,7 @@ def test_grey_arrays():
         (UPRIGHT.astype(np.float32), "must lie in"),
         (UPRIGHT.astype(np.int64), "must be uint8"),
         (np.full((2, 2), np.nan), "must lie in"),
-        (np.zeros((3, 4, 2), np.uint8), r"\(h, w, 3\)"),
+        (np.zeros((3, 4, 2, 2), np.uint8), r"\(h, w, channels\)"),
         (np.zeros((0, 4, 3), np.uint8), r"not \(0, 4, 3\)"),
     ],
 )

@@ -17,7 +17,8 @@ def rows_of(explanation: Explanation) -> list[tuple]:
     """A row for each result of a picture."""
     return [
         (
-            explanation.source, r.class_name, f"{100 * r.probability:.1f} %", f"{r.logit:.3f}", r.method,
+            explanation.source, r.class_name, "" if r.target is None else f"{100 * r.probability:.1f} %",
+            f"{r.logit:.3f}", r.method,
             f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", r.empty or "",
         )
         for r in explanation.results

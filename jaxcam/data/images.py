@@ -27,8 +27,8 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "WEBP", "JP
 MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
 _TIFF_LOCK = threading.Lock()
 
-#: What a picture can be given as: a path, an opened picture, or an array of pixels.
-Picture = str | os.PathLike | Image.Image | np.ndarray
+#: What a picture can be given as: a path, the bytes of a file, an opened picture, or an array of pixels.
+Picture = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
 
 
 def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -40,17 +40,21 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
       JaxcamError: the file is missing, is not a picture, is cut off, or holds more than `max_pixels`.
     """
     path = pathlib.Path(path)
-    data = _content(path)
+    return _parsed(_content(path), str(path), max_pixels)
+
+
+def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    """The picture in the bytes of a file."""
     try:
-        return _decode(Image.open(io.BytesIO(data), formats=_readable(data)), str(path), max_pixels)
+        return _decode(Image.open(io.BytesIO(data), formats=_readable(data)), name, max_pixels)
     except Image.UnidentifiedImageError:
-        raise JaxcamError(f"{path}: {_unreadable(data)}") from None
+        raise JaxcamError(f"{name}: {_unreadable(data)}") from None
     except Image.DecompressionBombError as e:
-        raise JaxcamError(f"{path}: {_first_line(e)}; shrink the picture first") from None
+        raise JaxcamError(f"{name}: {_first_line(e)}; shrink the picture first") from None
     except JaxcamError:
         raise
     except Exception as e:  # Pillow's parsers raise many kinds
-        raise _broken(str(path), e) from None
+        raise _broken(name, e) from None
 
 
 def _content(path: pathlib.Path) -> bytes:
@@ -124,8 +128,9 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
     """An RGB `PIL.Image`, as `open_image` gives it, of a picture in any of the forms it may come in.
 
     Args:
-      picture: a path; a `PIL.Image` (turned upright and composited like a file); or an array
-        `(h, w)`, `(h, w, 1)`, `(h, w, 3)` or `(h, w, 4)` of uint8, or of floats in [0, 1].
+      picture: a path; the bytes of a picture's file; a `PIL.Image` (turned upright and composited like a file); or an
+        array `(h, w)` or `(h, w, C)` of uint8, or of floats in [0, 1]; without channels of uint16, too. Channels are
+        those of grey, RGB and RGBA for C of 1, 3 and 4; of any other number the mean is shown.
       name: what to call it in an error.
 
     Raises:
@@ -133,18 +138,31 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
     """
     if isinstance(picture, str | os.PathLike):
         return open_image(picture, max_pixels=max_pixels)
+    if isinstance(picture, bytes | bytearray | memoryview):
+        return _parsed(bytes(picture), name, max_pixels)
     if isinstance(picture, Image.Image):
         return _decode(picture, name, max_pixels)
     pixels = np.asarray(picture)
-    if not (pixels.ndim == 2 or pixels.ndim == 3 and pixels.shape[2] in (1, 3, 4)) or pixels.size == 0:
-        raise JaxcamError(f"{name}: an array must be (h, w), (h, w, 1), (h, w, 3) or (h, w, 4), not {pixels.shape}")
+    if pixels.ndim not in (2, 3) or pixels.size == 0:
+        raise JaxcamError(f"{name}: an array must be (h, w) or (h, w, channels), not {pixels.shape}")
+    if pixels.shape[2:] == (1,):
+        pixels = pixels[..., 0]
+    shown = pixels
     if np.issubdtype(pixels.dtype, np.floating):
         if not (pixels.min() >= 0 and pixels.max() <= 1):  # false for NaN as well
             raise JaxcamError(f"{name}: an array of floats must lie in [0, 1]; for 0 to 255 use uint8")
-        pixels = np.round(pixels.astype(np.float32) * 255).astype(np.uint8)
-    if pixels.dtype != np.uint8:
+        shown = np.round(pixels.astype(np.float32) * 255).astype(np.uint8)
+    if shown.dtype != np.uint8 and not (shown.dtype == np.uint16 and shown.ndim == 2):
         raise JaxcamError(f"{name}: an array must be uint8, or floats in [0, 1], not {pixels.dtype}")
-    return _decode(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels), name, max_pixels)
+    if shown.ndim == 2 or shown.shape[2] in _PILLOWS:
+        return _decode(Image.fromarray(shown), name, max_pixels)
+    grey = _decode(Image.fromarray(np.round(shown.mean(-1)).astype(np.uint8)), name, max_pixels)
+    grey.as_it_is = pixels  # type: ignore[attr-defined]
+    return grey
+
+
+#: Numbers of channels that an array has like a picture of Pillow's: RGB and RGBA.
+_PILLOWS = (3, 4)
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -159,9 +177,16 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
             image.load()
         upright = _upright(image)
-        shown = _to_rgb(upright)
-        if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
-            shown.as_it_is = upright  # type: ignore[attr-defined]
+        shown, alpha = _to_rgb(upright)
+        own = upright if _is_deep(upright) else shown
+        if upright.mode in ("1", "L", "LA", "La"):
+            own = shown.convert("L")
+        if alpha is not None:
+            own = shown.copy() if own is shown else own
+            own.putalpha(alpha)
+            shown.paste((255, 255, 255), mask=alpha.point(lambda a: 255 - a))
+        if own is not shown:
+            shown.as_it_is = own  # type: ignore[attr-defined]
         return shown
     except Exception as e:  # Pillow's decoders raise many kinds: OSError, SyntaxError, ValueError, struct.error
         raise _broken(name, e) from None
@@ -183,14 +208,24 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def as_it_is(image: Image.Image) -> Image.Image:
-    """The picture of more than 8 bits that one of `open_image` or `to_picture` shows; itself where there is none."""
+def as_it_is(image: Image.Image) -> Image.Image | np.ndarray:
+    """What one of `open_image` or `to_picture` shows, in channels of its own: grey, alpha, more than 8 bits.
+
+    A `PIL.Image` of mode L, LA, RGB or RGBA, or (as in the file) I;16, I or F; an array where it was one with other
+    channels than those. Palettes and other colours are RGB.
+    """
     return getattr(image, "as_it_is", image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _is_deep(image: Image.Image) -> bool:
+    """Whether a picture has more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours of a picture as RGB, and its alpha; None where it has none."""
     gamma = _gamma(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_deep(image):
         image = _from_high_depth(image)
     profile = image.info.get("icc_profile")
     if image.mode in ("P", "PA"):
@@ -209,9 +244,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if gamma is not None:
         image = image.point(gamma * 3)
         del image.info["gamma"]  # it is applied
-    if alpha is not None:
-        image.paste((255, 255, 255), mask=alpha.point(lambda a: 255 - a))
-    return image
+    return image, alpha
 
 
 def _gamma(image: Image.Image) -> list[int] | None:

@@ -140,7 +140,7 @@ class Loaded:
     Attributes:
       index: its place among the items that were asked for.
       item: which picture.
-      pixels: `(s, s, 3)` uint8 RGB, resized and cropped; `preprocessing.normalize` makes the input of it (which it is
+      pixels: `(s, s, C)` uint8, resized and cropped; `preprocessing.normalize` makes the input of it (which it is
         already where the preprocessing is a function). None where the picture could not be read.
       boxes: of each label that has any within the crop, `(n, 4)` float32 in pixels of the input.
       picture_size: `(w, h)` of the picture; (0, 0) where it could not be read.
@@ -183,7 +183,7 @@ def load(index: int, item: Item, preprocessing: AnyPreprocessing) -> Loaded:
     """Reads one picture, here and now; see `stream`."""
     start = time.perf_counter()
     try:
-        picture = open_image(item.path)
+        picture = item.open()
         pixels = preprocessing.pixels(picture)
     except JaxcamError as e:
         return Loaded(index, item, None, {}, (0, 0), str(e), (), time.perf_counter() - start)

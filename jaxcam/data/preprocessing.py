@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -14,11 +14,15 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import as_it_is
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MANY_PIXELS = 30_000_000
+#: By what `Preprocessing.channels` can be: Pillow's name for such pictures, and how many channels they have.
+_CHANNELS = {"RGB": ("RGB", 3), "BGR": ("RGB", 3), "L": ("L", 1), "RGBA": ("RGBA", 4)}
+#: The kinds of pictures that a function may be for, by Pillow's names; it is for the first of them that it takes.
+_MODES = ("RGB", "L", "RGBA", "LA")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,38 +35,73 @@ class Preprocessing:
         its shorter side to `resize_to` and crops `size` from the centre.
       resize_to: the shorter side before the crop; unused when squashing.
       interpolation: "bilinear", "bicubic" or "nearest" (antialiased, as Pillow does it).
-      mean, std: per channel, on pixel values divided by `scale`.
+      mean, std: per channel, on pixel values divided by `scale`; a number where there is one channel.
       scale: 255 for values in [0, 1], 1 for Caffe-style values in [0, 255].
-      channels: "RGB" or "BGR", the order the network expects.
+      channels: what the network expects: "RGB"; "BGR", the same in this order; "L", grey; "RGBA", with the picture's
+        alpha (opaque where it has none). 1, 3 and 4 mean L, RGB and RGBA. For 1 and 4, name `mean` and `std`.
+
+    Raises:
+      JaxcamError: there are no such channels, or not as many numbers in `mean` and `std`.
     """
 
     size: int = 224
     resize: str = "shorter"
     resize_to: int = 256
     interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: float | tuple[float, ...] = IMAGENET_MEAN
+    std: float | tuple[float, ...] = IMAGENET_STD
     scale: float = 255.0
-    channels: str = "RGB"
+    channels: str | int = "RGB"
 
     #: Boxes in a picture can be followed into the input.
     places_boxes: ClassVar[bool] = True
 
+    def __post_init__(self):
+        by_number = {count: mode for mode, count in _CHANNELS.values()}
+        channels = by_number.get(self.channels, self.channels) if isinstance(self.channels, int) else self.channels
+        if channels not in _CHANNELS:
+            raise unknown("kind of channels", channels, _CHANNELS)
+        object.__setattr__(self, "channels", channels)
+        count = _CHANNELS[channels][1]
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            values = (values,) if isinstance(values, int | float) else tuple(values)
+            if len(values) != count:
+                raise JaxcamError(
+                    f"{name} holds {len(values)} numbers for inputs of {count} channel{'s' * (count > 1)} "
+                    f"(channels={channels!r}); give Preprocessing(..., mean=..., std=...) with {count} each"
+                )
+            object.__setattr__(self, name, values)
+
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an input: `(size, size, 3)`."""
-        return self.size, self.size, 3
+        """Of an input: `(size, size, C)`."""
+        return self.size, self.size, _CHANNELS[str(self.channels)][1]
 
     def fields(self) -> dict[str, Any]:
         """All of it, for JSON."""
         return dataclasses.asdict(self)
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
-        """The part of the picture that the network sees: `(size, size, 3)` uint8 RGB."""
+        """The part of the picture that the network sees: `(size, size, C)` uint8.
+
+        Raises:
+          JaxcamError: the picture is an array with other channels than a picture has.
+        """
+        seen = self._seen(image)
+        return seen[..., None] if seen.ndim == 2 else seen
+
+    def _seen(self, image: Image.Image | np.ndarray) -> np.ndarray:
         if isinstance(image, np.ndarray):
             image = Image.fromarray(image)
         method = Image.Resampling[self.interpolation.upper()]
-        image = image.convert("RGB")
+        own, mode = as_it_is(image), _CHANNELS[str(self.channels)][0]
+        if isinstance(own, np.ndarray):
+            raise JaxcamError(
+                f"an array of {own.shape[2]} channels is no picture for Preprocessing(channels={self.channels!r}); "
+                "give a function with an attribute `channels` as preprocessing"
+            )
+        image = (own if mode.endswith("A") and own.mode.endswith("A") else image).convert(mode)  # else white behind it
         if self.resize == "squash":
             return np.asarray(image.resize((self.size, self.size), method))
         w, h = image.size
@@ -87,34 +126,38 @@ class Preprocessing:
         return x0 * x, y0 * y, (x0 + self.size) * x, (y0 + self.size) * y
 
     def normalize(self, pixels: jax.Array | np.ndarray) -> jax.Array:
-        """`(..., h, w, 3)` RGB pixel values in [0, 255] to the network's input, float32; traceable."""
+        """`(..., h, w, C)` pixel values in [0, 255], in RGB order, to the network's input, float32; traceable."""
         x = jnp.asarray(pixels, jnp.float32) / jnp.float32(self.scale)
         if self.channels == "BGR":
             x = x[..., ::-1]
         return (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def __call__(self, image: Image.Image | np.ndarray) -> jax.Array:
-        """The network's input `(size, size, 3)` for a picture."""
+        """The network's input `(size, size, C)` for a picture."""
         return self.normalize(self.pixels(image))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnPreprocessing:
-    """A function `picture -> input (H, W, 3)`, with the interface of `Preprocessing`; made by `own_preprocessing`.
+    """A function `picture -> input (H, W, C)`, with the interface of `Preprocessing`; made by `own_preprocessing`.
 
     Attributes:
-      function: takes an RGB `PIL.Image`; a grey one of 16 or more bits as it is in the file, its modes `I;16`, `I` or
-        `F`. Where it does not use the whole picture, `function.region(w, h)` says which
-        part it uses, `(x0, y0, x1, y1)` in pixels of a picture of that width and height.
+      function: takes a `PIL.Image` in the picture's own channels: L, LA, RGB or RGBA; a grey one of 16 or more bits as
+        it is in the file, its modes `I;16`, `I` or `F`. Where it does not take these, it gets the picture as RGB, or as
+        `mode`. With an attribute `channels` it is for arrays `(h, w, channels)` instead. Where it does not use
+        the whole picture, `function.region(w, h)` says which part it uses, `(x0, y0, x1, y1)` in pixels of a picture of
+        that width and height.
       shape: of an input.
       name: of the function.
       sha256: of what it makes of a made-up picture.
+      mode: by Pillow's name, what kind of picture it is for; "" for arrays.
     """
 
-    function: Callable[[Image.Image], Any]
+    function: Callable[[Any], Any]
     shape: tuple[int, int, int]
     name: str
     sha256: str
+    mode: str = "RGB"
 
     @property
     def places_boxes(self) -> bool:
@@ -136,14 +179,35 @@ class OwnPreprocessing:
         Raises:
           JaxcamError: the function fails, or gives another shape than for other pictures.
         """
-        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else as_it_is(image)
-        values = _applied(self.function, self.name, picture)
-        if values.shape != self.shape:
-            raise JaxcamError(
-                f"the preprocessing {self.name} gives shape {values.shape} for a picture of {picture.width} x "
-                f"{picture.height} pixels and {self.shape} for others; a network takes inputs of one shape"
+        first: JaxcamError | None = None
+        for picture in self._forms(image):
+            try:
+                values = _applied(self.function, self.name, picture)
+            except JaxcamError as e:
+                first = first or e
+                continue
+            if values.shape == self.shape:
+                return values
+            height, width = np.shape(picture)[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+            first = first or JaxcamError(
+                f"the preprocessing {self.name} gives shape {values.shape} for a picture of {width} x {height} pixels "
+                f"and {self.shape} for others; a network takes inputs of one shape"
             )
-        return values
+        assert first is not None
+        raise first
+
+    def _forms(self, image: Image.Image | np.ndarray) -> Iterator[Image.Image | np.ndarray]:
+        """What the function may take of a picture: as it is; else as RGB, or as it was tried out with."""
+        if not self.mode:
+            yield image if isinstance(image, np.ndarray) else np.asarray(as_it_is(image))
+            return
+        shown = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+        own = as_it_is(shown)
+        yield own
+        if not isinstance(own, np.ndarray):
+            for mode in {"RGB": None, self.mode: None}:
+                if mode != own.mode:
+                    yield shown.convert(mode)
 
     def normalize(self, pixels: jax.Array | np.ndarray) -> jax.Array:
         """What `pixels` gave, as it is."""
@@ -165,22 +229,18 @@ def own_preprocessing(function: Any) -> OwnPreprocessing:
     """A function as a preprocessing; it is tried on a few made-up pictures.
 
     Raises:
-      JaxcamError: it is not callable, fails, or gives no `(H, W, 3)`; or it uses a part of the picture and does not say
+      JaxcamError: it is not callable, fails, or gives no `(H, W, C)`; or it uses a part of the picture and does not say
         which, so that a map could not be laid over it.
     """
     if not callable(function):
         raise JaxcamError(
-            f"preprocessing must be a jaxcam.Preprocessing or a function picture -> (H, W, 3), not {function!r}"
+            f"preprocessing must be a jaxcam.Preprocessing or a function picture -> (H, W, C), not {function!r}"
         )
     name = str(getattr(function, "__qualname__", type(function).__qualname__))
-    values = _applied(function, name, Image.fromarray(_noise(240, 120)))
-    if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
-        raise JaxcamError(
-            f"the preprocessing {name} gives shape {values.shape}, not (H, W, 3): channels last and no batch axis"
-        )
-    height, width, channels = values.shape
+    mode, values = _tried(function, name)
+    height, width, count = values.shape
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    own = OwnPreprocessing(function, (height, width, channels), name, digest)
+    own = OwnPreprocessing(function, (height, width, count), name, digest, mode)
     if not hasattr(function, "region") and not (_sees_all(own, 240, 120) and _sees_all(own, 120, 240)):
         raise JaxcamError(
             f"the preprocessing {name} crops or moves the picture and does not say where, so that no map could be laid "
@@ -190,14 +250,34 @@ def own_preprocessing(function: Any) -> OwnPreprocessing:
     return own
 
 
-def _applied(function: Callable, name: str, picture: Image.Image) -> np.ndarray:
+def _tried(function: Callable, name: str) -> tuple[str, np.ndarray]:
+    """The kind of picture that a function is for, and what it makes of a made-up one."""
+    channels: Any = getattr(function, "channels", None)
+    first: JaxcamError | None = None
+    for mode in _MODES if channels is None else ("",):
+        picture: Any = Image.fromarray(_noise(240, 120)).convert(mode) if mode else _noise(240, 120, channels)
+        try:
+            values = _applied(function, name, picture)
+        except JaxcamError as e:
+            first = first or e
+            continue
+        if values.ndim == 3 and 0 not in values.shape:
+            return mode, values
+        first = first or JaxcamError(
+            f"the preprocessing {name} gives shape {values.shape}, not (H, W, C): channels last and no batch axis"
+        )
+    assert first is not None
+    raise first
+
+
+def _applied(function: Callable, name: str, picture: Image.Image | np.ndarray) -> np.ndarray:
     try:
         values = np.asarray(function(picture))
     except MemoryError:
         raise
     except Exception as e:
         raise JaxcamError(f"the preprocessing {name} raises {_what(e)}") from e
-    if values.dtype == object or not np.issubdtype(values.dtype, np.number) and values.dtype.kind != "V":
+    if values.dtype == object or not np.issubdtype(values.dtype, np.number) and values.dtype.kind not in "Vb":
         raise JaxcamError(f"the preprocessing {name} gives {values.dtype}, not numbers")
     return values.astype(np.float32)
 
@@ -207,8 +287,8 @@ def _what(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-def _noise(w: int, h: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (h, w, 3)).astype(np.uint8)
+def _noise(w: int, h: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (h, w, channels)).astype(np.uint8)
 
 
 def _sees_all(own: OwnPreprocessing, w: int, h: int) -> bool:
@@ -216,8 +296,9 @@ def _sees_all(own: OwnPreprocessing, w: int, h: int) -> bool:
 
     The pictures are dark in one half, and their sides are inverted: that leaves their mean and contrast as they are.
     """
+    count = 3 if own.mode else own.function.channels  # type: ignore[attr-defined]
     for axis, first in itertools.product((0, 1), (True, False)):
-        picture, expected = np.full((h, w, 3), 225, np.uint8), np.zeros(own.shape[:2], bool)
+        picture, expected = np.full((h, w, count), 225, np.uint8), np.zeros(own.shape[:2], bool)
         _part(picture, 1 - axis, True, 1 / 2)[:] = 30
         changed = picture.copy()
         side = _part(changed, axis, first, 1 / 4)

@@ -10,9 +10,11 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from PIL import Image
 
 from jaxcam.data.annotations import Annotation, Problem
 from jaxcam.data.class_names import class_indices
+from jaxcam.data.images import Picture, as_it_is, to_picture
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
 
@@ -23,10 +25,11 @@ class Item:
 
     Attributes:
       name: its path below the data set's folder, with forward slashes; no two items share one.
-      path: the file.
+      path: the file; where the picture is none, what it is called in errors.
       labels: indices of the classes that are present, ascending; each of them is to be explained.
       boxes: of each label that has any, `(n, 4)` float32 `x0, y0, x1, y1` in pixels of the picture.
       size: `(w, h)` that the boxes are measured in; None for the picture's own.
+      picture: the picture itself, where it is no file.
     """
 
     name: str
@@ -34,6 +37,15 @@ class Item:
     labels: tuple[int, ...]
     boxes: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     size: tuple[int, int] | None = None
+    picture: Picture | None = None
+
+    def open(self) -> Image.Image:
+        """The picture, read.
+
+        Raises:
+          JaxcamError: it cannot be; see `jaxcam.data.images.to_picture`.
+        """
+        return to_picture(self.path if self.picture is None else self.picture, name=self.name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +54,7 @@ class Dataset:
 
     Attributes:
       root: the folder.
-      kind: "folder", "voc" or "coco".
+      kind: "folder", "voc", "coco" or "memory".
       ids: the classes as the data set calls them: folders, wnids, names.
       classes: the same in words.
       items: the pictures.
@@ -57,6 +69,37 @@ class Dataset:
     items: tuple[Item, ...]
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
+
+    @classmethod
+    def of(
+        cls, pictures: Iterable[Picture], labels: Iterable, *, classes: Sequence[str], boxes: Iterable | None = None,
+        name: str = "pictures in memory",
+    ) -> Dataset:  # fmt: skip
+        """Pictures that lie in no folder: paths, bytes of files, `PIL.Image`s or arrays.
+
+        Args:
+          pictures: n of them, see `jaxcam.data.images.to_picture`. They are called `0000`, `0001` ... in a run.
+          labels: of each its class, by index or name, or a list of them.
+          classes: what the labels are.
+          boxes: of each picture, for each class that has any, `(n, 4)` as in `Item`, by index or name; or None.
+          name: what to call the data set.
+
+        Raises:
+          JaxcamError: there are not as many labels as pictures, or no such class.
+        """
+        pictures, labels = list(pictures), list(labels)
+        marked = [None] * len(pictures) if boxes is None else list(boxes)
+        if not len(pictures) == len(labels) == len(marked):
+            raise JaxcamError(f"{len(pictures)} pictures, {len(labels)} labels and boxes of {len(marked)} do not fit")
+        classes = tuple(classes)
+        several = any(isinstance(own, list | tuple | set) for own in labels)
+        items = []
+        for i, (picture, own, box) in enumerate(zip(pictures, labels, marked, strict=True)):
+            listed = own if isinstance(own, list | tuple | set) else [own]
+            present = tuple(sorted({_index(label, classes) for label in listed}))
+            placed = {_index(k, classes): np.asarray(v, np.float32).reshape(-1, 4) for k, v in (box or {}).items()}
+            items.append(Item(f"{i:04}", pathlib.Path(f"picture {i}"), present, placed, picture=picture))
+        return cls(pathlib.Path(name), "memory", classes, classes, tuple(items), several)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -85,11 +128,13 @@ class Dataset:
     def digest(self) -> str:
         """SHA-256 of the names, sizes in bytes, classes and boxes of the pictures, in their order.
 
-        The content of the pictures is not read: a data set is known by it in a second, not by every pixel.
+        The content of files is not read: a data set is known by it in a second, not by every pixel.
         """
         total = hashlib.sha256(f"{self.kind}\n".encode())
         for item in self.items:
-            size = item.path.stat().st_size if item.path.is_file() else -1
+            size: object = item.path.stat().st_size if item.path.is_file() else -1
+            if item.picture is not None:
+                size = hashlib.sha256(_content(item)).hexdigest()
             labels = [self.classes[label] for label in item.labels]
             total.update(f"{item.name}\t{size}\t{labels}\t{item.size}\n".encode())
             for label in sorted(item.boxes):
@@ -111,6 +156,8 @@ class Dataset:
         Raises:
           JaxcamError: a class is missing, or all of them are; the message names them.
         """
+        if tuple(classes) == self.classes == self.ids:  # of which two may have one name
+            return self
         index = class_indices(self.ids, self.classes, classes)
         used = sorted({label for item in self.items for label in item.labels})
         absent = [label for label in used if index[label] is None]
@@ -136,6 +183,26 @@ class Dataset:
         lines = [f"{self.root}: {_count(len(self), 'picture')} ({self.kind}), {pairs} labels of {used} classes, "
                  f"{_count(boxes, 'box', 'boxes')}"]  # fmt: skip
         return lines + tally(self.problems)
+
+
+def _index(label: object, classes: Sequence[str]) -> int:
+    """The number of a class that is given by number or by name."""
+    if isinstance(label, str):
+        if label not in classes:
+            raise unknown("class", label, classes)
+        return classes.index(label)
+    if not isinstance(label, int | np.integer) or not 0 <= label < len(classes):
+        raise JaxcamError(f"there is no class {label!r}; there are {len(classes)}, numbered from 0")
+    return int(label)
+
+
+def _content(item: Item) -> bytes:
+    """What a picture that is no file holds, for a digest."""
+    if isinstance(item.picture, bytes | bytearray | memoryview):
+        return bytes(item.picture)
+    image = as_it_is(item.open())
+    pixels = np.asarray(image)
+    return f"{getattr(image, 'mode', 'array')} {pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()
 
 
 def tally(problems: Iterable[Problem]) -> list[str]:

@@ -51,7 +51,7 @@ class Progress(NamedTuple):
 
 def evaluate(
     network: Classifier,
-    data: Dataset | str | os.PathLike,
+    data: Dataset | str | os.PathLike | tuple[Iterable, Iterable],
     *,
     methods: str | Sequence[str] = (DEFAULT_METHOD,),
     metrics: str | Sequence[str] | None = None,
@@ -82,7 +82,8 @@ def evaluate(
 
     Args:
       network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
-      data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`).
+      data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`); or `(pictures, labels)`: paths,
+        bytes, `PIL.Image`s or arrays, and of each its class or classes (see `jaxcam.data.samples.Dataset.of`).
       methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
       metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data; IC, AD and ADD unless given.
       out: the run's folder; holds nothing yet, or the same run.
@@ -116,7 +117,9 @@ def evaluate(
     if not 0 <= process < processes:
         raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
     folder = pathlib.Path(out)
-    if not isinstance(data, Dataset):
+    if isinstance(data, tuple):
+        data = Dataset.of(*data, classes=network.classes)
+    elif not isinstance(data, Dataset):
         data = load_dataset(data)
     data, known = _for_network(network, data, targets)
     boxes = data.has_boxes and network.preprocessing.places_boxes

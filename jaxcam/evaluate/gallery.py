@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -103,8 +103,8 @@ def _preprocessing(fields: dict) -> Preprocessing | None:
     if "function" in fields:
         side = max(fields["shape"][:2])  # the thumbnail is a square anyway
         return Preprocessing(size=side, resize="squash") if fields["whole_picture"] else None
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Preprocessing(**values)
+    shown = {k: v for k, v in fields.items() if k not in ("mean", "std", "channels")}  # in colour, whatever it saw
+    return Preprocessing(**shown)
 
 
 def overlay(picture: Image.Image, map: np.ndarray) -> np.ndarray:

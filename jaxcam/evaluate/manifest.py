@@ -148,7 +148,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
             "device": jax.devices()[0].device_kind, "provenance": network.provenance,
-            "data_root": str(data.root.resolve()), **(about or {}),
+            "data_root": str(data.root.resolve()) if data.root.exists() else None, **(about or {}),
         },
         "method_info": {
             m.label: {k: getattr(m.info, k) for k in ("title", "cost", "promise", "paper")} for m in options.methods

@@ -65,10 +65,11 @@ def forward(features: Features, head: Predict) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def maps(request: Request, head: Predict, network: Predict) -> Any:
+def maps(request: Request, head: Predict, network: Predict, function: Callable | None = None) -> Any:
     """`(params, activations, bypass, given, rows, targets) -> CAM` of pairs of a row of the batch and a class.
 
-    `given` holds what the method needs besides, by its field of `Inputs`, one row per picture.
+    With a function of the logits that one is explained, and `targets` only tell its draws from others'. `given` holds
+    what the method needs besides, by its field of `Inputs`, one row per picture.
     """
 
     @jax.jit
@@ -78,7 +79,10 @@ def maps(request: Request, head: Predict, network: Predict) -> Any:
             if "key" in more:
                 more["key"] = jax.random.fold_in(more["key"], target)
             first = head_params(params, bypassed)
-            return tuple(request.call(Inputs(first, a, head, target, network=network, network_params=params, **more)))
+            explained = target if function is None else function
+            return tuple(
+                request.call(Inputs(first, a, head, explained, network=network, network_params=params, **more))
+            )
 
         if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
             return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))

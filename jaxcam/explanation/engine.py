@@ -17,6 +17,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
+from jaxcam.explanation.targets import FunctionTarget
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Classifier
@@ -28,7 +29,7 @@ class Forward(NamedTuple):
     """The forward pass of a batch: `n` pictures, of which none is padding.
 
     Attributes:
-      inputs: `(batch, s, s, 3)`, padded, on the device.
+      inputs: `(batch, s, s, C)`, padded, on the device.
       padded: `(batch, h, w, K)`, their activations, on the device.
       bypass: a pytree of the values that go around the layer, each with the axis `batch`; without leaves where none do.
       activations: `(n, h, w, K)`.
@@ -93,7 +94,7 @@ class Engine:
         self._everywhere: Any = None
 
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
-        """Activations and logits of `inputs (n, s, s, 3)`, `n` at most the batch size.
+        """Activations and logits of `inputs (n, s, s, C)`, `n` at most the batch size.
 
         Raises:
           JaxcamError: they hold NaN or infinite values; the message names the weights or the picture.
@@ -122,25 +123,47 @@ class Engine:
         self,
         request: Request,
         forward: Forward,
-        pairs: Sequence[tuple[int, int]],
+        pairs: Sequence[tuple[int, int | FunctionTarget]],
         references: jax.Array | None = None,
         done: Callable[[float], None] = lambda maps: None,
     ) -> Maps:
-        """The maps of `pairs` of (row of the batch, class index).
+        """The maps of `pairs` of (row of the batch, class index or function of the logits).
 
         Args:
-          references: inputs `(R, s, s, 3)` for a method that takes reference activations; None for the default.
+          references: inputs `(R, s, s, C)` for a method that takes reference activations; None for the default.
           done: called with the number of maps after each program, for progress; a part of one after a step of many.
 
         Raises:
-          JaxcamError: the method is not defined for this head.
+          JaxcamError: the method is not defined for this head, or for such a target.
         """
+        kinds: dict[FunctionTarget | None, list[int]] = {}
+        for i, (_, target) in enumerate(pairs):
+            kinds.setdefault(target if isinstance(target, FunctionTarget) else None, []).append(i)
+        found = []
+        for function, places in kinds.items():
+            numbered: list[Any] = [(pairs[i][0], function.number if function else pairs[i][1]) for i in places]
+            found.append(self._maps(request, forward, numbered, function, references, done))
+        order = np.argsort(np.concatenate(list(kinds.values())), kind="stable")
+        coefficients, maps, gaps, evaluations = (np.concatenate(a)[order] for a in list(zip(*found, strict=True))[:4])
+        seconds = sum(m.seconds * len(m.gaps) for m in found) / len(pairs)
+        return Maps(coefficients, maps, gaps, evaluations, seconds)
+
+    def _maps(
+        self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,
+        references: jax.Array | None, done: Callable[[float], None],
+    ) -> Maps:  # fmt: skip
+        """The maps of pairs of a row and a class; of a row and a function of the logits, where there is one."""
         info = request.info
-        label, request = request.label, request.with_defaults(info.multi_label if self.network.multi_label else ())
-        program = compiled.maps(request, self.head, self.network.whole)
+        label, options = request.label, info.multi_label if self.network.multi_label else ()
+        if function is not None:
+            if info.of_logits is None:
+                raise JaxcamError(f"{info.title} explains classes, and {function.name!r} is a function of the logits")
+            options = info.of_logits
+        request = request.with_defaults(options)
+        program = compiled.maps(request, self.head, self.network.whole, function and function.function)
         given, total = self._given(info.needs, forward, references)
         at_once = self.maps_at_once if info.batched else 1
-        stepped = self._stepped.division(request, self._inputs(forward, 0, 0))
+        stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
@@ -149,7 +172,7 @@ class Engine:
                 [(row, target)] = some.tolist()
                 where = (forward.sources[row], label, target)
                 result, seconds = self._stepped.run(
-                    stepped, self._placed(self._inputs(forward, row, target)), where, done
+                    stepped, self._placed(self._inputs(forward, row, target, function)), where, done
                 )
             else:
                 batch = (forward.padded, forward.bypass, given, rows, targets)
@@ -167,7 +190,10 @@ class Engine:
         gaps = diagnostics.get("completeness_gap")
         if gaps is None:
             rows, targets = np.asarray(pairs).T
-            difference = forward.logits[rows, targets].astype(np.float64) - self._logits_at_zero(forward)[rows, targets]
+            full, zero = (
+                _explained(z, rows, targets, function) for z in (forward.logits, self._logits_at_zero(forward))
+            )
+            difference = full - zero
             gaps = coefficients.sum(1, dtype=np.float64) - difference
         evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
         return Maps(coefficients, maps, gaps, evaluations, total / len(pairs))
@@ -189,12 +215,13 @@ class Engine:
             given["references"] = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
         return given, seconds
 
-    def _inputs(self, forward: Forward, row: int, target: int) -> Inputs:
-        """All that a method may take of one picture and class, but for references."""
+    def _inputs(self, forward: Forward, row: int, target: int, function: FunctionTarget | None) -> Inputs:
+        """All that a method may take of one picture and target, but for references."""
         a, bypass, image = jax.tree.map(lambda x: x[row], (forward.padded, forward.bypass, forward.inputs))
         key = jax.random.fold_in(forward.keys[row], target)
         first = head_params(self.params, bypass)
-        return Inputs(first, a, self.head, target, key, None, image, self.network.whole, self.params)
+        explained = target if function is None else function.function
+        return Inputs(first, a, self.head, explained, key, None, image, self.network.whole, self.params)
 
     def _placed(self, inputs: Inputs) -> Inputs:
         """The same where the devices of a map find it."""
@@ -214,6 +241,13 @@ class Engine:
             shape = (self.batch_size, logits.shape[-1])
             self._at_zero = forward if around else None, np.broadcast_to(np.asarray(logits, np.float64), shape)
         return self._at_zero[1]
+
+
+def _explained(
+    logits: np.ndarray, rows: np.ndarray, targets: np.ndarray, function: FunctionTarget | None
+) -> np.ndarray:
+    """F `(p,)` of pairs, from the logits `(n, C)`."""
+    return logits[rows, targets].astype(np.float64) if function is None else function.of(logits[rows])
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.stepped import States
-from jaxcam.explanation.targets import Targets, as_list, chooser
+from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.files import whole_file
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.maps import place_map, why_empty
@@ -32,9 +33,9 @@ class Attribution:
 
     Attributes:
       method: its name in `METHODS`, with its options: `shap_cam:num_permutations=1000`.
-      target: the index of the class.
-      class_name: its name.
-      probability: softmax, or sigmoid for a multi-label network, of the logit.
+      target: the index of the class; None of a function of the logits.
+      class_name: its name; of a function, that one's.
+      probability: softmax, or sigmoid for a multi-label network, of the logit; NaN of a function.
       logit: F(A).
       coefficients: `(K,)`.
       map: `(h, w)` at the layer's resolution, in the units of the logit, not scaled.
@@ -49,7 +50,7 @@ class Attribution:
     """
 
     method: str
-    target: int
+    target: int | None
     class_name: str
     probability: float
     logit: float
@@ -97,7 +98,7 @@ class Explanation:
     results: tuple[Attribution, ...]
 
     def __getitem__(self, key: tuple[str, str | int]) -> Attribution:
-        """The result of `(method, class)`, the class by name or index."""
+        """The result of `(method, class)`, the class by name or index; of a function of the logits, by name."""
         name = request(key[0]).label
         for result in self.results:
             if result.method == name and key[1] in (result.target, result.class_name):
@@ -132,8 +133,9 @@ class Explanation:
 
         Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
         result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`,
-        `empty` and `doubt` ("" where there is none); besides `all_logits (C,)`, `classes (C,)`, `region (4,)`,
-        `source`, `model`, `layer` and `digest`, which tells a later run what the file was made with.
+        `empty` and `doubt` ("" where there is none; the target of a function is -1); besides `all_logits (C,)`,
+        `classes (C,)`, `region (4,)`, `source`, `model`, `layer` and `digest`, which tells a later run what the file
+        was made with.
         """
         r = self.results
         with whole_file(path) as f:
@@ -141,7 +143,8 @@ class Explanation:
                 f,
                 source=self.source, model=self.model, layer=self.layer, digest=digest,
                 classes=list(self.classes), all_logits=_storable(self.logits), region=r[0].region,
-                methods=[x.method for x in r], targets=[x.target for x in r], class_names=[x.class_name for x in r],
+                methods=[x.method for x in r], targets=[-1 if x.target is None else x.target for x in r],
+                class_names=[x.class_name for x in r],
                 probabilities=[x.probability for x in r], logits=[x.logit for x in r],
                 completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
                 empty=[x.empty or "" for x in r], doubt=[x.doubt or "" for x in r],
@@ -176,11 +179,12 @@ def explain(
 
     Args:
       network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
-      images: paths, `PIL.Image`s or arrays (see `to_picture`), or one of them.
+      images: paths, bytes of files, `PIL.Image`s or arrays (see `to_picture`), or one of them.
       methods: names from `METHODS`, with options as in `shap_cam:num_permutations=1000,estimator=plain`; or
         "all": every one that is defined for this network and layer (named beside "all", one keeps its options).
-      targets: `n` for the n most probable classes of each picture, or class names and indices for all
-        pictures, or one list of these per picture.
+      targets: `n` for the n most probable classes of each picture; or for all pictures class names, indices, and
+        functions of the logits `(C,) -> ()`, such as the difference of two, each called by its `__name__`; or one list
+        of these per picture. A function is compiled for anew unless it is the same object.
       layer: where to make the maps; the network's default layer, the last convolutional one, unless given.
       batch_size: pictures, and maps, computed at a time. It changes speed and memory, not results.
       references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
@@ -195,7 +199,7 @@ def explain(
       JaxcamError: a picture cannot be read; a name is unknown; `cam` was asked for by name on a head
         that is not a global average pool and a linear layer; the network gives NaN.
     """
-    single = isinstance(images, str | os.PathLike | Image.Image) or hasattr(images, "shape")
+    single = isinstance(images, typing.get_args(Picture)) or hasattr(images, "shape")
     listed: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
     named = [(os.fspath(p) if isinstance(p, str | os.PathLike) else f"image {i}", p) for i, p in enumerate(listed)]
     return list(
@@ -292,8 +296,8 @@ def _gather(
     doubts = {name: request(name).info.doubt(inputs.activations[row]) for name in found}
     results = [
         Attribution(
-            method=name, target=target, class_name=network.classes[target], probability=float(probabilities[target]),
-            logit=float(logits[target]), coefficients=maps.coefficients[i], map=maps.maps[i],
+            method=name, **_told(network, target, logits, probabilities),
+            coefficients=maps.coefficients[i], map=maps.maps[i],
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
@@ -305,3 +309,14 @@ def _gather(
         source=named[0], image=picture, model=network.name, layer=engine.layer, classes=network.classes, logits=logits,
         probabilities=probabilities, results=tuple(results),
     )  # fmt: skip
+
+
+def _told(network: Classifier, target: int | FunctionTarget, logits: np.ndarray, probabilities: np.ndarray) -> dict:
+    """What a target is, and its value."""
+    if isinstance(target, FunctionTarget):
+        value = float(target.of(logits[None])[0])
+        return {"target": None, "class_name": target.name, "probability": float("nan"), "logit": value}
+    return {
+        "target": target, "class_name": network.classes[target], "probability": float(probabilities[target]),
+        "logit": float(logits[target]),
+    }  # fmt: skip

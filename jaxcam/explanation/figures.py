@@ -44,9 +44,9 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
     Returns:
       The figure, which belongs to no window and no global state.
     """
-    targets = list(dict.fromkeys(r.target for r in explanation.results))
+    targets = list(dict.fromkeys((r.target, r.class_name) for r in explanation.results))
     methods = list(dict.fromkeys(r.method for r in explanation.results))
-    results = {(r.target, r.method): r for r in explanation.results}
+    results = {((r.target, r.class_name), r.method): r for r in explanation.results}
     picture = explanation.image.copy()
     picture.thumbnail((round(_CELL * _DPI * 1.25),) * 2)
     aspect = max(0.3, picture.height / picture.width)  # narrower than that, a title has no room
@@ -70,7 +70,8 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
     for row, target in enumerate(targets[:rows]):
         first = results[target, methods[0]]
         name = textwrap.shorten(first.class_name, 2 * letters - 10, placeholder="...")
-        cell(row, 0, picture, "\n".join(textwrap.wrap(f"{name}, {_percent(first.probability)}", letters)))
+        value = f"{first.logit:.4g}" if first.target is None else _percent(first.probability)
+        cell(row, 0, picture, "\n".join(textwrap.wrap(f"{name}, {value}", letters)))
         for column, method in enumerate(methods, 1):
             result = results[target, method]
             text = request(method).info.title

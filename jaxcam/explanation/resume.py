@@ -179,7 +179,8 @@ def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier
         a = {k: arrays[k] for k in arrays.files if k != "heatmaps"}
     results = [
         Attribution(
-            method=str(a["methods"][i]), target=int(a["targets"][i]), class_name=str(a["class_names"][i]),
+            method=str(a["methods"][i]), target=None if a["targets"][i] < 0 else int(a["targets"][i]),
+            class_name=str(a["class_names"][i]),
             probability=float(a["probabilities"][i]), logit=float(a["logits"][i]), coefficients=a["coefficients"][i],
             map=a["maps"][i], completeness_gap=float(a["completeness_gaps"][i]), seconds=float(a["seconds"][i]),
             empty=str(a["empty"][i]) or None, region=tuple(a["region"].tolist()), size=(image.height, image.width),

@@ -1,26 +1,55 @@
-"""Which classes to explain: the most probable ones, or those that were named."""
+"""What to explain: the most probable classes, classes that were named, or functions of the logits."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.models.classifier import Classifier
 
-#: The n most probable classes, or classes by name or index; for pictures one by one, a list of such lists.
-Targets = int | Sequence[str | int] | Sequence[Sequence[str | int]]
+#: A class by name or index, or a function of the logits `(C,) -> ()`.
+One = str | int | Callable[[jax.Array], jax.Array]
+#: The n most probable classes, or targets; for pictures one by one, a list of such lists.
+Targets = int | One | Sequence[One] | Sequence[Sequence[One]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionTarget:
+    """A function of the logits as a target.
+
+    Attributes:
+      function: `(C,) -> ()`; what is compiled for it is kept by it.
+      name: its own, and another one's neither.
+    """
+
+    function: Callable[[jax.Array], jax.Array]
+    name: str
+
+    @property
+    def number(self) -> int:
+        """What it has in the place of a class's index, where draws are told apart."""
+        return zlib.crc32(self.name.encode()) >> 1
+
+    def of(self, logits: np.ndarray) -> np.ndarray:
+        """Its values `(n,)` on logits `(n, C)`."""
+        return np.asarray([self.function(jnp.asarray(z)) for z in logits], np.float64)
 
 
 def is_one(value: Any) -> bool:
-    """Whether this is one name or index, and not a list of them."""
+    """Whether this is one name, index or function, and not a list of them."""
     return isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
 
 
 def as_list(value: Any) -> list:
-    """A list of what may be one name or index."""
+    """A list of what may be one name, index or function."""
     return [value] if is_one(value) else list(value)
 
 
@@ -28,8 +57,10 @@ def _unique(values: Iterable) -> list:
     return list(dict.fromkeys(values))
 
 
-def chooser(network: Classifier, targets: str | Targets) -> tuple[Callable[[np.ndarray, int], list[int]], int]:
-    """A function `(logits (C,), position of the picture) -> class indices`, and how many these are at most."""
+def chooser(
+    network: Classifier, targets: str | Targets
+) -> tuple[Callable[[np.ndarray, int], list[int | FunctionTarget]], int]:
+    """A function `(logits (C,), position of the picture) -> class indices and functions`, and how many at most."""
     if not isinstance(targets, str) and isinstance(targets, int | np.integer):
         if targets < 1:
             raise JaxcamError(f"the number of top classes must be at least 1, not {targets}")
@@ -38,16 +69,33 @@ def chooser(network: Classifier, targets: str | Targets) -> tuple[Callable[[np.n
     asked = as_list(targets)
     if not asked:
         raise JaxcamError("no target: name a class, or give a number for that many of the most probable ones")
+    functions = _named([t for one in asked for t in as_list(one) if callable(t)], network.classes)
+
+    def resolved(target: Any) -> int | FunctionTarget:
+        return functions[target] if callable(target) else network.class_index(target)
+
     if all(map(is_one, asked)):
-        shared = _unique(network.class_index(t) for t in asked)
+        shared = _unique(map(resolved, asked))
         return (lambda logits, position: shared), len(shared)
-    each = [_unique(network.class_index(t) for t in as_list(one)) for one in asked]
+    each = [_unique(map(resolved, as_list(one))) for one in asked]
     if not all(each):
         raise JaxcamError(f"picture {each.index([])} has no target")
 
-    def own(logits: np.ndarray, position: int) -> list[int]:
+    def own(logits: np.ndarray, position: int) -> list[int | FunctionTarget]:
         if position >= len(each):
             raise JaxcamError(f"{len(each)} lists of targets for more pictures than that")
         return each[position]
 
     return own, max(map(len, each))
+
+
+def _named(functions: list[Callable], classes: Sequence[str]) -> dict[Callable, FunctionTarget]:
+    """Each function with its name: `lambda#1`, `lambda#2` where they share one, `dog()` where a class has it."""
+    functions = _unique(functions)
+    plain = [str(getattr(f, "__name__", type(f).__name__)).strip("<>") for f in functions]
+    total, seen, named = collections.Counter(plain), collections.Counter[str](), {}
+    for function, name in zip(functions, plain, strict=True):
+        seen[name] += 1
+        name = f"{name}#{seen[name]}" if total[name] > 1 else name
+        named[function] = FunctionTarget(function, f"{name}()" if name in classes else name)
+    return named

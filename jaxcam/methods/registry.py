@@ -52,6 +52,7 @@ class Method:
       steps: what divides the method into steps, where it takes many: `function` with the argument `devices` besides,
         to a `Stepped`. Then there is progress, its states can be saved, and devices share a map.
       multi_label: options that are other ones by default where the classes are independent of each other.
+      of_logits: those that are where the target is a function of the logits; None where it must be a class.
     """
 
     function: Callable[..., CAM]
@@ -73,6 +74,7 @@ class Method:
     batched: bool = True
     steps: Callable[..., Stepped] | None = None
     multi_label: tuple[tuple[str, Any], ...] = ()
+    of_logits: tuple[tuple[str, Any], ...] | None = ()
 
     def __post_init__(self):
         for need in self.needs:
@@ -234,7 +236,7 @@ METHODS: dict[str, Method] = {
     "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
         needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
-        steps=score.stepped_score_cam, multi_label=(("score", "sigmoid"),),
+        steps=score.stepped_score_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "cam": Method(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",

@@ -210,7 +210,7 @@ def score_cam(
     Args:
       params: whatever `predict` takes first.
       activations: A `(h, w, K)` of the image, one example.
-      image: `(H, W, 3)`, the network's input (normalised, so that 0 is the mean colour).
+      image: `(H, W, C)`, the network's input (normalised, so that 0 is the mean colour).
       predict: `(params, image) -> logits (C,)`, the whole network.
       target: class index (array or int), or a function of what `score` makes of the logits, `(C,) -> ()`.
       score: f_c: "softmax", the class's probability; "sigmoid", that of a multi-label network; "logit".
@@ -224,7 +224,7 @@ def score_cam(
       `left_out` (channels with a range that `top` leaves out) and `range_left_out` (their share of all ranges).
 
     Raises:
-      JaxcamError: activations are not `(h, w, K)` or the image not `(H, W, 3)` floats, the class does not
+      JaxcamError: activations are not `(h, w, K)` or the image not `(H, W, C)` floats, the class does not
         exist (a traced one gives NaN instead), an option is not one, or the softmax is of one logit.
 
     References:
@@ -257,7 +257,7 @@ def score_cam(
 def _check(activations: jax.Array, image: jax.Array) -> None:
     check_activations(activations)
     if jnp.ndim(image) != 3:
-        raise JaxcamError(f"the image must have shape (H, W, 3), not {jnp.shape(image)}; use jax.vmap for a batch")
+        raise JaxcamError(f"the image must have shape (H, W, C), not {jnp.shape(image)}; use jax.vmap for a batch")
     if not jnp.issubdtype(jnp.result_type(image), jnp.floating):
         raise JaxcamError(
             f"the image must be the network's input, floating point, not {jnp.result_type(image)}; preprocess it"

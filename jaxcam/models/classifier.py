@@ -105,7 +105,7 @@ class Classifier:
         return dataclasses.replace(this, params=params)
 
     def preprocess(self, picture: Picture) -> jax.Array:
-        """The network's input `(s, s, 3)` for a picture (path, `PIL.Image` or array, see `to_picture`)."""
+        """The network's input `(s, s, C)` for a picture (path, bytes, `PIL.Image` or array, see `to_picture`)."""
         return self.preprocessing(to_picture(picture))
 
     def predict(self, params: Any, x: jax.Array) -> jax.Array:

@@ -99,14 +99,16 @@ def wrap(
     Args:
       model, params, call, layout, batched: as in `jaxcam.split`. An NNX or Equinox module's own parameters
         are taken where none are given.
-      preprocessing: a `jaxcam.Preprocessing`; or a function that takes an RGB `PIL.Image` and returns the network's
-        input `(H, W, 3)`, always of one shape. A function that does not use the whole picture needs an attribute
-        `region`, a function `(w, h) -> (x0, y0, x1, y1)`: the part that it uses, in pixels of the picture.
+      preprocessing: a `jaxcam.Preprocessing`; or a function that takes a `PIL.Image` and returns the network's input
+        `(H, W, C)`, always of one shape. It gets the picture in its own channels (L, LA, RGB, RGBA; I;16, I or F where
+        it is deeper), or as RGB where it does not take that. For arrays `(h, w, channels)` that are no such picture, it
+        has an attribute `channels`. A function that does not use the whole picture needs an attribute `region`, a
+        function `(w, h) -> (x0, y0, x1, y1)`: the part that it uses, in pixels of the picture.
       classes: names of the C logits; or "imagenet", "voc" or "coco".
       layer: where maps are made unless another layer is asked for; the last map with more than one row and
         column unless given (with class tokens, the last one on whose patches the logits depend). See `jaxcam.layers`.
       multi_label: whether the logits are independent, their probabilities sigmoids; a single logit must be.
-      name: what to call it; the model's class or the function unless given.
+      name: what to call it; the model's own name, its class or the function unless given.
       provenance: what is known of the weights, for reports.
 
     Returns:
@@ -131,7 +133,7 @@ def wrap(
             "`lambda logits: -logits[0]`"
         )
     return Wrapped(
-        name=str(name or getattr(model, "__name__", type(model).__name__)),
+        name=name or _name(model),
         params=jax.tree.map(jnp.asarray, params),
         classes=tuple(map(str, classes)),
         preprocessing=rules,
@@ -140,6 +142,12 @@ def wrap(
         multi_label=multi_label,
         provenance=dict(provenance or {}),
     )
+
+
+def _name(model: Any) -> str:
+    """The model's own name, that of the function, or that of its class."""
+    names = (getattr(model, attribute, None) for attribute in ("__name__", "name"))
+    return next((n for n in names if n and isinstance(n, str)), type(model).__name__)
 
 
 def _matters(cut: Cut, params: Any, logits: int) -> bool:

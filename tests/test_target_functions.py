@@ -1,0 +1,127 @@
+"""Functions of the logits as targets of `explain`: every method, their names, and where these go."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from wrapped import NAMES, PICTURES, RULES, made, same, wrapped
+
+import jaxcam
+from jaxcam.cli.table import rows_of
+from jaxcam.errors import JaxcamError
+from jaxcam.explanation.resume import read_explanation
+from jaxcam.methods.registry import METHODS, Method
+
+
+def difference(logits):
+    return logits[0] - logits[1]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return wrapped(made("function_tagged"), name="mine")
+
+
+#: Cheap options of the methods that sample.
+FEW = {"shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40"}
+
+
+def test_every_method_takes_a_function(network):
+    """A linear function of the logits is a class of a network whose last layer has its weights."""
+    asked = [name + FEW.get(name, "") for name, m in METHODS.items() if m.heads is None]
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=asked, targets=[difference, 2], seed=3)
+    assert [r.class_name for r in found.results[:: len(asked)]] == ["difference", NAMES[2]]
+    w3 = network.params["w3"]
+    turned = network.with_params({**network.params, "w3": w3.at[:, 0].set(w3[:, 0] - w3[:, 1])})
+    plain = [m for m in asked if "key" not in METHODS[m.partition(":")[0]].needs]
+    options = ["score_cam:score=logit" if m == "score_cam" else m for m in plain]
+    (by_class,) = jaxcam.explain(turned, PICTURES[0], methods=options, targets=[0])
+    for method, other in zip(plain, by_class.results, strict=True):
+        result = found[method, "difference"]
+        assert result.target is None and np.isnan(result.probability) and result.method == method
+        np.testing.assert_allclose(result.logit, found.logits[0] - found.logits[1], rtol=1e-5)
+        same(result.coefficients, other.coefficients)
+        same(result.map, other.map)
+        np.testing.assert_allclose(result.completeness_gap, other.completeness_gap, atol=1e-4)
+    for method in asked:
+        info, result = METHODS[method.partition(":")[0]], found[method, "difference"]
+        assert np.isfinite(result.map).all() and np.abs(result.coefficients).sum() > 0
+        if info.complete == "zero":
+            assert abs(result.completeness_gap) < 1e-3
+    (alone,) = jaxcam.explain(network, PICTURES[0], methods=asked, targets=[2], seed=3)
+    for method in asked:  # classes beside functions are what they are alone
+        same(found[method, 2].map, alone[method, 2].map)
+
+
+def test_names_in_json_figures_files_and_tables(network, tmp_path):
+    targets = [lambda z: z[0], lambda z: z[1], difference, NAMES[3], _named(NAMES[3])]
+    both = jaxcam.explain(network, PICTURES[:2], methods=["grad_cam"], targets=targets)
+    names = [r.class_name for r in both[0].results]
+    assert names == ["lambda#1", "lambda#2", "difference", NAMES[3], f"{NAMES[3]}()"]
+    (plain,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[0])
+    same(both[0]["grad_cam", "lambda#1"].map, plain.results[0].map)
+    told = json.loads(json.dumps(both[0].to_dict(), allow_nan=False))["results"]
+    assert [t["class_name"] for t in told] == names and told[2]["target"] is None and told[2]["probability"] is None
+    assert told[3]["target"] == 3
+    figure = jaxcam.plot(both[0], tmp_path / "figure.png")
+    titles = [axes.get_title() for axes in figure.axes]
+    assert f"difference, {both[0].results[2].logit:.4g}" in titles and len(titles) == 11
+    both[0].save(tmp_path / "e.npz")
+    again = read_explanation(tmp_path / "e.npz", both[0].image, network)
+    assert [(r.target, r.class_name) for r in again.results] == [(r.target, r.class_name) for r in both[0].results]
+    rows = rows_of(both[0])
+    assert rows[2][1:3] == ("difference", "") and rows[3][2].endswith("%")
+
+
+def _named(name):
+    def function(logits):
+        return logits.sum()
+
+    function.__name__ = name
+    return function
+
+
+def test_one_function_and_lists_by_picture(network):
+    one = jaxcam.explain(network, PICTURES[:2], methods=["lift_cam"], targets=difference)
+    assert [r.class_name for e in one for r in e.results] == ["difference"] * 2
+    own = jaxcam.explain(network, PICTURES[:2], methods=["lift_cam"], targets=[[0], [difference, 1]])
+    assert [[r.class_name for r in e.results] for e in own] == [[NAMES[0]], ["difference", NAMES[1]]]
+    same(own[1].results[0].map, one[1].results[0].map)
+
+
+def test_a_function_is_traced_once(network):
+    traces = []
+
+    def counted(logits):
+        traces.append(isinstance(logits, jax.core.Tracer))
+        return logits[2]
+
+    for _ in range(2):
+        jaxcam.explain(network, PICTURES[:2], methods=["grad_cam"], targets=[counted], batch_size=2)
+    assert sum(traces) == 1
+
+
+def test_what_cannot_be_a_target(network, monkeypatch):
+    by_class = Method(METHODS["grad_cam"].function, "By class", of_logits=None)
+    monkeypatch.setitem(METHODS, "by_class", by_class)
+    with pytest.raises(JaxcamError, match="^By class explains classes, and 'difference' is a function of the logits$"):
+        jaxcam.explain(network, PICTURES[0], methods=["by_class"], targets=[difference])
+    assert len(jaxcam.explain(network, PICTURES[0], methods=["by_class"], targets=[0])) == 1
+    with pytest.raises(JaxcamError, match="a target function must return a scalar, not shape"):
+        jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[lambda z: z])
+
+
+def test_cam_of_a_function_on_the_head_that_it_is_for():
+    def net(params, x):
+        return jaxcam.tag(jax.nn.relu(x @ params["w"]), "map").mean((0, 1)) @ params["out"]
+
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3, 6)).astype("f4"), "out": rng.normal(size=(6, 3)).astype("f4")}
+    network = jaxcam.wrap(net, params, preprocessing=RULES, classes=list("abc"))
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=["cam"], targets=[difference])
+    same(found.results[0].coefficients, (params["out"][:, 0] - params["out"][:, 1]))
+    with pytest.raises(JaxcamError, match="CAM is defined for"):
+        jaxcam.explain(network, PICTURES[0], methods=["cam"], targets=[lambda z: jax.nn.softmax(z)[0]])
