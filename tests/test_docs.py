@@ -11,6 +11,7 @@ from PIL import Image
 
 from jaxcam.cli import main, parser
 from jaxcam.cli.explain import EXAMPLE
+from jaxcam.cutting.libraries import LIBRARIES
 from jaxcam.methods.registry import METHODS
 from jaxcam.metrics import METRICS
 from jaxcam.models.registry import FAMILIES
@@ -22,7 +23,7 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "CONTRIBUTING.md"]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Blocks that hold one of these words need a package that may be absent.
-OPTIONAL = {"import equinox": "equinox", ".serialize(": "flatbuffers"}
+OPTIONAL = {"import equinox": "equinox", "import keras": "keras", "import haiku": "haiku", ".serialize(": "flatbuffers"}
 #: Commands so cheap that they are run, after the page's Python.
 CHEAP = ("report", "methods", "metrics", "models")
 
@@ -60,8 +61,10 @@ def make_pictures(folder: pathlib.Path) -> None:
 
 
 #: Where pages add entries.
-DECLARED = (METHODS, METRICS, VOCABULARY, RESNET_LAYERS, FAMILIES["resnet"].architectures) + tuple(
-    transformation.RULES._by_name for transformation in (deeplift, lrp, coalition)
+DECLARED = (
+    (METHODS, METRICS, VOCABULARY, RESNET_LAYERS, FAMILIES["resnet"].architectures)
+    + tuple(transformation.RULES._by_name for transformation in (deeplift, lrp, coalition))
+    + (LIBRARIES,)
 )
 
 
@@ -76,8 +79,11 @@ def no_entry_more():
 
 
 @pytest.fixture
-def quick_keys():
+def quick_keys(page):
     """Keys whose draws compile in a moment: the default ones take most of a small network's time."""
+    if "import keras" in page.read_text(encoding="utf-8"):  # whose seeds are of the default kind
+        yield
+        return
     before = jax.config.jax_default_prng_impl
     jax.config.update("jax_default_prng_impl", "rbg")
     yield

@@ -192,15 +192,17 @@ def split(
     explained in eval mode. Keep the two functions: each `split` makes new ones, which compile anew.
 
     Args:
-      model: a Flax Linen module, a Flax NNX module, an Equinox module, or a function
-        `(params, image) -> logits` with places marked by `jaxcam.tag` (or with Linen modules in it).
+      model: a Flax Linen, Flax NNX, Equinox or Keras model, a Haiku `Transformed`, one of Hugging Face's Flax models;
+        or a function `(params, image) -> logits` around any of them, or with places marked by `jaxcam.tag`. More
+        libraries: `jaxcam.cutting.register`.
       params: of a Linen module its variables; of an NNX module `nnx.to_pure_dict(nnx.state(model))` or part of it
-        (the rest is the module's own); of an Equinox module `eqx.filter(model, eqx.is_array)`; of a
+        (the rest is the module's own); of an Equinox module `eqx.filter(model, eqx.is_array)`; of a Keras model
+        `{v.path: v.value for v in model.variables}` or the values in order; of Haiku what `init` returned; of a
         function whatever it takes. None: the module's own values, compiled into the programs as
         constants, which for large networks takes long.
       at: the layer: its path in the model, joined by dots (`block2.Conv_0`, `layers.3.conv`), or the
         name of the tag. `name#2` for the second call of a layer that is called several times. See `layers`.
-      example: an image `(H, W, 3)`, or its `jax.ShapeDtypeStruct`.
+      example: an image `(H, W, C)`, a signal `(T, C)` or a volume `(D, H, W, C)`, or its `jax.ShapeDtypeStruct`.
       call: keyword arguments of the model's call, `{"train": False}`; or a function `(module, x) ->
         logits`, for a model that returns more than logits or takes more than an image.
       layout: `"hwk"` or `"khw"`, the axes of the layer's output; `jaxcam.tokens(...)` for the tokens of a transformer;

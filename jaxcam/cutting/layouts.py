@@ -88,7 +88,8 @@ def checked(layout: Layout, value: jax.ShapeDtypeStruct, name: str) -> tuple[jax
         )
     if built_in and value.ndim != 3:
         raise JaxcamError(
-            f"{name!r} gives shape {value.shape}, not a map of rank 3; cut at one of those that jaxcam.layers lists"
+            f"{name!r} gives shape {value.shape}, not a map of rank 3; cut at one of those that jaxcam.layers lists, "
+            "or say how it becomes one, with layout=(as_map, from_map)"
         )
     activations, rest = jax.eval_shape(layout.as_map, value)
     if not jnp.issubdtype(value.dtype, jnp.floating):

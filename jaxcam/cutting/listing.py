@@ -25,7 +25,7 @@ class Layer(NamedTuple):
     Attributes:
       name: what `at` takes.
       shape: of what the layer returns for one image: `(h, w, K)`; `(n, d)` for the tokens of a
-        transformer, which need `layout=jaxcam.tokens(...)`.
+        transformer, which need `layout=jaxcam.tokens(...)`. Of signals `(t, K)`, of volumes `(d, h, w, K)`.
       kind: the class of the layer, or `tag`.
     """
 
@@ -59,8 +59,12 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
     """
     adapter = adapt(model, params, call)
     shapes, image = abstract(params, "params"), abstract(example, "example")
-    if not isinstance(image, jax.ShapeDtypeStruct) or image.ndim != 3:
-        raise JaxcamError(f"example must be one image of rank 3 (H, W, 3), or its jax.ShapeDtypeStruct, not {image}")
+    one = isinstance(image, jax.ShapeDtypeStruct) and image.ndim in (2, 3, 4)
+    if not one or image.ndim == 4 and image.shape[0] == 1:
+        raise JaxcamError(
+            "example must be one image of rank 3 (H, W, C), without a batch axis (or a signal (T, C), or a volume "
+            f"(D, H, W, C)), or its jax.ShapeDtypeStruct, not {image}"
+        )
     if batched is not None:
         return _attempt(adapter, shapes, image, batched)
     reasons: list[str] = []
@@ -83,7 +87,7 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
 def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched: bool) -> Traced:
     def run(params, x):
         if adapter.layout == "khw":
-            x = jnp.transpose(x, (2, 0, 1))
+            x = jnp.moveaxis(x, -1, 0)
         out = adapter.run(params, x[None] if batched else x)
         leading = (1,) if batched else ()
         if not isinstance(out, jax.Array):
@@ -166,8 +170,8 @@ def layers(
     for name, place, shape in unbatched(traced):
         if not jnp.issubdtype(place.dtype, jnp.floating):
             continue
-        if len(shape) == 3 and (layout or traced.layout) == "khw":
+        if len(shape) == traced.image.ndim and (layout or traced.layout) == "khw":
             shape = (*shape[1:], shape[0])
-        if len(shape) in (2, 3):
+        if len(shape) in (2, 3, traced.image.ndim):
             listed.append(Layer(name, shape, place.kind))
     return tuple(listed)

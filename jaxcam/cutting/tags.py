@@ -51,15 +51,20 @@ def mark_in_order(x: T, name: str, kind: str) -> T:
     a function has no reverse derivative; `with_plain_labels` makes ordinary labels of it once the program is traced.
     """
 
-    @jax.custom_batching.custom_vmap
-    def label(value):
-        return mark(value, name, kind)
+    def labelled(path, leaf):
+        own = name + jax.tree_util.keystr(path)
 
-    @label.def_vmap
-    def _(axis_size, in_batched, value):
-        return mark_in_order(value, name, kind), in_batched[0]
+        @jax.custom_batching.custom_vmap
+        def label(value):
+            return mark(value, own, kind)
 
-    return jax.tree.map(lambda leaf: label(leaf) if isinstance(leaf, jax.Array) else leaf, x)
+        @label.def_vmap
+        def _(axis_size, in_batched, value):
+            return mark_in_order(value, own, kind), in_batched[0]
+
+        return label(leaf) if isinstance(leaf, jax.Array) else leaf
+
+    return jax.tree_util.tree_map_with_path(labelled, x)
 
 
 def with_plain_labels(program: Any) -> Any:
