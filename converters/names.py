@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from jaxcam.converters import resnet, vgg
+from jaxcam.converters import efficientnet, resnet, vgg
 from jaxcam.converters.budget import MOST_DEPTH
 from jaxcam.converters.rules import Dialect
 from jaxcam.converters.tensors import shown
@@ -18,7 +18,7 @@ from jaxcam.models.layers import Config
 from jaxcam.models.registry import FAMILIES, name_of
 
 #: Every table there is; of equally good ones the first is taken.
-DIALECTS = (*vgg.DIALECTS, *resnet.DIALECTS)
+DIALECTS = (*vgg.DIALECTS, *resnet.DIALECTS, *efficientnet.DIALECTS)
 #: The part of the names that must agree before a file is taken for a network with faults.
 _ALIKE = 0.75
 #: Tensors that carry nothing the network computes with, and why.

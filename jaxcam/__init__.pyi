@@ -15,8 +15,10 @@ from jaxcam.explanation.figures import plot as plot
 from jaxcam.methods.coalition import ablation_cam as ablation_cam
 from jaxcam.methods.contribution import deep_shap_cam as deep_shap_cam
 from jaxcam.methods.contribution import hires_lift_cam as hires_lift_cam
+from jaxcam.methods.contribution import hires_lrp_cam as hires_lrp_cam
 from jaxcam.methods.contribution import lift_cam as lift_cam
 from jaxcam.methods.contribution import lrp_cam as lrp_cam
+from jaxcam.methods.contribution import multiplier_cam as multiplier_cam
 from jaxcam.methods.gradient import cam as cam
 from jaxcam.methods.gradient import grad_cam as grad_cam
 from jaxcam.methods.gradient import grad_cam_pp as grad_cam_pp

@@ -22,6 +22,7 @@ from jaxcam import cutting
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.registry import METHODS
 from jaxcam.methods.result import CAM, Inputs
+from jaxcam.transforms.deeplift import deeplift
 from jaxcam.transforms.walker import UnsupportedPrimitive
 from jaxcam.zoo import load as zoo
 
@@ -143,10 +144,11 @@ class Explained:
 
     Attributes:
       cams: method to its CAM, as NumPy arrays.
-      against: of methods that are complete by position, the map against the class: that of minus its logit.
+      against: of contributions by position, the map against the class: that of minus its logit.
       refused: method to its error.
       activations: `(h, w, K)` of the row.
       gradient: dF/dA.
+      multipliers: `(h, w, K)`, DeepLIFT's, with the reference 0; zeros where the head has an operation without a rule.
       logit, logit_zero, logit_whole: F(A), F(0), and what the uncut network says.
       logit_references: `(2,)`, F of `references`.
       logit_without: F without each channel of `ablated(K)`.
@@ -160,6 +162,7 @@ class Explained:
     refused: dict[str, Exception]
     activations: np.ndarray
     gradient: np.ndarray
+    multipliers: np.ndarray
     logit: float
     logit_zero: float
     logit_whole: float
@@ -195,7 +198,7 @@ def explain(row: Row, s: Subject) -> Explained:
         for name, info in METHODS.items():
             try:
                 cams[name] = run(name, given)
-                if info.map_from == "positions" and info.complete:
+                if info.map_from == "positions" and "rules" in info.needs:
                     against[name] = run(name, given._replace(target=lambda logits: -logits[TARGET])).map
             except (JaxcamError, UnsupportedPrimitive) as error:
                 refused[name] = error
@@ -206,13 +209,14 @@ def explain(row: Row, s: Subject) -> Explained:
         masks = jax.vmap(functools.partial(_mask, image, a))(_widest(a))
         whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
         weights = None if row.weights is None else row.weights(params)
-        return (cams, against), a, jax.grad(f)(a), logits, whole, weights
+        m = jnp.zeros_like(a) if "multiplier_cam" in refused else jax.grad(deeplift(f))(a, jnp.zeros_like(a))
+        return (cams, against), a, jax.grad(f)(a), m, logits, whole, weights
 
     program = jax.jit(everything, compiler_options=FAST_TO_COMPILE)
-    cams, a, g, logits, whole, weights = jax.tree.map(np.asarray, program(s.params, s.image))
-    g = g.astype(np.float64)
+    cams, a, g, m, logits, whole, weights = jax.tree.map(np.asarray, program(s.params, s.image))
+    g, m = g.astype(np.float64), m.astype(np.float64)
     return Explained(
-        *cams, refused, a.astype(np.float64), g, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
+        *cams, refused, a.astype(np.float64), g, m, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
         logits[-LIMED:], whole[1:], weights,
     )  # fmt: skip
 

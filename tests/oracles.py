@@ -160,6 +160,13 @@ def hires_lift_cam(p: dict[str, np.ndarray], a: np.ndarray, target: int) -> tupl
     return map, np.maximum(map, 0), alpha
 
 
+def multiplier_cam(p: dict[str, np.ndarray], a: np.ndarray, target: int) -> np.ndarray:
+    """The mean over the positions of DeepLIFT's multipliers, contribution over change (Shrikumar et al. 2017, eq. 4);
+    of activations that are nowhere 0, as it is 0/0 there."""
+    assert (a != 0).all()
+    return (vgg_deeplift(p, a, target) / a).mean((0, 1))
+
+
 # --- the coalition game of the channels --------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import pytest
 from reference import seeded
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.contribution import deep_shap_cam, hires_lift_cam, lift_cam
+from jaxcam.methods.contribution import deep_shap_cam, hires_lift_cam, lift_cam, multiplier_cam
 from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, hires_cam, xgrad_cam
 from jaxcam.methods.registry import METHODS
 
@@ -109,6 +109,19 @@ def test_hires_lift_cam(seed):
     against = jax.jit(lambda p, a: hires_lift_cam(p, a, head=heads.HEADS["vgg"].fn, target=lambda z: -z[TARGET]))(p, a)
     assert_close(got.map - against.map, before)
     assert abs(float(np.sum(got.map - against.map)) - change) < 1e-5 * np.abs(before).sum()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_multiplier_cam(seed):
+    p64, a64, p, a = problem(seed)
+    a64, a = a64 + 0.1, a + 0.1  # a multiplier is 0/0 where nothing changes
+    got = compiled(multiplier_cam)(p, a, TARGET)
+    want = oracles.multiplier_cam(p64, a64, TARGET)
+    assert_close(got.coefficients, want)
+    assert_close(got.map, np.maximum((want * a64).sum(-1), 0))
+    assert abs(got.diagnostics["contribution_gap"]) < 1e-4
+    gradient = oracles.vgg_gradient(p64, a64, TARGET).mean((0, 1))
+    assert np.abs(want - gradient).max() > 0.05 * np.abs(want).max()  # no Grad-CAM
 
 
 def test_lift_cam_on_a_quarter_width_vgg16_head():

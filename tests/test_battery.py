@@ -74,13 +74,20 @@ def keeps_its_promises(e, one, info):
 
 
 def is_complete_by_position(e, one, against):
-    """The map of a class less that of minus its logit is the sum before the ReLU."""
+    """The map of a class less that of minus its logit is the sum before the ReLU: all that the channels have."""
     assert not (np.minimum(one.map, against) > 0).any()
-    total = (one.map.astype(np.float64) - against).sum()
-    close(total, e.logit - e.logit_zero, size(e, one.coefficients) + np.abs(one.map).sum() + np.abs(against).sum())
+    total, alpha = (one.map.astype(np.float64) - against).sum(), one.coefficients.sum(dtype=np.float64)
+    close(total, alpha, size(e, one.coefficients) + np.abs(one.map).sum() + np.abs(against).sum())
 
 
-@formula("lrp_cam")
+@formula("multiplier_cam")
+def is_the_mean_of_the_multipliers(e, one, name):
+    close(one.coefficients, e.multipliers.mean((0, 1)), np.abs(e.multipliers).mean((0, 1)).max())
+    if e.weights is not None:
+        close(one.coefficients, e.gradient.mean((0, 1)), np.abs(e.gradient).mean((0, 1)).max())
+
+
+@formula("lrp_cam", "hires_lrp_cam")
 def is_conserved(e, one, name):
     told = one.diagnostics
     parts = [told["absorbed_by_biases"], told["absorbed_by_stabiliser"]]

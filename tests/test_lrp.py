@@ -13,6 +13,7 @@ import oracle_lrp
 import pytest
 
 from jaxcam.errors import JaxcamError
+from jaxcam.methods.contribution import hires_lrp_cam
 from jaxcam.transforms.lrp import lrp
 from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, Layer
 
@@ -77,6 +78,19 @@ def check(got, net, x, rules):
 def test_every_rule_on_every_layer_is_that_of_the_papers(name, signed, rule):
     net, x = lrp_networks.networks()[name], lrp_networks.activations(SIGNED[signed])
     check(results(name, SIGNED[signed])[rule], net, x, itertools.repeat(RULES[rule][1]))
+
+
+@pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
+def test_the_map_by_position_is_the_relevance_summed_over_the_channels(rule):
+    net, x = lrp_networks.networks()["max_pool"], lrp_networks.activations()
+    logits = oracle_lrp.forward(net, x)
+    start = np.where(np.arange(len(logits)) == logits.argmax(), logits, 0.0)
+    want, _ = oracle_lrp.lrp(net, x, start, itertools.repeat(RULES[rule][1]))
+    with jax.enable_x64(True):
+        head = lambda _, x: lrp_networks.run(net, x)  # noqa: E731
+        got = jax.jit(lambda x, t: hires_lrp_cam(None, x, head=head, target=t, rule=rule))(x, int(logits.argmax()))
+    np.testing.assert_allclose(got.map, np.maximum(want.sum(-1), 0), rtol=0, atol=1e-9 * np.abs(want).max())
+    np.testing.assert_allclose(got.coefficients, want.sum((0, 1)), rtol=0, atol=1e-9 * np.abs(want).max())
 
 
 @pytest.mark.parametrize("how", ["by_index", "sequence"])

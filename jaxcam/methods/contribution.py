@@ -21,11 +21,17 @@ from jaxcam.transforms.lrp import lrp
 from jaxcam.transforms.lrp.layer_rules import RuleChoice
 
 
-def _contributions(score, activations, reference):
-    """`(contributions (h, w, K), F(A), F(reference))`."""
+def _multipliers(score, activations, reference):
+    """`(multipliers (h, w, K), F(A), F(reference))`."""
     paired = deeplift(score, with_reference=True)
     logit, pull, base = jax.vjp(lambda a: paired(a, reference), activations, has_aux=True)
     (multiplier,) = pull(jnp.ones_like(logit))
+    return multiplier, logit, base
+
+
+def _contributions(score, activations, reference):
+    """`(contributions (h, w, K), F(A), F(reference))`."""
+    multiplier, logit, base = _multipliers(score, activations, reference)
     delta = activations if reference is None else activations - reference
     return delta * multiplier, logit, base
 
@@ -76,6 +82,28 @@ def hires_lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, targ
     contributions, logit, base = _contributions(scalar_score(head, params, target), activations, None)
     gap = jnp.sum(jnp.sum(contributions, axis=(0, 1))) - (logit - base)
     return cam_of_contributions(contributions, logit=logit, logit_zero=base, completeness_gap=gap)
+
+
+def multiplier_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """Multiplier-CAM: `alpha_k = mean over positions of the DeepLIFT multipliers of A_k`, reference 0.
+
+    Grad-CAM with the multipliers of `lift_cam` in place of the gradient: slopes from 0 to A instead of slopes at A, so
+    that a class that is saturated keeps its evidence. On a linear head it is Grad-CAM. The coefficients hold no
+    activation, so the map is right where activations are negative as well; they add up to nothing in particular,
+    and that of a channel that is zero everywhere, which is nowhere in the map, is the mean slope there.
+
+    Arguments, errors and cost as in `lift_cam`, and so are `diagnostics` but for the gap, which is of the
+    contributions `A * multiplier` over all positions.
+
+    References:
+      Shrikumar et al., Learning Important Features Through Propagating Activation Differences, ICML 2017, eq. 4;
+      Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
+    """
+    check_activations(activations)
+    multiplier, logit, base = _multipliers(scalar_score(head, params, target), activations, None)
+    gap = jnp.sum(jnp.sum(activations * multiplier, axis=(0, 1))) - (logit - base)
+    alpha = jnp.mean(multiplier, axis=(0, 1))
+    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, contribution_gap=gap)
 
 
 def deep_shap_cam(
@@ -157,16 +185,43 @@ def lrp_cam(
     References:
       Jung & Oh, ICCV 2021, supplement, eq. 1; Bach et al., PLoS ONE 10(7), 2015.
     """
+    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma)
+    return cam_of_coefficients(jnp.sum(relevance, axis=(0, 1)), activations, **diagnostics)
+
+
+def hires_lrp_cam(
+    params: Params,
+    activations: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    rule: RuleChoice = "epsilon",
+    epsilon: float = 1e-9,
+    gamma: float = 0.25,
+) -> CAM:
+    """HiRes-LRP-CAM: the map is `relu(sum_k R_k)`, R `(h, w, K)` the relevance of `lrp_cam`.
+
+    To LRP-CAM what `hires_lift_cam` is to LIFT-CAM: the relevance stays where it is, instead of being summed over the
+    positions and multiplied by the activations again. Before the ReLU the map adds up to F(A) less what biases and
+    stabiliser absorb. The coefficients are those of `lrp_cam`, as are arguments, diagnostics, cost and errors. With the
+    epsilon rule on a head of ReLUs, maxima and linear layers it is HiResCAM.
+
+    References:
+      Bach et al., PLoS ONE 10(7), 2015; Draelos & Carin, arXiv:2011.08891, 2020.
+    """
+    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma)
+    return cam_of_contributions(relevance, **diagnostics)
+
+
+def _relevance(params, activations, head, target, rule, epsilon, gamma):
+    """The relevance `(h, w, K)` of the activations, and the diagnostics of `lrp_cam`."""
     check_activations(activations)
     explained = lrp(scalar_score(head, params, target), rule, epsilon=epsilon, gamma=gamma)(activations)
-    alpha = jnp.sum(explained.relevance, axis=(0, 1))
-    total, absorbed = jnp.sum(alpha), explained.absorbed
-    return cam_of_coefficients(
-        alpha,
-        activations,
-        logit=explained.value,
-        relevance_sum=total,
-        absorbed_by_biases=absorbed["biases"],
-        absorbed_by_stabiliser=absorbed["stabiliser"],
-        conservation_gap=total + absorbed["biases"] + absorbed["stabiliser"] - explained.value,
-    )
+    total, absorbed = jnp.sum(jnp.sum(explained.relevance, axis=(0, 1))), explained.absorbed
+    return explained.relevance, {
+        "logit": explained.value,
+        "relevance_sum": total,
+        "absorbed_by_biases": absorbed["biases"],
+        "absorbed_by_stabiliser": absorbed["stabiliser"],
+        "conservation_gap": total + absorbed["biases"] + absorbed["stabiliser"] - explained.value,
+    }

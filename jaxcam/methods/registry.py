@@ -185,6 +185,10 @@ METHODS: dict[str, Method] = {
         needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
+    "multiplier_cam": Method(
+        contribution.multiplier_cam, "Multiplier-CAM", "1 forward + 1 backward, on a pair",
+        "the mean slope from 0 to A; Grad-CAM on a linear head", "Shrikumar et al., ICML 2017", needs=("rules",),
+    ),
     "deep_shap_cam": Method(
         contribution.deep_shap_cam, "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
         "Lundberg & Lee, NeurIPS 2017", needs=("rules", "references"), complete="references", exact_on_linear=True,
@@ -232,6 +236,11 @@ METHODS: dict[str, Method] = {
         contribution.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
         "Bach et al., PLoS ONE 2015", needs=("rules",), exact_on_linear=True, null_channels=True,
         contains_activation=True,
+    ),
+    "hires_lrp_cam": Method(
+        contribution.hires_lrp_cam, "HiRes-LRP-CAM", "1 forward + 1 backward",
+        "the map, too, sums to F(A) less what biases absorb", "Bach et al., PLoS ONE 2015", map_from="positions",
+        needs=("rules",), exact_on_linear=True, null_channels=True, contains_activation=True,
     ),
     "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",

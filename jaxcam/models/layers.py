@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-_EPSILON = 1e-5  # of every batch norm
-
 
 class Config:
     """What distinguishes one network of a family from another: a frozen dataclass, whose fields its manifest keeps.
@@ -27,11 +25,13 @@ class Config:
       num_classes: number of logits.
       width: multiplier on every layer's channels.
       batch_norm: whether batch norm follows its convolutions; they hold it, merged and biased, where it was folded.
+      epsilon: of its batch norms.
     """
 
     family: ClassVar[str]
     last_layer: ClassVar[str]
     smallest_input: ClassVar[int] = 1
+    epsilon: ClassVar[float] = 1e-5
     num_classes: Any
     width: Any
     batch_norm: Any
@@ -167,10 +167,10 @@ def fold_batch_norm(config: Config, params: dict) -> tuple[Config, dict]:
     Returns:
       The configuration without batch norm, and its parameters (float32 NumPy arrays).
     """
-    return config.replace(batch_norm=False), _fold(params)
+    return config.replace(batch_norm=False), _fold(params, config.epsilon)
 
 
-def _fold(tree: dict) -> dict:
+def _fold(tree: dict, epsilon: float) -> dict:
     out = {}
     for name, value in tree.items():
         if not isinstance(value, dict) or name.startswith("bn"):
@@ -179,10 +179,10 @@ def _fold(tree: dict) -> dict:
             continue
         norm = tree.get("bn" + name[4:]) if name.startswith("conv") else None
         if norm is None:
-            out[name] = _fold(value)
+            out[name] = _fold(value, epsilon)
             continue
         norm = {k: np.asarray(v, np.float64) for k, v in norm.items()}
-        gain = norm["scale"] / np.sqrt(norm["var"] + _EPSILON)
+        gain = norm["scale"] / np.sqrt(norm["var"] + epsilon)
         bias = np.asarray(value.get("bias", 0.0), np.float64)
         out[name] = {
             "kernel": (np.asarray(value["kernel"], np.float64) * gain).astype(np.float32),

@@ -49,6 +49,11 @@ FAMILIES = {
         "jaxcam.models.resnet:ResNetConfig",
         {f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     ),
+    "efficientnet_lite": Family(
+        "EfficientNet-Lite",
+        "jaxcam.models.efficientnet:EfficientNetLiteConfig",
+        {f"efficientnet_lite{variant}": {"variant": variant} for variant in range(5)},
+    ),
 }
 
 

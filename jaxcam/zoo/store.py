@@ -43,11 +43,14 @@ def save_network(folder: str | os.PathLike, network: Network, *, dtype: str = "f
     """Writes a network to a folder that `load_network` reads; each file appears whole or not at all.
 
     Args:
-      dtype: "float32", or "float16" to halve the size (values beyond its range are refused).
+      dtype: "float32", or "float16" to halve the size of the kernels (values beyond its range are refused); biases
+        and norms, of which there are few, stay float32.
     """
     folder, manifest = pathlib.Path(folder), _manifest(network)
     with np.errstate(over="ignore"):  # told below, with the name of the weights
-        tensors = {k: np.asarray(v).astype(dtype) for k, v in flatten(network.params).items()}
+        tensors = {
+            k: np.asarray(v).astype(dtype if v.ndim > 1 else "float32") for k, v in flatten(network.params).items()
+        }
     bad = [k for k, v in tensors.items() if not np.isfinite(v).all()]
     if bad:
         raise JaxcamError(f"{network.name}: the weights {bad[0]} hold NaN or values that {dtype} cannot hold")

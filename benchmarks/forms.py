@@ -1,0 +1,230 @@
+"""Which form of a map is right where: `python -m benchmarks.forms PICTURES TRAINING --out RUNS [--limit N]`.
+
+Five networks at several depths each, with few and with many negative activations. For every contribution method in both
+of its forms, beside Grad-CAM, HiResCAM and a uniform map: the share of the map in the objects' boxes, and IC, AD and
+ADD, with intervals, by `jaxcam evaluate`; the share of negative activation, `sum |A < 0| / sum |A|`; and how much the
+contributions cancel, `sum |alpha| / |F(A) - F(0)|`. PICTURES is a folder of boxed pictures of Imagenette's classes
+(`boxes.csv`), TRAINING one of the same classes, 20 of each for a small vision transformer that is trained here on what
+EfficientNet-Lite0 sees. The runs go on where they were stopped. Writes `benchmarks/results/forms.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from PIL import Image
+
+import jaxcam
+from benchmarks.timing import machine
+from jaxcam.data.evaluation import load_dataset
+from jaxcam.evaluate import Run, evaluate
+from jaxcam.evaluate.statistics import summarise
+from jaxcam.methods.contribution import lift_cam
+from jaxcam.methods.maps import signed_share
+
+#: A method, and the other forms of the same contributions.
+FORMS = {"lift_cam": ("multiplier_cam", "hires_lift_cam"), "lrp_cam": ("hires_lrp_cam",)}
+BESIDE = ("grad_cam", "hires_cam")
+METHODS = tuple(m for form, others in FORMS.items() for m in (form, *others)) + BESIDE
+METRICS = ("pointing", "ic", "ad", "add")
+LAYERS = {
+    "vgg16_slim": ("conv5_3", "conv5_1", "conv4_3"),
+    "resnet50_slim": ("layer4", "layer3"),
+    "squeezenet": ("fire9", "fire8"),
+    "efficientnet_lite0": ("head", "block15", "block14", "block10"),
+    "transformer": ("block0", "block1"),
+}
+
+
+class Transformer(nn.Module):
+    """Pre-norm blocks over a grid of features, and a class token that alone is read."""
+
+    classes: int
+    width: int = 128
+    depth: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(self.width)(x.reshape(x.shape[0], -1, x.shape[-1]))
+        token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.width))
+        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
+        x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        for i in range(self.depth):
+            x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x))
+            x = jaxcam.tag(x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))), f"block{i}")
+        return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0])
+
+
+def transformer(training: str, each: int, say: Any) -> jaxcam.Network | Any:
+    """The transformer on EfficientNet-Lite0's block10, trained on `each` pictures of a class; wrapped."""
+    base = lite0()
+    stem, _ = base.split(at="block10")
+    data = load_dataset(training)
+    names = [data.classes[c] for c in range(len(data.classes))]
+    rng = np.random.default_rng(0)
+    by_class: dict[int, list] = {}
+    for item in data.items:
+        by_class.setdefault(item.labels[0], []).append(item)
+    chosen = [(item, c) for c, items in by_class.items() for item in (items[i] for i in rng.permutation(len(items)))]
+    kept = [x for c in by_class for x in [(i, k) for i, k in chosen if k == c][: each + each // 5]]
+    run = jax.jit(jax.vmap(stem, (None, 0)))
+    features, labels = [], np.asarray([k for _, k in kept])
+    for start in range(0, len(kept), 8):
+        batch = [base.preprocess(Image.open(i.path).convert("RGB")) for i, _ in kept[start : start + 8]]
+        some = np.asarray(run(base.params, jnp.stack(batch + [batch[-1]] * (8 - len(batch)))))[: len(batch)]
+        features.append(some.astype(np.float16))
+    x = np.concatenate(features)
+    order = rng.permutation(len(x))
+    held, used = order[: len(x) // 6], order[len(x) // 6 :]
+    net = Transformer(len(names))
+    params = jax.jit(net.init)(jax.random.key(0), jnp.asarray(x[:1], jnp.float32))
+    steps = 24 * (len(used) // 50)
+    optimiser = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 10, steps), weight_decay=0.05)
+
+    @jax.jit
+    def step(params, state, x, y):
+        def loss(p):
+            logits = net.apply(p, x.astype(jnp.float32))
+            return optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(y, len(names)), 0.1)).mean()
+
+        value, g = jax.value_and_grad(loss)(params)
+        updates, state = optimiser.update(g, state, params)
+        return optax.apply_updates(params, updates), state, value
+
+    state = optimiser.init(params)
+    for _ in range(steps // (len(used) // 50)):
+        for some in np.array_split(rng.permutation(used), len(used) // 50):
+            if len(some) == 50:
+                params, state, _ = step(params, state, x[some], labels[some])
+    right = np.argmax(jax.jit(net.apply)(params, jnp.asarray(x[held], jnp.float32)), -1) == labels[held]
+    say(f"transformer: {len(used)} pictures, {100 * right.mean():.1f} % of {len(held)} others right")
+
+    def whole(p, image):
+        return net.apply(p["transformer"], stem(p["stem"], image)[None])[0]
+
+    return jaxcam.wrap(
+        whole, {"stem": base.params, "transformer": params}, preprocessing=base.preprocessing, classes=names,
+        layer="block1", layout=jaxcam.tokens(prefix=1), name="transformer",
+    )  # fmt: skip
+
+
+def lite0() -> Any:
+    """EfficientNet-Lite0; the boxed pictures are squares already."""
+    network = jaxcam.load("efficientnet_lite0")
+    return dataclasses.replace(network, preprocessing=dataclasses.replace(network.preprocessing, resize="squash"))
+
+
+def squeezenet(weights: pathlib.Path) -> Any:
+    """SqueezeNet v1.0 in plain JAX, wrapped."""
+    sys.path.append(str(pathlib.Path(__file__).parents[1] / "tests"))
+    import squeezenet as net
+
+    rules = jaxcam.Preprocessing(
+        size=227, resize="squash", mean=(104.0, 117.0, 123.0), std=(1.0,) * 3, scale=1.0, channels="BGR"
+    )
+    return jaxcam.wrap(
+        net.squeezenet, net.load(weights), preprocessing=rules, classes="imagenet", layer="fire9", name="squeezenet"
+    )
+
+
+def diagnostics(network: Any, layer: str, run: Run, pictures: list[pathlib.Path]) -> tuple[float, float]:
+    """Means over the pictures: the share of negative activation, and `sum |alpha| / |sum alpha|`."""
+    features, head = network.split(at=layer)
+
+    @jax.jit
+    def one(params, image, target):
+        a, b = features.with_bypass(params, image)
+        held = jaxcam.HeadParams(params, b) if b != () else params
+        return a, lift_cam(held, a, head=head, target=target).coefficients
+
+    lift = np.flatnonzero(run.columns["method"] == "lift_cam")
+    shares, cancelled = [], []
+    for row in lift[: len(pictures)]:
+        image = network.preprocess(Image.open(pictures[int(run.columns["index"][row])]).convert("RGB"))
+        a, alpha = one(network.params, image, int(run.columns["target"][row]))
+        shares.append(signed_share(a))
+        cancelled.append(float(np.abs(alpha).sum() / abs(alpha.sum())))
+    return float(np.mean(shares)), float(np.median(cancelled))
+
+
+def uniform(data: Any) -> float:
+    """The mean share of a picture that its objects' boxes cover."""
+    shares = []
+    for item in data.items:
+        with Image.open(item.path) as picture:
+            covered = np.zeros((picture.height, picture.width), bool)
+        for x0, y0, x1, y1 in np.concatenate([item.boxes[label] for label in item.labels]):
+            covered[round(y0) : round(y1), round(x0) : round(x1)] = True
+        shares.append(covered.mean())
+    return float(np.mean(shares))
+
+
+def rows(run: Run) -> Iterator[str]:
+    """A line for every method: boxes, IC, AD and ADD, each with its interval; what is surely best in bold."""
+    summary = summarise(run)
+    for i, method in enumerate(summary.methods):
+        cells = []
+        for j, _ in enumerate(summary.metrics):
+            s = summary.score
+            text = f"{s.mean[i, j]:.1f} [{s.low[i, j]:.1f}, {s.high[i, j]:.1f}]"
+            if summary.best[i, j] or summary.tied[i, j]:
+                text = f"**{text}**"
+            cells.append(text)
+        yield f"| {method} | " + " | ".join(cells) + " |"
+
+
+def main(argv=None) -> int:
+    """Evaluates, and writes the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pictures")
+    parser.add_argument("training")
+    parser.add_argument("--out", required=True, type=pathlib.Path)
+    parser.add_argument("--squeezenet", type=pathlib.Path, help="its weights, squeezenet_v1.0_decoded.npz")
+    parser.add_argument("--limit", type=int, default=100, help="pictures")
+    parser.add_argument("--each", type=int, default=100, help="pictures of a class to train the transformer on")
+    parser.add_argument("--networks", nargs="+", default=list(LAYERS), choices=list(LAYERS))
+    args = parser.parse_args(argv)
+    data = load_dataset(args.pictures)
+    lines, notes = [], []
+    makers = {
+        "squeezenet": lambda: squeezenet(args.squeezenet),
+        "efficientnet_lite0": lite0,
+        "transformer": lambda: transformer(args.training, args.each, notes.append),
+    }
+    for name in args.networks:
+        network = makers.get(name, lambda name=name: jaxcam.load(name))()
+        for layer in LAYERS[name]:
+            began = time.perf_counter()
+            run = evaluate(
+                network, args.pictures, methods=METHODS, metrics=METRICS, layer=layer, limit=args.limit, keep=(),
+                out=args.out / f"{name}-{layer}",
+            )  # fmt: skip
+            share, cancelled = diagnostics(network, layer, run, [i.path for i in data.items])
+            head = f"### {name} {layer}: {100 * share:.0f} % negative, contributions {cancelled:.1f} times their sum"
+            lines += ["", head, "", "| method | boxes | IC | AD | ADD |", "|---|---|---|---|---|", *rows(run)]
+            print("\n".join(lines[-len(METHODS) - 5 :]), f"\n({time.perf_counter() - began:.0f} s)", flush=True)
+    top = [
+        "# Which form of a map is right where", "",
+        f"{args.limit} boxed pictures; the boxes cover {100 * uniform(data):.1f} % of the {len(data.items)} pictures, "
+        "which is what a uniform map has in them. Means in per cent with 95 % intervals; bold: the best, and what is "
+        f"not surely worse. {' '.join(notes)}", "",
+        f"`python -m benchmarks.forms PICTURES TRAINING`, {machine()['device']}, jax {machine()['jax']}.",
+    ]  # fmt: skip
+    file = pathlib.Path(__file__).parent / "results" / "forms.md"
+    file.write_text("\n".join(top + lines) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
