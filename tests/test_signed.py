@@ -10,6 +10,10 @@ from PIL import Image
 
 import jaxcam
 from jaxcam.cli import main
+from jaxcam.evaluate import evaluate
+from jaxcam.evaluate.statistics import summarise
+from jaxcam.evaluate.tables import main_table
+from jaxcam.explanation.figures import plot
 from jaxcam.methods.maps import SIGNED_FROM, signed_share
 from jaxcam.methods.registry import METHODS
 
@@ -44,7 +48,11 @@ def test_the_map_by_position_shows_the_evidence_and_the_other_hides_it(network, 
         by_channel.map[:, :8].sum() < 1e-3 and "negative" in by_channel.doubt and "hires_lift_cam" in by_channel.doubt
     )
     assert e["grad_cam", "red"].doubt is None
-    assert [r["doubt"] for r in e.to_dict()["results"]] == [by_channel.doubt, None, None]
+    told = e.to_dict()["results"]
+    assert [r["doubt"] for r in told] == [by_channel.doubt, None, None]
+    # Half of what is not grey is positive in the second channel, a tenth as large; and nothing speaks against "red".
+    assert by_channel.negative == by_position.negative == told[2]["negative"] > 0.8
+    assert by_channel.cancellation == pytest.approx(1, abs=1e-5) and told[2]["cancellation"] is None
 
 
 def test_every_contribution_that_is_multiplied_again_is_doubted_and_no_other():
@@ -79,3 +87,23 @@ def test_the_command_says_it_in_plain_words(picture, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.count("% of the activations are negative here") == 1 and "take hires_lift_cam" in said
+
+
+def test_figure_table_and_saved_arrays_say_it(network, picture, tmp_path):
+    [doubtful] = jaxcam.explain(network, picture, methods=["lift_cam", "lrp_cam"], targets=["red"])
+    [fine] = jaxcam.explain(network, picture, methods=["hires_lift_cam"], targets=["red"])
+    words = " ".join(t.get_text() for t in plot(doubtful).texts).replace("\n", " ")
+    assert words == f"LIFT-CAM, LRP-CAM: {doubtful.results[0].doubt}."
+    assert not plot(fine).texts
+    doubtful.save(tmp_path / "red.npz")
+    with np.load(tmp_path / "red.npz") as f:
+        assert f["negative"].tolist() == [r.negative for r in doubtful.results] and f["doubt"][0]
+    picture.save(tmp_path / "red.png")
+    folder = tmp_path / "data" / "red"
+    folder.mkdir(parents=True)
+    picture.save(folder / "a.png")
+    run = evaluate(network, tmp_path / "data", methods=["lift_cam", "hires_lift_cam"], metrics=["gap"],
+                   out=tmp_path / "run", batch_size=1)  # fmt: skip
+    assert run.columns["negative"].tolist() == pytest.approx([doubtful.results[0].negative] * 2)
+    notes = [n for n in main_table(run, summarise(run)).notes if "negative" in n]
+    assert len(notes) == 1 and notes[0].startswith("LIFT-CAM: ") and "take hires_lift_cam" in notes[0]

@@ -19,7 +19,7 @@ FORMAT = 1
 #: Columns that are not metrics, and their types; the rest are float64.
 _TYPES: dict[str, Any] = {"index": np.int64, "image": str, "target": np.int64, "class": str, "predicted": np.int64}
 _TYPES |= {"method": str, "empty": str}
-_OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds")
+_OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,8 +33,9 @@ class Run:
         `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1 where the class is in
         the picture, 0 where not, NaN unknown), `predicted` (the top class), `method`, `score` (probability of the
         target), `logit`, one column per metric (fractions, NaN where undefined), `completeness_gap`,
-        `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map) and
-        `empty` (why the map shows nothing, or "").
+        `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map),
+        `empty` (why the map shows nothing, or "") and `negative` (which share of the sum of absolute activations is
+        below zero at the layer; NaN in runs of before it was recorded).
       broken: pictures that could not be used, and why.
       units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (of boxes: kind, picture, reason),
         `seconds` by part.

@@ -17,6 +17,7 @@ from jaxcam.evaluate.intervals import SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
+from jaxcam.methods.registry import METHODS
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
 DAGGER = "†"
@@ -153,6 +154,7 @@ def main_table(run: Run, summary: Summary) -> Table:
         f"Bold: the best mean. {DAGGER}: the paired difference to the best is not sure. {corrected(summary)}",
         "An empty map counts: the picture behind it is all baseline.",
         *_undefined(summary),
+        *_doubts(run),
     ]
     if with_paper:
         numbers = sorted({f.table for f in figures.values() if f})
@@ -161,6 +163,17 @@ def main_table(run: Run, summary: Summary) -> Table:
             "(ICCV 2021): its networks, weights and pictures are others."
         )
     return Table("results", caption, tuple(heads), tuple(rows), tuple(notes))
+
+
+def _doubts(run: Run) -> list[str]:
+    """What speaks against the maps of whole methods, a sentence each, the same ones told together."""
+    said: dict[str, list[str]] = {}
+    for method, title in titles(run).items():
+        negative = run.columns["negative"][run.columns["method"] == method]
+        info = METHODS.get(method.partition(":")[0])
+        if info and negative.size and (why := info.doubt_at(float(negative.mean()))):
+            said.setdefault(why, []).append(title)
+    return [f"{', '.join(names)}: {why}." for why, names in said.items()]
 
 
 def score_cell(summary: Summary, i: int, j: int) -> Cell:

@@ -21,7 +21,7 @@ from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.files import whole_file
 from jaxcam.methods import DEFAULT_METHOD
-from jaxcam.methods.maps import place_map, why_empty
+from jaxcam.methods.maps import place_map, signed_share, why_empty
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.sharded import orderings_mesh
@@ -46,6 +46,7 @@ class Attribution:
       empty: why the map shows nothing; None where it does.
       region: `(x0, y0, x1, y1)`, the part of the picture that the network saw, in its pixels.
       size: `(H, W)` of the picture.
+      negative: which share of the sum of absolute activations is below zero at the layer.
       doubt: what speaks against the map however well its numbers add up; None where nothing is known to.
     """
 
@@ -62,6 +63,17 @@ class Attribution:
     region: tuple[float, float, float, float]
     size: tuple[int, int]
     doubt: str | None = None
+    negative: float = float("nan")
+
+    @property
+    def cancellation(self) -> float:
+        """`sum |alpha| / |F(A) - F(0)|` of a method that is complete: 1 where nothing speaks against the class; inf
+        where all cancels; NaN of coefficients that are no contributions."""
+        total = abs(float(self.coefficients.sum(dtype=np.float64)))
+        size = float(np.abs(self.coefficients).sum(dtype=np.float64))
+        if request(self.method).info.complete is None or not np.isfinite(size):
+            return float("nan")
+        return size / total if total else float("inf")
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -118,6 +130,8 @@ class Explanation:
             "seconds",
             "empty",
             "doubt",
+            "negative",
+            "cancellation",
         )
         return {
             "image": self.source, "width": self.image.width, "height": self.image.height, "region": list(first.region),
@@ -133,7 +147,8 @@ class Explanation:
 
         Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
         result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`,
-        `empty` and `doubt` ("" where there is none; the target of a function is -1); besides `all_logits (C,)`,
+        `negative`, `empty` and `doubt` ("" where there is none; the target of a function is -1); besides
+        `all_logits (C,)`,
         `classes (C,)`, `region (4,)`, `source`, `model`, `layer` and `digest`, which tells a later run what the file
         was made with.
         """
@@ -147,7 +162,7 @@ class Explanation:
                 class_names=[x.class_name for x in r],
                 probabilities=[x.probability for x in r], logits=[x.logit for x in r],
                 completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
-                empty=[x.empty or "" for x in r], doubt=[x.doubt or "" for x in r],
+                empty=[x.empty or "" for x in r], doubt=[x.doubt or "" for x in r], negative=[x.negative for x in r],
                 coefficients=_storable(np.stack([x.coefficients for x in r])),
                 maps=_storable(np.stack([x.map for x in r])),
                 heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
@@ -293,7 +308,8 @@ def _gather(
     """The explanation of one row of a batch, whose `found` maps are those of `pairs` of row and class."""
     picture, logits = named[1], inputs.logits[row]
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
-    doubts = {name: request(name).info.doubt(inputs.activations[row]) for name in found}
+    negative = signed_share(inputs.activations[row])
+    doubts = {name: request(name).info.doubt_at(negative) for name in found}
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
@@ -301,7 +317,7 @@ def _gather(
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
-            doubt=doubts[name],
+            doubt=doubts[name], negative=negative,
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()
     ]  # fmt: skip

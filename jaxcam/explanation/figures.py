@@ -54,8 +54,13 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
     rows, columns = min(len(targets), _MOST_ROWS), 1 + len(methods)
     title = 0.5  # inches above each picture
     margin, bar = 0.2, 0.85
-    size = (columns * (width + margin) + margin + bar, rows * (height + title) + 2 * margin)
+    wide = columns * (width + margin) + margin + bar
+    foot = _footnotes(explanation, round(16 * (wide - 2 * margin)))
+    below = 0.14 * len(foot)
+    size = (wide, rows * (height + title) + 2 * margin + below)
     figure = Figure(figsize=size, dpi=_DPI)
+    if foot:
+        figure.text(margin / size[0], margin / 2 / size[1], "\n".join(foot), fontsize=7, parse_math=False)
     FigureCanvasAgg(figure)
     letters = max(10, int(width * 11))
 
@@ -87,6 +92,15 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
     axes.tick_params(labelsize=8)
     _save(figure, file)
     return figure
+
+
+def _footnotes(explanation: Explanation, letters: int) -> list[str]:
+    """What speaks against maps of the figure, in lines of so many letters."""
+    said: dict[str, list[str]] = {}
+    for r in explanation.results:
+        if r.doubt and (title := request(r.method).info.title) not in said.setdefault(r.doubt, []):
+            said[r.doubt].append(title)
+    return [line for why, names in said.items() for line in textwrap.wrap(f"{', '.join(names)}: {why}.", letters)]
 
 
 def learning_curve(rows: Sequence[dict[str, Any]], metric: str, file: str | os.PathLike | None = None) -> Figure:

@@ -185,6 +185,7 @@ def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier
             map=a["maps"][i], completeness_gap=float(a["completeness_gaps"][i]), seconds=float(a["seconds"][i]),
             empty=str(a["empty"][i]) or None, region=tuple(a["region"].tolist()), size=(image.height, image.width),
             doubt=str(a["doubt"][i]) or None if "doubt" in a else None,
+            negative=float(a["negative"][i]) if "negative" in a else float("nan"),
         )
         for i in range(len(a["methods"]))
     ]  # fmt: skip

@@ -94,7 +94,10 @@ class Method:
         Args:
           activations: `(h, w, K)`; concrete.
         """
-        share = signed_share(activations)
+        return self.doubt_at(signed_share(activations))
+
+    def doubt_at(self, share: float) -> str | None:
+        """`doubt` where that share of the sum of absolute activations is negative; nothing is known of NaN."""
         if self.map_from != "channels" or not self.contains_activation or not share > SIGNED_FROM:
             return None
         instead = next(name for name, m in METHODS.items() if m.map_from == "positions" and m.complete)
