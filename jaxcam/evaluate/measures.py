@@ -23,6 +23,7 @@ from jaxcam.explanation.engine import Forward, Maps
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation
 from jaxcam.models.classifier import Classifier, Predict
+from jaxcam.transforms.convolutions import for_cpu
 
 #: Points of a perturbation that are evaluated at once, for each map of a batch.
 _POINTS = 2
@@ -195,7 +196,7 @@ def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[st
 
 @functools.lru_cache(maxsize=64)
 def _compiled(function: Callable, needs: tuple[str, ...], predict: Predict | None, score: str) -> Callable:
-    return jax.jit(_over_maps(function, needs, {"predict": predict, "score": score}))
+    return jax.jit(for_cpu(_over_maps(function, needs, {"predict": predict, "score": score})))
 
 
 def _highest(program: Callable, *args: Any) -> Any:
@@ -240,6 +241,7 @@ def _heatmaps(size: tuple[int, int]) -> Callable:
 @functools.lru_cache(maxsize=8)
 def _curve(predict: Predict, score: str) -> Callable:
     @jax.jit
+    @for_cpu
     def curve(params, start, end, rows, ranks, counts, targets):
         def one(row, rank, target):
             return metrics.curve_scores(

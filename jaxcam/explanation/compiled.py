@@ -15,6 +15,7 @@ from jaxcam.cutting import head_params
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, Predict
+from jaxcam.transforms.convolutions import enabled, for_cpu
 
 
 def timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
@@ -37,11 +38,13 @@ class _Compiled:
 
 def _compiled(program: Any, *args: Any) -> _Compiled:
     leaves, tree = jax.tree.flatten(args)
-    return _compile(program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves))
+    return _compile(
+        program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves), enabled()
+    )
 
 
 @functools.lru_cache(maxsize=128)
-def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> _Compiled:
+def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], fast: bool) -> _Compiled:
     with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
         return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
 
@@ -49,7 +52,7 @@ def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) 
 @functools.lru_cache(maxsize=128)
 def jitted(function: Callable) -> Any:
     """A function of a network, compiled."""
-    return jax.jit(function)
+    return jax.jit(for_cpu(function))
 
 
 @functools.lru_cache(maxsize=128)
@@ -57,6 +60,7 @@ def forward(features: Features, head: Predict) -> Any:
     """`(params, inputs (b, H, W, 3)) -> (activations, bypass, logits)`, each with a leading axis."""
 
     @jax.jit
+    @for_cpu
     def run(params, inputs):
         activations, bypass = features.with_bypass(params, inputs)
         return activations, bypass, head(head_params(params, bypass), activations)
@@ -73,6 +77,7 @@ def maps(request: Request, head: Predict, network: Predict, function: Callable |
     """
 
     @jax.jit
+    @for_cpu
     def run(params, activations, bypass, given, rows, targets):
         def one(row, target):
             a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
@@ -96,6 +101,7 @@ def default_references(features: Features) -> Any:
     """Activations `(b, 4, h, w, K)` of nothing, and of each picture blurred, its mean colour, and noise."""
 
     @jax.jit
+    @for_cpu
     def references(params, inputs):
         b, h, w, c = inputs.shape
         coarse = jax.image.resize(inputs, (b, min(8, h), min(8, w), c), "linear")

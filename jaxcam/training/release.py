@@ -21,6 +21,7 @@ from jaxcam.data.loader import in_order
 from jaxcam.models.layers import fold_batch_norm
 from jaxcam.models.network import Network
 from jaxcam.training.train import Trainer, accuracy
+from jaxcam.transforms.convolutions import for_cpu
 from jaxcam.zoo.store import save_network
 
 
@@ -31,7 +32,7 @@ def metric(multi_label: bool) -> str:
 
 def measure(network: Network, data: LabelledImages, *, batch_size: int = 64) -> float:
     """Top-1 accuracy, or mean average precision, of a network on pictures preprocessed as it asks for."""
-    predict = jax.jit(lambda params, pixels: network.predict(params, network.preprocessing.normalize(pixels)))
+    predict = jax.jit(for_cpu(lambda params, pixels: network.predict(params, network.preprocessing.normalize(pixels))))
     params = jax.tree.map(jnp.asarray, network.params)
     read = in_order(lambda path: network.preprocessing.pixels(open_image(path)), data.paths)
     logits = []

@@ -29,6 +29,7 @@ from jaxcam.models.layers import Config
 from jaxcam.models.network import Network
 from jaxcam.models.trees import digest
 from jaxcam.training.recipe import Recipe
+from jaxcam.transforms.convolutions import for_cpu
 
 
 def single_label_loss(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -160,7 +161,7 @@ class Trainer:
                 return multi_label_loss(logits, labels), (stats, logits)
             return single_label_loss(logits, labels, self.recipe.label_smoothing), (stats, logits)
 
-        (loss, (stats, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state["params"])
+        (loss, (stats, logits)), grads = for_cpu(jax.value_and_grad(loss_fn, has_aux=True))(state["params"])
         updates, optimizer = self.optimizer.update(grads, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         step = state["step"] + 1
@@ -176,8 +177,11 @@ class Trainer:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _logits(self, average: dict, images: jax.Array) -> jax.Array:
-        model = nnx.merge(self.graphdef, average["params"], average["stats"])
-        return model(self.preprocessing.normalize(images))
+        def logits(average, images):
+            model = nnx.merge(self.graphdef, average["params"], average["stats"])
+            return model(self.preprocessing.normalize(images))
+
+        return for_cpu(logits)(average, images)
 
     def evaluate(self, size: int | None = None) -> dict[str, float]:
         """Loss and accuracy (or mean average precision) of the averaged weights on the validation data."""
