@@ -14,6 +14,7 @@ from jaxcam.evaluate import evaluate
 from jaxcam.evaluate.statistics import summarise
 from jaxcam.evaluate.tables import main_table
 from jaxcam.explanation.figures import plot
+from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 from jaxcam.methods.maps import SIGNED_FROM, signed_share
 from jaxcam.methods.registry import METHODS
 
@@ -87,6 +88,17 @@ def test_the_command_says_it_in_plain_words(picture, tmp_path, capsys):
     assert main(words) == 0
     said = capsys.readouterr().out
     assert said.count("% of the activations are negative here") == 1 and "take hires_lift_cam" in said
+
+
+def test_where_no_method_is_named_the_layer_chooses(network, picture, tmp_path):
+    [e] = jaxcam.explain(network, picture, targets=["red"])
+    assert [r.method for r in e.results] == [SIGNED_METHOD] and e.results[0].doubt is None
+    rectified = jaxcam.wrap(
+        lambda p, x: jaxcam.tag(jax.nn.relu(x @ p["w"]), "map").mean((0, 1)) @ p["out"], PARAMS, preprocessing=RULES,
+        classes=["red", "other"],
+    )  # fmt: skip
+    [e] = jaxcam.explain(rectified, picture, targets=["red"])
+    assert [r.method for r in e.results] == [DEFAULT_METHOD]
 
 
 def test_figure_table_and_saved_arrays_say_it(network, picture, tmp_path):

@@ -15,7 +15,7 @@ from jaxcam.cli import networks, processes
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.table import rows_of, table_of
 from jaxcam.errors import JaxcamError, visible
-from jaxcam.methods import DEFAULT_METHOD
+from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,8 +44,8 @@ def add_commands(commands: Any) -> None:
     networks.add_options(p)
     p.add_argument(
         "--method", nargs="+", action="extend", metavar="M",
-        help=f"methods of `jaxcam methods`, or all (default: {DEFAULT_METHOD}); options follow a colon, as in "
-        "shap_cam:num_permutations=1000,estimator=plain",
+        help=f"methods of `jaxcam methods`, or all (default: {DEFAULT_METHOD}; {SIGNED_METHOD} where activations are "
+        "negative as well); options follow a colon, as in shap_cam:num_permutations=1000,estimator=plain",
     )  # fmt: skip
     p.add_argument(
         "--permutations", type=int, metavar="N", help="num_permutations of the methods that have this option, unless "
@@ -110,8 +110,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _explain(
-    options: argparse.Namespace, network: Classifier, methods: list, targets: Any, paths: list[str], out: pathlib.Path,
-    first: bool,
+    options: argparse.Namespace, network: Classifier, methods: list | None, targets: Any, paths: list[str],
+    out: pathlib.Path, first: bool,
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
     from jaxcam.cli.progress import maps_bar
@@ -121,7 +121,7 @@ def _explain(
     broken: list[tuple[str, str]] = []
     notices: list[str] = []
     everything, requests = requested(methods)
-    labels = [*requests, *(["all"] if everything else [])]
+    labels = [*requests, *(["all"] if everything else [])] or ["default"]
     settings = settings_digest(
         network, layer=network.resolve_layer(options.layer), methods=labels, targets=targets, seed=options.seed
     )
@@ -144,7 +144,7 @@ def _explain(
             notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
     count = len(targets) if isinstance(targets, list) else max(1, min(targets, len(network.classes)))
     try:
-        with maps_bar(console, len(left) * len(requests) * count) as bar:
+        with maps_bar(console, len(left) * max(1, len(requests)) * count) as bar:
             explanations = explain_each(
                 network, _readable(left, broken), methods=methods, targets=targets, layer=options.layer,
                 batch_size=1 if options.resume else min(options.batch_size, max(1, len(left))),
@@ -206,11 +206,13 @@ def _take_up(
     return [str(path) for path in json.loads(from_first(json.dumps(left).encode()))]
 
 
-def _requests(options: argparse.Namespace) -> list:
-    """The methods asked for, with the number of orderings in those that it belongs to."""
+def _requests(options: argparse.Namespace) -> list | None:
+    """The methods asked for, with the number of orderings in those that it belongs to; None: the layer is to choose."""
     from jaxcam.methods.registry import METHODS, request
     from jaxcam.shapley.result import check_count
 
+    if not options.method and options.permutations is None:
+        return None
     asked = list(options.method or [DEFAULT_METHOD])
     everything = any(m.lower() == "all" for m in asked)
     found: list[Any] = [request(m) for m in asked if m.lower() != "all"]

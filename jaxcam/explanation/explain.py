@@ -20,9 +20,8 @@ from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.files import whole_file
-from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.maps import place_map, signed_share, why_empty
-from jaxcam.methods.registry import METHODS, Request, request
+from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.sharded import orderings_mesh
 
@@ -183,7 +182,7 @@ def explain(
     network: Classifier,
     images: Picture | Sequence[Picture],
     *,
-    methods: str | Sequence[str] = (DEFAULT_METHOD,),
+    methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
     layer: str | None = None,
     batch_size: int = 8,
@@ -197,6 +196,8 @@ def explain(
       images: paths, bytes of files, `PIL.Image`s or arrays (see `to_picture`), or one of them.
       methods: names from `METHODS`, with options as in `shap_cam:num_permutations=1000,estimator=plain`; or
         "all": every one that is defined for this network and layer (named beside "all", one keeps its options).
+        Unless given, the one that measured best at such a layer: LIFT-CAM, and HiRes-LIFT-CAM where more than a
+        quarter of the activations of the first pictures is negative.
       targets: `n` for the n most probable classes of each picture; or for all pictures class names, indices, and
         functions of the logits `(C,) -> ()`, such as the difference of two, each called by its `__name__`; or one list
         of these per picture. A function is compiled for anew unless it is the same object.
@@ -229,7 +230,7 @@ def explain_each(
     network: Classifier,
     images: Iterable[tuple[str, Picture]],
     *,
-    methods: str | Sequence[str] = (DEFAULT_METHOD,),
+    methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
     layer: str | None = None,
     batch_size: int = 8,
@@ -271,6 +272,8 @@ def explain_each(
         inputs = engine.forward(np.stack([network.preprocessing(p) for p in pictures]), labels)
         wanted = [choose(logits, position + i) for i, logits in enumerate(inputs.logits)]
         pairs = [(row, target) for row, chosen in enumerate(wanted) for target in chosen]
+        if methods is None and not requests:
+            requests = requested(default_method(float(np.mean([signed_share(a) for a in inputs.activations]))))[1]
         found: dict[str, Maps] = {}
         for name, wish in list(requests.items()):
             try:
@@ -287,8 +290,13 @@ def explain_each(
         position += len(chunk)
 
 
-def requested(methods: str | Sequence[str]) -> tuple[bool, dict[str, Request]]:
-    """Whether all methods were asked for, and the requests by label; those beside "all" replace the plain ones."""
+def requested(methods: str | Sequence[str] | None) -> tuple[bool, dict[str, Request]]:
+    """Whether all methods were asked for, and the requests by label; those beside "all" replace the plain ones.
+
+    None where the layer is to choose.
+    """
+    if methods is None:
+        return False, {}
     asked = [m.lower() if isinstance(m, str) and m.lower() == "all" else m for m in as_list(methods)]
     named = [request(m) for m in asked if m != "all"]
     if "all" in asked:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods import coalition, contribution, gradient, sampling, score
+from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD, coalition, contribution, gradient, sampling, score
 from jaxcam.methods.maps import SIGNED_FROM, signed_share
 from jaxcam.methods.result import CAM, DefinedFor, Inputs
 from jaxcam.methods.stepping import Stepped
@@ -100,11 +100,10 @@ class Method:
         """`doubt` where that share of the sum of absolute activations is negative; nothing is known of NaN."""
         if self.map_from != "channels" or not self.contains_activation or not share > SIGNED_FROM:
             return None
-        instead = next(name for name, m in METHODS.items() if m.map_from == "positions" and m.complete)
         return (
             f"{100 * share:.0f} % of the activations are negative here, and this map multiplies the contribution of "
             "each channel by its activation once more, so that negative ones count the wrong way round: take "
-            f"{instead}, whose map is the contributions themselves, or a layer behind a ReLU"
+            f"{SIGNED_METHOD}, whose map is the contributions themselves, or a layer behind a ReLU"
         )
 
     def call(self, inputs: Inputs, **options: Any) -> CAM:
@@ -264,6 +263,11 @@ def method(name: str) -> Method:
       JaxcamError: there is none; the message names the nearest ones.
     """
     return METHODS[_name(name)]
+
+
+def default_method(negative: float) -> str:
+    """The method where none is named, at a layer with that share of negative activation (see `maps.signed_share`)."""
+    return SIGNED_METHOD if negative > SIGNED_FROM else DEFAULT_METHOD
 
 
 def request(text: str | Request) -> Request:
