@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import numpy as np
 
-from jaxcam.converters.names import beside, canonical, ignorable, recognise
+from jaxcam.converters.names import apart, beside, canonical, ignorable, recognise
 from jaxcam.converters.reading import open_checkpoint
 from jaxcam.converters.rules import IN_ROWS, Dialect, Rule, place, source_shape, spellings, target_shape, to_target
 from jaxcam.converters.tensors import FLOATS, Tensor, aligned, check_total, floats, shown
@@ -62,9 +62,12 @@ def convert(
         problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(found.names)]
         dialect, config = recognise(tensors, parted=found.parted, wanted=architecture)
         rules = dialect.rules(config)
-        strays = {n for n in beside(tensors, (s for r in rules for s in r.sources)) if not ignorable(n)}
-        apart = {n: tensors.pop(n) for n in list(tensors) if n in strays}
-        left = sorted([*apart, *(n for n in found.outside if not ignorable(n))])
+        needed = [s for r in rules for s in r.sources]
+        elsewhere = apart(found.outside, set(needed) - set(tensors))
+        tensors |= {short: stored[n] for n, short in elsewhere.items()}
+        check_total(path, tensors)
+        strays = {n: tensors.pop(n) for n in beside(list(tensors), needed) if not ignorable(n)}
+        left = sorted([*strays, *(n for n in found.outside if not ignorable(n) and n not in elsewhere)])
         stored_as = ((r, tensors[r.sources[0]]) for r in rules if r.sources[0] in tensors)
         config = config.fitted({r.target: target_shape(r.kind, t.shape) for r, t in stored_as})
         expected = {k: tuple(v.shape) for k, v in flatten(graph(config)[2]).items()}
@@ -73,7 +76,7 @@ def convert(
         pool = config.flat_side
         problems += _problems(rules, tensors, expected, pool)
         if problems:  # it may well be that these are what is missing, misspelt
-            problems += [f"{shown(n)} {t.shape} belongs to no layer" for n, t in apart.items()]
+            problems += [f"{shown(n)} {t.shape} belongs to no layer" for n, t in sorted(strays.items())]
         ignored = sorted(n for n in tensors if ignorable(n))
         _refuse(problems, dialect, config)
         params = dict(_filled(rules, tensors, expected, pool, problems))
@@ -99,6 +102,7 @@ def convert(
         }
         | ({"beside": [shown(n) for n in left[:_MOST_BESIDE]], "left": len(left)} if left else {})
         | ({"table": shown(found.label)} if found.label else {})
+        | ({"apart": [shown(n) for n in sorted(elsewhere)]} if elsewhere else {})
         | ({"other_tables": [shown(x or "(without a prefix)") for x in found.others]} if found.others else {}),
     )
 

@@ -79,6 +79,24 @@ def canonical(names: list[str], *, table: str | None = None) -> Table:
     return Table(prefix.rstrip("./"), parted, parted != short, others, tuple(outside))
 
 
+def apart(outside: Iterable[str], missing: Iterable[str]) -> dict[str, str]:
+    """Of the names that stand in no table, those that a table misses, under a prefix of their own, as a head's may.
+
+    Args:
+      outside: names in the file.
+      missing: names in the table of the network.
+
+    Returns:
+      Name in the file -> name in the table; none of which there are two.
+    """
+    wanted, found = set(missing), collections.defaultdict(list)
+    for name in outside:
+        ends = [name[m.end() :] for m in itertools.islice(re.finditer(r"^|[./]", name), MOST_DEPTH)]
+        if fits := [_whole(end) for end in ends if _whole(end) in wanted]:
+            found[fits[0]].append(name)
+    return {names[0]: short for short, names in found.items() if len(names) == 1}
+
+
 def _whole(name: str) -> str:
     """A name without the number of the part of a batch norm, which TorchRay's have."""
     return re.sub(r"(bn\d|downsample\.\d)\.[01]\.", r"\1.", name)

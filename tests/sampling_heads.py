@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import shapley_games
 
-K, CLASSES, HIDDEN = 6, 3, 10
+K, CLASSES, HIDDEN = 10, 3, 10  # 2^K coalitions are more than the runs here may cost: nothing is enumerated
 SHAPE = (3, 2, K)
 TARGET = 1
 NULL, TWINS = 4, (1, 3)  # a channel the head does not read; two channels it cannot tell apart

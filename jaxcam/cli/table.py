@@ -19,10 +19,15 @@ def rows_of(explanation: Explanation) -> list[tuple]:
         (
             explanation.source, r.class_name, "" if r.target is None else f"{100 * r.probability:.1f} %",
             f"{r.logit:.3f}", r.method,
-            f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", r.empty or "",
+            f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", _short(r.empty or ""),
         )
         for r in explanation.results
     ]  # fmt: skip
+
+
+def _short(why: str) -> str:
+    """A reason, without what is said below the table."""
+    return why if len(why) < 100 else why.split(":")[0]
 
 
 def table_of(rows: Sequence[tuple], model: str, layer: str) -> Table:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -127,10 +126,13 @@ class Preprocessing:
 
     def normalize(self, pixels: jax.Array | np.ndarray) -> jax.Array:
         """`(..., h, w, C)` pixel values in [0, 255], in RGB order, to the network's input, float32; traceable."""
-        x = jnp.asarray(pixels, jnp.float32) / jnp.float32(self.scale)
+        x = pixels.astype(np.float32) / np.float32(self.scale)
         if self.channels == "BGR":
             x = x[..., ::-1]
-        return (x - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        each = (1,) * (x.ndim - 1) + (-1,)  # for those who forbid to broadcast without a word
+        mean, std = (np.asarray(v, np.float32).reshape(each) for v in (self.mean, self.std))
+        made = (x - mean) / std
+        return made if isinstance(made, jax.Array) else jax.device_put(made)
 
     def __call__(self, image: Image.Image | np.ndarray) -> jax.Array:
         """The network's input `(size, size, C)` for a picture."""
@@ -171,7 +173,7 @@ class OwnPreprocessing:
 
     def __call__(self, image: Image.Image | np.ndarray) -> jax.Array:
         """The network's input for a picture."""
-        return jnp.asarray(self.pixels(image))
+        return jax.device_put(self.pixels(image))
 
     def pixels(self, image: Image.Image | np.ndarray) -> np.ndarray:
         """The same as float32 in NumPy. There are no pixels apart from the input: `normalize` does nothing more.
@@ -211,7 +213,7 @@ class OwnPreprocessing:
 
     def normalize(self, pixels: jax.Array | np.ndarray) -> jax.Array:
         """What `pixels` gave, as it is."""
-        return jnp.asarray(pixels, jnp.float32)
+        return pixels if isinstance(pixels, jax.Array) else jax.device_put(np.asarray(pixels, np.float32))
 
     def region(self, w: int, h: int) -> tuple[float, float, float, float]:
         """The part of a picture of that width and height that the network sees, `(x0, y0, x1, y1)` in its pixels."""

@@ -17,6 +17,7 @@ from jaxcam.evaluate.measures import Measures, timed
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.methods.maps import signed_share, why_empty
 from jaxcam.models.classifier import Classifier
+from jaxcam.models.trees import on_purpose
 
 
 class Stopped(Exception):
@@ -41,6 +42,7 @@ class Worker:
       stopping: asked now and then; where it says so the unit is given up.
     """
 
+    @on_purpose
     def __init__(
         self, network: Classifier, options: Options, *, known_labels: bool = True, stopping: Callable[[], bool]
     ):
@@ -52,6 +54,7 @@ class Worker:
             steps=options.steps, start=options.start,
         )  # fmt: skip
 
+    @on_purpose
     def unit(self, number: int, loaded: Sequence[Loaded]) -> Done:
         """Evaluates the pictures of a unit. A picture that cannot be used is named in the summary, with the reason.
 

@@ -106,7 +106,8 @@ def default_references(features: Features) -> Any:
         b, h, w, c = inputs.shape
         coarse = jax.image.resize(inputs, (b, min(8, h), min(8, w), c), "linear")
         blurred = features(params, jax.image.resize(coarse, inputs.shape, "linear"))
-        plain = jnp.stack([jnp.zeros(inputs.shape[1:]), jax.random.normal(jax.random.key(0), inputs.shape[1:])])
+        noise = jax.random.normal(jax.random.key(0), inputs.shape[1:], inputs.dtype)
+        plain = jnp.stack([jnp.zeros_like(noise), noise])
         shared = jnp.broadcast_to(features(params, plain), (b, 2, *blurred.shape[1:]))
         return jnp.concatenate([jnp.zeros_like(blurred)[:, None], blurred[:, None], shared], axis=1)
 

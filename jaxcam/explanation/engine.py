@@ -18,11 +18,12 @@ from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.explanation.targets import FunctionTarget
-from jaxcam.methods.registry import Request
-from jaxcam.methods.result import Inputs
+from jaxcam.methods.registry import METHODS, Request
+from jaxcam.methods.result import Inputs, scalar_score
 from jaxcam.models.classifier import Classifier
-from jaxcam.models.trees import named, numbers
+from jaxcam.models.trees import named, numbers, on_purpose
 from jaxcam.shapley.sharded import replicate
+from jaxcam.transforms.finite import origin_of_nonfinite
 
 
 class Forward(NamedTuple):
@@ -58,6 +59,7 @@ class Maps(NamedTuple):
       gaps: `(p,)` completeness gaps.
       evaluations: `(p,)` head evaluations spent, NaN for a method that does not count them.
       seconds: per map.
+      notes: what is to be said of the references of each; None where nothing is.
     """
 
     coefficients: np.ndarray
@@ -65,6 +67,7 @@ class Maps(NamedTuple):
     gaps: np.ndarray
     evaluations: np.ndarray
     seconds: float
+    notes: tuple[str | None, ...] = ()
 
 
 class Engine:
@@ -74,6 +77,7 @@ class Engine:
     that is not full compiles anything again.
     """
 
+    @on_purpose
     def __init__(
         self,
         network: Classifier,
@@ -92,7 +96,9 @@ class Engine:
         self._at_zero: tuple[Forward | None, np.ndarray] | None = None
         self._stepped = SteppedMaps(mesh, states)
         self._everywhere: Any = None
+        self._zero_origin: str | None = None
 
+    @on_purpose
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
         """Activations and logits of `inputs (n, s, s, C)`, `n` at most the batch size.
 
@@ -119,6 +125,7 @@ class Engine:
                 return JaxcamError(f"{self.network.name}: the weights {name} hold NaN or infinite values")
         return JaxcamError(f"{source}: {self.network.name} gives NaN or infinite values for it")
 
+    @on_purpose
     def maps(
         self,
         request: Request,
@@ -146,7 +153,8 @@ class Engine:
         order = np.argsort(np.concatenate(list(kinds.values())), kind="stable")
         coefficients, maps, gaps, evaluations = (np.concatenate(a)[order] for a in list(zip(*found, strict=True))[:4])
         seconds = sum(m.seconds * len(m.gaps) for m in found) / len(pairs)
-        return Maps(coefficients, maps, gaps, evaluations, seconds)
+        notes = [note for m in found for note in m.notes]
+        return Maps(coefficients, maps, gaps, evaluations, seconds, tuple(notes[i] for i in order))
 
     def _maps(
         self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,
@@ -171,9 +179,13 @@ class Engine:
             if stepped is not None:
                 [(row, target)] = some.tolist()
                 where = (forward.sources[row], label, target)
-                result, seconds = self._stepped.run(
-                    stepped, self._placed(self._inputs(forward, row, target, function)), where, done
-                )
+                try:
+                    result, seconds = self._stepped.run(
+                        stepped, self._placed(self._inputs(forward, row, target, function)), where, done
+                    )
+                except JaxcamError as e:
+                    note = self._not_finite_at_zero(forward, row, target, function)
+                    raise JaxcamError(f"{e}; {note}") if note else e  # noqa: B904  # the same, and more of it
             else:
                 batch = (forward.padded, forward.bypass, given, rows, targets)
                 result, seconds = timed(program, self.params, *batch, warm=at_once > 1)
@@ -196,7 +208,40 @@ class Engine:
             difference = full - zero
             gaps = coefficients.sum(1, dtype=np.float64) - difference
         evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
-        return Maps(coefficients, maps, gaps, evaluations, total / len(pairs))
+        left_out = diagnostics.get("references_left_out", np.zeros(len(pairs)))
+        notes = tuple(
+            self._note(forward, *pair, function, c, int(n))
+            for pair, c, n in zip(pairs, coefficients, left_out, strict=True)
+        )
+        return Maps(coefficients, maps, gaps, evaluations, total / len(pairs), notes)
+
+    def _note(
+        self, forward: Forward, row: int, target: int, function: FunctionTarget | None, coefficients: np.ndarray,
+        left_out: int,
+    ) -> str | None:  # fmt: skip
+        """What is to be said of the references of a map."""
+        if not left_out and np.isfinite(coefficients).all():
+            return None
+        why = self._not_finite_at_zero(forward, row, target, function)
+        return f"{left_out} of its references left out: {why or 'the logit is not finite there'}" if left_out else why
+
+    def _not_finite_at_zero(
+        self, forward: Forward, row: int, target: int, function: FunctionTarget | None
+    ) -> str | None:
+        """Which operation makes F(0) not finite, and what to do; None where it is."""
+        zero = _explained(self._logits_at_zero(forward), np.asarray([row]), np.asarray([target]), function)
+        if np.isfinite(zero).all():
+            return None
+        if self._zero_origin is None:
+            inputs = self._inputs(forward, row, target, function)
+            score = scalar_score(self.head, inputs.params, inputs.target)
+            origin = origin_of_nonfinite(score, jnp.zeros_like(inputs.activations))
+            self._zero_origin = str(origin or "a constant of it is not")
+        others = [name for name, m in METHODS.items() if "references" in m.needs]
+        return (
+            f"F(0), the logit where every activation is zero, is not finite: {self._zero_origin}; references at which "
+            f"it is, such as activations of pictures, go into {' or '.join(others)}"
+        )
 
     def _given(
         self, needs: Sequence[str], forward: Forward, references: jax.Array | None

@@ -23,6 +23,7 @@ from jaxcam.files import whole_file
 from jaxcam.methods.maps import place_map, signed_share, why_empty
 from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
+from jaxcam.models.trees import on_purpose
 from jaxcam.shapley.sharded import orderings_mesh
 
 
@@ -304,6 +305,7 @@ def requested(methods: str | Sequence[str] | None) -> tuple[bool, dict[str, Requ
     return "all" in asked, {r.label: r for r in named}
 
 
+@on_purpose
 def _gather(
     network: Classifier,
     engine: Engine,
@@ -318,14 +320,19 @@ def _gather(
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
     negative = signed_share(inputs.activations[row])
     doubts = {name: request(name).info.doubt_at(negative) for name in found}
+
+    def empty(maps: Maps, i: int) -> str | None:
+        why = why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row])
+        return f"{why}: {maps.notes[i]}" if why and maps.notes[i] else why
+
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
             coefficients=maps.coefficients[i], map=maps.maps[i],
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
-            empty=why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row]),
+            empty=empty(maps, i),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
-            doubt=doubts[name], negative=negative,
+            doubt="; ".join(filter(None, (doubts[name], maps.notes[i]))) or None, negative=negative,
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()
     ]  # fmt: skip

@@ -37,7 +37,8 @@ def ablation_cam(
       dense layer or convolution, which is shared by all of them.
 
     Raises:
-      JaxcamError: activations are not `(h, w, K)` floats, or the class does not exist.
+      JaxcamError: activations are not `(h, w, K)` floats, or the class does not exist (a traced one gives NaN
+        throughout instead).
 
     References:
       Desai & Ramaswamy, Ablation-CAM, WACV 2020, eq. 3.

@@ -53,7 +53,8 @@ def lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Ta
       evaluation of the head on A, one on 0 (shared by a batch), and one backward pass.
 
     Raises:
-      JaxcamError: activations are not `(h, w, K)` floats, or the class does not exist.
+      JaxcamError: activations are not `(h, w, K)` floats, or the class does not exist (a traced one gives NaN
+        throughout instead).
       UnsupportedPrimitive: the head uses an operation without a DeepLIFT rule; named with its place.
 
     References:
@@ -112,15 +113,16 @@ def deep_shap_cam(
     """DeepSHAP-CAM: the mean of DeepLIFT contributions over several references.
 
     With the single zero reference (the default) it is LIFT-CAM. Complete with respect to the mean
-    of F over the references.
+    of F over the references. A reference at which F is not finite, as where a norm of 0 divides, says nothing and is
+    left out; NaN where all are.
 
     Args:
       params, activations, head, target: as in `lift_cam`.
       references: `(R, h, w, K)` reference activations, for example those of other images.
 
     Returns:
-      A `CAM`; `diagnostics` as in `lift_cam`, with `logit_zero` the mean of F over the references.
-      Cost: R times that of `lift_cam`.
+      A `CAM`; `diagnostics` as in `lift_cam`, with `logit_zero` the mean of F over the references, and
+      `references_left_out`, how many. Cost: R times that of `lift_cam`.
 
     Raises:
       JaxcamError: as in `lift_cam`, and for references of another shape.
@@ -139,10 +141,15 @@ def deep_shap_cam(
     # One reference after the other: vectorised over references as well as over a batch, attention heads come
     # out wrong on CPUs with jaxlib 0.10.2, whose compiler miscompiles them (eager mode and 0.12 are right).
     contributions, logits, bases = jax.lax.map(lambda r: _contributions(score, activations, r), references)
-    alpha = jnp.sum(jnp.mean(contributions, axis=0), axis=(0, 1))
-    logit, base = logits[0], jnp.mean(bases)
-    gap = jnp.sum(alpha) - (logit - base)
-    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, completeness_gap=gap)
+    known = jnp.isfinite(bases)
+    count = jnp.sum(known, dtype=bases.dtype)
+    each = jnp.where(known[:, None, None, None], contributions, 0)
+    alpha = jnp.sum(jnp.sum(each, axis=0) / count.astype(each.dtype), axis=(0, 1))
+    logit, base = logits[0], jnp.sum(jnp.where(known, bases, 0)) / count
+    return cam_of_coefficients(
+        alpha, activations, logit=logit, logit_zero=base, completeness_gap=jnp.sum(alpha) - (logit - base),
+        references_left_out=len(bases) - count,
+    )  # fmt: skip
 
 
 def lrp_cam(
@@ -179,7 +186,8 @@ def lrp_cam(
       two to four times.
 
     Raises:
-      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist, or the rule.
+      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist (a traced one gives NaN
+        throughout instead), or the rule does not.
       UnsupportedPrimitive: the head uses an operation without an LRP rule; named with its place.
 
     References:

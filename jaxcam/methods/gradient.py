@@ -54,7 +54,7 @@ def grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Ta
 
     Raises:
       JaxcamError: activations are not `(h, w, K)` floats, the class does not exist (a traced one gives
-        NaN instead), or the target function is not scalar.
+        NaN throughout instead), or the target function is not scalar.
 
     References:
       Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
@@ -74,7 +74,7 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target:
       Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
     """
     logit, g = _value_and_gradient(params, activations, head, target)
-    total = jnp.sum(activations, axis=(0, 1))
+    total = jnp.sum(activations, axis=(0, 1), keepdims=True)
     # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g is not 0: no underflow of g^3 for small gradients.
     w = jnp.where(g != 0, _ratio(jnp.ones_like(g), 2.0 + total * g), 0.0)
     return cam_of_coefficients(jnp.sum(w * jax.nn.relu(g), axis=(0, 1)), activations, logit=logit)
@@ -126,10 +126,10 @@ def cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target)
     logit, g = _value_and_gradient(params, activations, head, target)
     grad = jax.grad(scalar_score(head, params, target))
     scale = jnp.maximum(jnp.max(jnp.abs(g)), jnp.finfo(g.dtype).tiny)
-    uneven = jnp.max(jnp.abs(g - jnp.mean(g, axis=(0, 1)))) / scale
+    uneven = jnp.max(jnp.abs(g - jnp.mean(g, axis=(0, 1), keepdims=True))) / scale
     # Other points of the same scale: a head that is merely linear around A must not pass.
     others = jnp.stack([jnp.zeros_like(activations), -2.0 * jnp.flip(activations, (0, 1))])
-    bent = jnp.max(jnp.abs(jax.vmap(grad)(others) - g)) / scale
+    bent = jnp.max(jnp.abs(jax.vmap(grad)(others) - g[None])) / scale
     deviation = jnp.maximum(uneven, bent)
     if not isinstance(deviation, jax.core.Tracer) and np.asarray(deviation) > GAP_LINEAR.at_most:
         why = "its gradient differs between positions" if uneven > GAP_LINEAR.at_most else "it is not linear"

@@ -17,7 +17,8 @@ Params = Any
 HeadFn = Callable[[Params, jax.Array], jax.Array]
 #: `(params, image (H, W, 3)) -> logits (C,)`, a whole network.
 NetworkFn = Callable[[Params, jax.Array], jax.Array]
-#: A class index (an array, so that a new class never recompiles) or a function `logits (C,) -> ()`.
+#: A class index (an array, so that a new class never recompiles) or a function `logits (C,) -> ()`. An index that is
+#: none, below 0 or too large, is an error where it is known, and NaN throughout where it is traced.
 Target = int | jax.Array | Callable[[jax.Array], jax.Array]
 
 
@@ -115,11 +116,26 @@ def check_activations(activations: jax.Array) -> None:
         raise JaxcamError(f"activations must be floating point, not {jnp.result_type(activations)}")
 
 
-def cam_of_coefficients(coefficients: jax.Array, activations: jax.Array, **diagnostics: jax.Array) -> CAM:
-    """The result of a method that gives every channel `(K,)` a weight: the map is `relu(sum_k alpha_k A_k)`."""
-    return CAM(coefficients, project(coefficients, activations), diagnostics)
+def cam_of_coefficients(
+    coefficients: jax.Array, activations: jax.Array, *, logit: jax.Array, **diagnostics: jax.Array
+) -> CAM:
+    """The result of a method that gives every channel `(K,)` a weight: the map is `relu(sum_k alpha_k A_k)`.
+
+    Where the logit is NaN, as that of a traced class that does not exist, all of it is.
+    """
+    alpha = _of_a_logit(logit, coefficients)
+    return CAM(alpha, project(alpha, activations), {"logit": logit} | diagnostics)
 
 
-def cam_of_contributions(contributions: jax.Array, **diagnostics: jax.Array) -> CAM:
-    """The result of a method that gives every element `(h, w, K)` a contribution: the map is `relu(sum_k C_k)`."""
-    return CAM(jnp.sum(contributions, axis=(0, 1)), jax.nn.relu(jnp.sum(contributions, axis=-1)), diagnostics)
+def cam_of_contributions(contributions: jax.Array, *, logit: jax.Array, **diagnostics: jax.Array) -> CAM:
+    """The result of a method that gives every element `(h, w, K)` a contribution: the map is `relu(sum_k C_k)`.
+
+    Where the logit is NaN, as that of a traced class that does not exist, all of it is.
+    """
+    found = _of_a_logit(logit, contributions)
+    return CAM(jnp.sum(found, (0, 1)), jax.nn.relu(jnp.sum(found, -1)), {"logit": logit} | diagnostics)
+
+
+def _of_a_logit(logit: jax.Array, found: jax.Array) -> jax.Array:
+    """What was found, and NaN where there is no logit to explain: a gradient of nothing would be 0."""
+    return jnp.where(jnp.isnan(logit), logit.astype(found.dtype), found)

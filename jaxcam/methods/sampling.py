@@ -24,8 +24,9 @@ from jaxcam.methods.result import (
 from jaxcam.methods.stepping import Data, Stepped
 from jaxcam.shapley import moments
 from jaxcam.shapley.adjusted import Adjusted, Budget, budget
+from jaxcam.shapley.exact import Enumeration, is_enumerable
 from jaxcam.shapley.permutations import Permutations, PermutationState, check_values, key_impl
-from jaxcam.shapley.result import Problem, check_count, float_dtype
+from jaxcam.shapley.result import Problem, at_least, check_count, float_dtype
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import Steps
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
@@ -52,15 +53,29 @@ def _game(params, activations, head, target, precision) -> Game:
     return coalition_game(scalar_score(head, params, target), activations, precision=precision)
 
 
-def _exact(game: Game) -> shapley.Estimate:
-    """The Shapley values of an additive game, or of one channel: nothing to sample."""
-    if not game.is_additive:
-        return shapley.exact_shapley(game, num_players=game.num_players)
+def _additive(game: Game) -> shapley.Estimate:
+    """The Shapley values of an additive game: nothing to evaluate."""
     base, values = game.marginals()
-    return shapley.Estimate(values, jnp.zeros_like(values), jnp.asarray(0), base + jnp.sum(values), base)
+    return shapley.Estimate(values, jnp.zeros_like(values), jnp.asarray(0, jnp.int32), base + jnp.sum(values), base)
+
+
+def _enumerated(game: Game, chunk_size: int | None) -> shapley.Estimate:
+    """The Shapley values of few channels, from all coalitions."""
+    chunk = game.default_chunk(2**game.num_players) if chunk_size is None else check_count("chunk_size", chunk_size)
+    return shapley.exact_shapley(game, num_players=game.num_players, chunk_size=chunk)
+
+
+def _shapley(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
+    """The result of an estimate of Shapley values: those of dead channels are known."""
+    here = _present(activations)
+    alpha, error = (jnp.where(here, x, 0) for x in (estimate.values, estimate.standard_error))
+    return _result(estimate._replace(values=alpha, standard_error=error), activations)
 
 
 def _result(estimate: shapley.Estimate, activations: jax.Array) -> CAM:
+    # A sampler adds up in 64 bits where it may; what comes out is as precise as what went in.
+    dtype = at_least(jnp.float32, activations.dtype)
+    estimate = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, estimate)
     alpha = estimate.values
     gap = jnp.sum(alpha) - (estimate.v_full - estimate.v_empty)
     return cam_of_coefficients(
@@ -84,8 +99,10 @@ def shap_cam(
 ) -> CAM:
     """SHAP-CAM: the Shapley value of each channel, its mean marginal contribution over random orderings.
 
-    Exact, with no sampling and whatever the key, on a linear head. Otherwise every ordering's
-    contributions sum to `F(A) - F(0)`, so the coefficients do. A channel that is zero everywhere gets 0.
+    Exact, with no sampling and whatever the key, on a linear head; and wherever all `2^K` coalitions, of at most 16
+    channels, cost no more than what was asked for: they are enumerated then, whichever the estimator. Otherwise every
+    ordering's contributions sum to `F(A) - F(0)`, so the coefficients do. A channel that is zero everywhere gets
+    exactly 0.
 
     Args:
       params: whatever `head` takes first.
@@ -100,18 +117,20 @@ def shap_cam(
         what a fitted surrogate leaves unexplained, in the units of the head's first layer where it has one of at most
         4096 (`jaxcam.shapley.adjusted_shapley`); where the cost is too little to fit anything, it is "antithetic".
         "auto" is "adjusted" unless the surrogate's own arithmetic is more than it saves, as for a tiny head.
-      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`.
+      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`, looked at from ten
+        samples on. Rare events fool it: where a channel counts in few coalitions, ten samples may hold none of these,
+        and their spread, of which the error is made, says nothing of what they have not seen.
       chunk_size: coalitions evaluated at once; chosen from the head's size when None.
       precision: of the matrix products; lower ones are faster on accelerators, and less exact.
 
     Returns:
       A `CAM`; `diagnostics` holds `logit` F(A), `logit_zero` F(0), `completeness_gap`, `standard_error (K,)`
-      and `evaluations`. Cost: `num_permutations * (K - 1) + 2` evaluations (one more where those do not divide)
-      of the head behind its first dense layer or convolution, which is shared by all of them.
+      and `evaluations`. Cost: `num_permutations * (K - 1) + 2` evaluations (one more where those do not divide), or
+      `2^K` where that is less, of the head behind its first dense layer or convolution, which is shared by all of them.
 
     Raises:
-      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist, no permutation was
-        asked for, or the head is not finite.
+      JaxcamError: activations are not `(h, w, K)` floats, the class does not exist (a traced one gives NaN
+        throughout instead), no permutation was asked for, or the head is not finite.
 
     References:
       Jung & Oh, Towards Better Explanations of Class Activation Mapping, ICCV 2021, eq. 6.
@@ -122,10 +141,12 @@ def shap_cam(
         raise unknown("estimator", estimator, ESTIMATORS)
     game = _game(params, activations, head, target, precision)
     players = game.num_players
-    if game.is_additive or players == 1:
-        return _result(_exact(game), activations)
+    if game.is_additive:
+        return _shapley(_additive(game), activations)
     if estimator != "plain":
         count += count % 2
+    if is_enumerable(players, count * (players - 1) + 2):
+        return _shapley(_enumerated(game, chunk_size), activations)
     chunk = game.default_chunk(count * (players - 1)) if chunk_size is None else chunk_size
     if _is_adjusted(game, estimator, count):
         estimate = shapley.adjusted_shapley(
@@ -137,7 +158,7 @@ def shap_cam(
             game, key, num_players=players, num_permutations=count, antithetic=estimator != "plain",
             chunk_size=chunk, tolerance=tolerance,
         )  # fmt: skip
-    return _result(estimate, activations)
+    return _shapley(estimate, activations)
 
 
 def sampled_layer(game: Game) -> GameLayer | None:
@@ -193,14 +214,14 @@ class HeadGame:
 
 @dataclasses.dataclass(frozen=True)
 class Exact:
-    """The Shapley values of a game that has nothing to sample, as `Steps`: one."""
+    """The Shapley values of a game that has nothing to evaluate, as `Steps`: one."""
 
     count = 1
     states = (PermutationState,)
 
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:
         game: Any = problem.v
-        found = _exact(game)
+        found = _additive(game)
         none = moments.none(problem.players, found.values.dtype)
         samples = none._replace(count=jnp.full_like(none.count, 2), mean=found.values)  # of no variance
         full, empty = (x.astype(found.values.dtype) for x in (found.v_full, found.v_empty))
@@ -267,7 +288,7 @@ def stepped_shap_cam(
 
 
 def _of_state(steps: Steps, state: Any, activations: jax.Array) -> CAM:
-    return _result(state.estimate, activations)
+    return _shapley(state.estimate, activations)
 
 
 @functools.lru_cache(maxsize=256)
@@ -285,27 +306,31 @@ def _division(head, target, tree, shapes, default, count, estimator, chunk_size,
 
 def _division_of(game: Game, count: int, estimator: str, chunk_size: int | None, devices: int, impl: str) -> Steps:
     inner = game.num_players - 1
-    if game.is_additive or not inner:
+    if game.is_additive:
         return Exact()
     antithetic = estimator != "plain"
     count += count % 2 if antithetic else 0
+    if is_enumerable(game.num_players, count * inner + 2):
+        total = 2**game.num_players
+        chunk = _step_chunk(game, total, 1) if chunk_size is None else chunk_size
+        return Enumeration(game.num_players, min(total, chunk * devices), chunk)
     adjusted = _is_adjusted(game, estimator, count)
     spend = budget(game.num_players, count, sampled_layer(game)) if adjusted else None
     # Evaluations of a sample: one ordering, two, or a coalition and its complement.
     each = 2 if spend else 2 * inner if antithetic else inner
     total = spend.total if spend else count // (2 if antithetic else 1)
-    if chunk_size is None:
-        chunk = game.default_chunk(count * inner)
-        chunk = min(chunk, int(STEP_MEGAFLOPS / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
-        # Where a little more memory takes all of a sample at once, no loop is needed: XLA runs
-        # convolutions inside loops slowly on processors.
-        if each * game.elements <= 4 * CHUNK_ELEMENTS:
-            chunk = max(chunk, each)
-    else:
-        chunk = chunk_size
+    chunk = _step_chunk(game, count * inner, each) if chunk_size is None else chunk_size
     size = max(1, min(total, chunk * devices // each))
     size = -(-total // -(-total // size))
     return Adjusted(spend, size, chunk, impl) if spend else Permutations(total, size, antithetic, chunk, impl)
+
+
+def _step_chunk(game: Game, wanted: int, each: int) -> int:
+    """How many of `wanted` coalitions a device takes at once, where a sample is `each` of them."""
+    chunk = min(game.default_chunk(wanted), int(STEP_MEGAFLOPS / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
+    # Where a little more memory takes all of a sample at once, no loop is needed: XLA runs
+    # convolutions inside loops slowly on processors.
+    return max(chunk, each) if each * game.elements <= 4 * CHUNK_ELEMENTS else chunk
 
 
 def kernel_shap_cam(
@@ -323,7 +348,9 @@ def kernel_shap_cam(
     """KSHAP-CAM: Shapley values by KernelSHAP, a weighted regression of the logit on coalitions.
 
     Sizes are drawn from the Shapley kernel; the empty and the full coalition, of infinite weight, are
-    exact constraints, so the coefficients sum to `F(A) - F(0)`. Exact on a linear head, without sampling.
+    exact constraints, so the coefficients sum to `F(A) - F(0)`. Exact on a linear head, without sampling, and where
+    all `2^K` coalitions of at most 16 channels cost no more than N + 2: of all of them the regression gives the
+    Shapley values, which are then computed as such.
 
     Args:
       params, activations, key, head, target: as in `shap_cam`.
@@ -344,9 +371,11 @@ def kernel_shap_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     count = 10 * players if num_samples is None else check_count("num_samples", num_samples)
-    if game.is_additive or players == 1:
-        return _result(_exact(game), activations)
+    if game.is_additive:
+        return _shapley(_additive(game), activations)
     count += count % 2 if paired else 0
+    if is_enumerable(players, count + 2):
+        return _shapley(_enumerated(game, chunk_size), activations)
     chunk = game.default_chunk(count) if chunk_size is None else chunk_size
     estimate = shapley.kernel_shapley(
         game, key, num_players=players, num_samples=count, paired=paired, chunk_size=chunk

@@ -225,7 +225,7 @@ def score_cam(
 
     Raises:
       JaxcamError: activations are not `(h, w, K)` or the image not `(H, W, C)` floats, the class does not
-        exist (a traced one gives NaN instead), an option is not one, or the softmax is of one logit.
+        exist (a traced one gives NaN throughout instead), an option is not one, or the softmax is of one logit.
 
     References:
       Wang et al., Score-CAM, CVPR Workshops 2020, algorithm 1.

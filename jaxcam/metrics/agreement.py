@@ -46,8 +46,8 @@ def box_coverage(boxes: jax.Array, valid: jax.Array, size: tuple[int, int]) -> j
     xs = jnp.sort(jnp.clip(jnp.concatenate([x0, x1]), 0, width))
     ys = jnp.sort(jnp.clip(jnp.concatenate([y0, y1]), 0, height))
     x, y = (xs[1:] + xs[:-1]) / 2, (ys[1:] + ys[:-1]) / 2
-    in_x = (x0[:, None] < x) & (x < x1[:, None]) & real[:, None]
-    in_y = (y0[:, None] < y) & (y < y1[:, None])
+    in_x = (x0[:, None] < x[None]) & (x[None] < x1[:, None]) & real[:, None]
+    in_y = (y0[:, None] < y[None]) & (y[None] < y1[:, None])
     cells = jnp.any(in_y[:, :, None] & in_x[:, None, :], axis=0).astype(jnp.float32)
     across, down = _overlap(xs, width), _overlap(ys, height)
     return jnp.einsum("jh,ji,iw->hw", down, cells, across, precision="highest")
@@ -55,7 +55,7 @@ def box_coverage(boxes: jax.Array, valid: jax.Array, size: tuple[int, int]) -> j
 
 def _overlap(edges: jax.Array, size: int) -> jax.Array:
     """How much of each of `size` unit pixels lies between consecutive edges: `(len(edges) - 1, size)`."""
-    pixels = jnp.arange(size, dtype=edges.dtype)
+    pixels = jnp.arange(size, dtype=edges.dtype)[None]
     low, high = jnp.maximum(edges[:-1, None], pixels), jnp.minimum(edges[1:, None], pixels + 1)
     return jnp.maximum(high - low, 0.0)
 

@@ -90,7 +90,7 @@ def log_odds(logits: jax.Array, target: int | jax.Array, *, score: str = "softma
     """`log(p / (1 - p))` of a class score p, `()`: `jax.nn.sigmoid` of it is p.
 
     Unlike p it keeps apart the scores of a network that is nearly certain: in 32 bits, p is 1 from log-odds of 17 on.
-    With one class under softmax, p is 1 and the result infinite. NaN for a traced class that is out of range.
+    With one class under softmax, p is 1 and the result infinite. NaN for a traced class that is none, below 0 too.
 
     Args:
       logits: `(C,)`.
@@ -101,10 +101,13 @@ def log_odds(logits: jax.Array, target: int | jax.Array, *, score: str = "softma
         raise unknown("score", score, SCORES)
     if jnp.ndim(logits) != 1:
         raise JaxcamError(f"a network must return logits of shape (C,) for one image, not {jnp.shape(logits)}")
-    own = jnp.take(logits, target, mode="fill").astype(jnp.float32)
+    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
+        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
+    own = jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill").astype(jnp.float32)
     if score == "sigmoid":
         return own
-    others = jnp.where(jnp.arange(logits.shape[0]) == target, -jnp.inf, logits.astype(jnp.float32))
+    classes = jnp.arange(logits.shape[0], dtype=jnp.result_type(target))
+    others = jnp.where(classes == target, -jnp.inf, logits.astype(jnp.float32))
     return own - jax.nn.logsumexp(others)
 
 

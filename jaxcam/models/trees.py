@@ -1,12 +1,33 @@
-"""Parameters as nested dicts, or other pytrees, and as flat dicts with dotted paths; their digest."""
+"""Parameters as nested dicts, or other pytrees, and as flat dicts with dotted paths; their digest, and their way to the
+device.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+
+F = TypeVar("F", bound=Callable)
+
+
+def on_purpose(function: F) -> F:
+    """A function that takes numbers to the device and back, as what it is for.
+
+    `jax.transfer_guard("disallow")` is there to find where that happens by accident: such a function is none of these.
+    It is no wrapper for generators, whose caller would work in it.
+    """
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with jax.transfer_guard("allow"):
+            return function(*args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 def flatten(tree: dict, prefix: str = "") -> dict[str, Any]:

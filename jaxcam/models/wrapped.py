@@ -18,6 +18,7 @@ from jaxcam.data.class_names import class_names
 from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_preprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
+from jaxcam.models.trees import on_purpose
 
 _KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
@@ -86,6 +87,7 @@ class Wrapped(Classifier):
         return hashlib.sha256(f"{super().digest()} {self.places.fingerprint}".encode()).hexdigest()
 
 
+@on_purpose
 def wrap(
     model: Any, params: Any = None, *, preprocessing: Any, classes: str | Sequence[str], layer: str | None = None,
     multi_label: bool = False, name: str | None = None, provenance: dict | None = None, call: Call = None,

@@ -125,9 +125,9 @@ def _fitted(layer: GameLayer | None, state: Pilot, spend: Budget, impl: str) -> 
     # All surrogates' values at once, as they are linear in the weights.
     found = surrogate.shapley_values(units, jnp.stack([weights, mean_weights]), present).astype(dtype)
     missing = (state.v_full - state.v_empty) - found.sum(1, keepdims=True)
-    found = jnp.where(present, found + missing / jnp.maximum(present.sum(), 1), 0)
+    found = jnp.where(present[None], found + missing / jnp.maximum(present.sum(), 1).astype(dtype), 0)
     samples = moments.none(present.shape[0], dtype)
-    samples = moments.add(samples, pairs.contributions(signs, rest) + found[1], jnp.ones(count, bool))
+    samples = moments.add(samples, pairs.contributions(signs, rest) + found[1][None], jnp.ones(count, bool))
     spent = jnp.asarray(2 + 2 * count + GRADIENT_COST * spend.gradients, jnp.int32)
     return AdjustedState(state.key, present, *units, weights, found[0], samples, state.v_full, state.v_empty, spent)
 
@@ -149,7 +149,7 @@ def _leave_one_out(
 
     def rows(i, valid):
         x, known = surrogate.features(units, signs[i])
-        scale = root[i] * valid
+        scale = jnp.where(valid, root[i], 0)
         return x * scale[:, None], (values[i] - known) * scale
 
     def add(sums, piece):
@@ -216,7 +216,7 @@ class Adjusted:
         """After the pilot the fit; then the state with the next `size` pairs in it, but never more than the total."""
         if isinstance(state, Pilot):
             return _fitted(problem.layer, state, self.spend, self.impl)
-        index = state.samples.count + jnp.arange(self.size)
+        index = state.samples.count + jnp.arange(self.size, dtype=jnp.int32)
         signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=self.impl), index, state.present)
         units = SineUnits(state.angles, state.series, state.prior, state.chosen)
         weights = state.weights
@@ -226,7 +226,7 @@ class Adjusted:
             return pairs.differences(problem.v, some, self.chunk_size) - known - _matmul(x, weights)
 
         valid = index < self.spend.total
-        samples = pairs.contributions(signs, sharding(left, signs)) + state.surrogate
+        samples = pairs.contributions(signs, sharding(left, signs)) + state.surrogate[None]
         spent = valid.sum(dtype=jnp.int32) * 2
         return state._replace(samples=moments.add(state.samples, samples, valid), evaluations=state.evaluations + spent)
 

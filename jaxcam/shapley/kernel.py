@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, in_chunks
 
 #: Of the largest singular value: what a direction must have to count as determined.
 _LEAST = 1e-3
@@ -24,7 +24,7 @@ def sample_coalitions(key: jax.Array, *, num_players: int, num_samples: int, pai
     Sample i depends on the key and on i alone.
     """
     sizes = np.arange(1, num_players)
-    odds = jnp.asarray(np.log(1.0 / (sizes * (num_players - sizes))), float_dtype())
+    odds = jnp.asarray(np.log(1.0 / (sizes * (num_players - sizes))), jnp.float32)  # 64 bits draw others
 
     def one(i):
         of_size, of_order = jax.random.split(jax.random.fold_in(key, i))
@@ -84,9 +84,9 @@ def constrained_least_squares(
     known = singular > _LEAST * singular[0]
     inverse = jnp.where(known, 1 / jnp.where(known, singular, 1), 0)
     directions = multiply(plane, right.T)  # (K, K - 1)
-    solver = multiply(directions[:, :count] * inverse, multiply(left[:, :count].T, q.T))
+    solver = multiply(directions[:, :count] * inverse[None], multiply(left[:, :count].T, q.T))
     unknown = jnp.ones(players - 1, bool).at[:count].set(~known)
-    determined = jnp.sum(jnp.where(unknown, jnp.square(directions), 0), axis=1) < 1e-6
+    determined = jnp.sum(jnp.where(unknown[None], jnp.square(directions), 0), axis=1) < 1e-6
     return Fit(span / players + multiply(solver, root * target), solver, jnp.sum(known), determined)
 
 
@@ -142,12 +142,12 @@ def kernel_shapley(
     fit = constrained_least_squares(masks, values, v_full, v_empty)
     residual = values - v_empty - jnp.matmul(masks.astype(values.dtype), fit.values, precision="highest")
     # The two of a pair are one observation: their shared part cancels in the estimate, so it must here.
-    scores = (fit.solver * residual).reshape(players, count // group, group).sum(-1)
+    scores = (fit.solver * residual[None]).reshape(players, count // group, group).sum(-1)
     free = count // group - fit.rank
     error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1).astype(scores.dtype))
     # Coalitions that determine no more than they are leave no residual to judge by.
     error = jnp.where(fit.determined & (free > 0), error, jnp.inf)
-    return Estimate(fit.values, error, jnp.asarray(count + 2), v_full, v_empty)
+    return Estimate(fit.values, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty)
 
 
 @functools.lru_cache(maxsize=8)

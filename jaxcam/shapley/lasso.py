@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, ends, evaluate, in_chunks
 
 
 class LassoFit(NamedTuple):
@@ -51,7 +52,7 @@ def weighted_lasso(
     Returns:
       A `LassoFit`.
     """
-    dtype = jnp.promote_types(y.dtype, jnp.float32)
+    dtype = at_least(jnp.float32, y.dtype)
     x, y, weights = x.astype(dtype), y.astype(dtype), weights.astype(dtype)
     count, players = x.shape
     # Only relative weights can be tiny (LIME's are exp(-4 ...)): scaled to a largest of 1, penalty and all.
@@ -59,7 +60,7 @@ def weighted_lasso(
     w = weights / top
     mass = jnp.maximum(w.sum(), jnp.finfo(dtype).tiny)
     x_mean, y_mean = w @ x / mass, w @ y / mass
-    centred, target = x - x_mean, y - y_mean
+    centred, target = x - x_mean[None], y - y_mean
     # Exactly in one variable at a time, alpha_k = soft(c_k - sum_j != k Q_kj alpha_j, penalty) / Q_kk.
     gram = jnp.matmul((centred * w[:, None]).T, centred, precision="highest") / count
     moment = jnp.matmul((centred * w[:, None]).T, target, precision="highest") / count
@@ -117,8 +118,9 @@ def lime_lasso(
     """
     players, count = check_count("num_players", num_players), check_count("num_samples", num_samples)
     v_full, v_empty = ends(v, players)
-    masks = jax.random.bernoulli(key, 0.5, (count, players))
+    masks = jax.random.bernoulli(key, jnp.float32(0.5), (count, players))  # 64 bits draw others
     values = in_chunks(lambda i: evaluate(v, masks[i]), count, check_count("chunk_size", chunk_size))
     kept = masks.astype(values.dtype)
     fit = weighted_lasso(kept, values, weight(kept), beta=beta)
-    return Estimate(fit.coefficients, jnp.full_like(fit.coefficients, jnp.nan), jnp.asarray(count + 2), v_full, v_empty)
+    error: Any = np.full(players, np.nan, fit.coefficients.dtype)  # no operation, lest it count as one that made a NaN
+    return Estimate(fit.coefficients, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty)

@@ -41,9 +41,9 @@ def add(moments: Moments, samples: jax.Array, valid: jax.Array) -> Moments:
     count = moments.count + more
     n, fresh = jnp.maximum(count, 1).astype(samples.dtype), more.astype(samples.dtype)
     # Distances from the mean so far stay small, where raw sums of squares would lose their digits.
-    distance = (samples - moments.mean) * weight
+    distance = (samples - moments.mean[None]) * weight
     mean_distance = distance.sum(0) / jnp.maximum(fresh, 1)
-    spread = (((samples - moments.mean - mean_distance) * weight) ** 2).sum(0)
+    spread = (((samples - moments.mean[None] - mean_distance[None]) * weight) ** 2).sum(0)
     old = moments.count.astype(samples.dtype)
     return Moments(
         count,

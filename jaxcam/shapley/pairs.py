@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.shapley.result import GameFn, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.result import GameFn, evaluate, in_chunks
 
 #: Keeps empty coalitions, which tell nothing, rare: players are at least this share of K likely to be in, and out.
 _EDGE = 1.5
@@ -70,17 +70,19 @@ def draw(key: jax.Array, index: jax.Array, present: jax.Array) -> jax.Array:
     A chance is drawn, then every player with it; all coalitions of a size are alike. Pair i depends
     on the key and on i alone.
     """
-    players = present.shape[0]
-    one = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (1 + players,), float_dtype())  # noqa: E731
+    players, present = present.shape[0], present[None]
+    # Whatever the precision of the game: 64 bits would draw other coalitions.
+    one = lambda i: jax.random.uniform(jax.random.fold_in(key, i), (1 + players,), jnp.float32)  # noqa: E731
     drawn = jax.vmap(one)(index)
     places = drawn[:, 1:]
     inside = places < _chance(drawn[:, :1], players, jnp)
     # One player more than none, and one less than all.
     least = jnp.argmin(jnp.where(present, places, 2), 1, keepdims=True)
     most = jnp.argmax(jnp.where(present, places, -1), 1, keepdims=True)
+    place = jnp.arange(players)[None]
     all_inside = (inside | ~present).all(1, keepdims=True)
-    inside = (inside | (jnp.arange(players) == least)) & ~(all_inside & (jnp.arange(players) == most))
-    return jnp.where(present, jnp.where(inside, 1, -1), 0).astype(float_dtype())
+    inside = (inside | (place == least)) & ~(all_inside & (place == most))
+    return jnp.where(present, jnp.where(inside, 1, -1), 0).astype(drawn.dtype)
 
 
 def _sizes(signs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,7 +107,7 @@ def contributions(signs: jax.Array, differences: jax.Array) -> jax.Array:
     law = jnp.asarray(size_laws(signs.shape[1]), differences.dtype)[players, size]
     # A single player has all of the game, with nothing to draw.
     scaled = jnp.where(players > 1, differences / jnp.where(players > 1, 2 * law, 1), 0)
-    inside, outside = (scaled / jnp.maximum(n, 1) for n in (size, players - size))
+    inside, outside = (scaled / jnp.maximum(n, 1).astype(scaled.dtype) for n in (size, players - size))
     return jnp.where(signs > 0, inside[:, None], jnp.where(signs < 0, -outside[:, None], 0))
 
 
@@ -113,7 +115,7 @@ def differences(v: GameFn, signs: jax.Array, chunk_size: int) -> jax.Array:
     """`(n,)`: v of the coalitions less v of their complements."""
 
     def values_of(row):
-        return evaluate(v, signs[row // 2] * (1 - 2 * (row % 2))[:, None] > 0)
+        return evaluate(v, jnp.where(row[:, None] % 2 == 0, signs[row // 2], -signs[row // 2]) > 0)
 
     values = in_chunks(values_of, 2 * signs.shape[0], chunk_size)
     return values[::2] - values[1::2]

@@ -13,7 +13,17 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
-from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, ends, evaluate, float_dtype, in_chunks
+from jaxcam.shapley.result import (
+    Estimate,
+    GameFn,
+    Problem,
+    at_least,
+    check_count,
+    ends,
+    evaluate,
+    float_dtype,
+    in_chunks,
+)
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import drive, run
 
@@ -100,7 +110,7 @@ def finished(state: Any, total: int, tolerance: float | None) -> jax.Array:
     return full | reached(state.samples.standard_error, state.samples.count, span, tolerance)
 
 
-def check_values(v_full: jax.Array, v_empty: jax.Array, seen: jax.Array) -> None:
+def check_values(v_full: Any, v_empty: Any, seen: Any) -> None:
     """Raises a JaxcamError unless all are finite."""
     if not np.isfinite([v_full, v_empty]).all() or not np.isfinite(seen).all():
         raise JaxcamError(
@@ -148,7 +158,7 @@ class Permutations:
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:
         players = problem.present.shape[0]
         v_full, v_empty = ends(problem.v, players)
-        dtype = jnp.promote_types(v_full.dtype, float_dtype())
+        dtype = at_least(float_dtype(), v_full.dtype)
         none = moments.none(players, dtype)
         two = jnp.asarray(2, jnp.int32)
         return PermutationState(problem.key, none, v_full.astype(dtype), v_empty.astype(dtype), two)
@@ -158,7 +168,7 @@ class Permutations:
     ) -> PermutationState:
         """The state with the next `size` samples in it, but never more than `total`."""
         players = state.samples.mean.shape[0]
-        index = state.samples.count + jnp.arange(self.size)
+        index = state.samples.count + jnp.arange(self.size, dtype=jnp.int32)
         key = jax.random.wrap_key_data(state.key, impl=self.impl)
         ranks = ordering_ranks(key, index, players, self.antithetic)
         flat = ranks.reshape(-1, players)
@@ -225,7 +235,8 @@ def permutation_shapley(
         interactions of two players. Then `num_permutations` must be even.
       chunk_size: the most coalitions in one call of `v`: what decides the memory.
       tolerance: stop once the largest standard error is at most this share of `|v_full - v_empty|`
-        (looked at after every chunk, from 10 samples on).
+        (looked at after every chunk, from 10 samples on). Rare events fool it: where a player counts in few coalitions
+        only, the first samples may hold none of them, and a spread of nothing is taken for certainty.
 
     Returns:
       An `Estimate`; an antithetic pair counts as one sample in its standard error.

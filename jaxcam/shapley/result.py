@@ -48,17 +48,22 @@ def evaluate(v: GameFn, masks: jax.Array) -> jax.Array:
         raise JaxcamError(
             f"the game must map masks (n, K) to values (n,): for masks {masks.shape} it gave {jnp.shape(values)}"
         )
-    return values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    return values.astype(at_least(jnp.float32, values.dtype))
 
 
 def ends(v: GameFn, num_players: int) -> tuple[jax.Array, jax.Array]:
     """`v_full, v_empty`; a JaxcamError where they are concrete and not finite."""
     values = evaluate(v, jnp.stack([jnp.ones(num_players), jnp.zeros(num_players)]))
-    if not isinstance(values, jax.core.Tracer) and not bool(jnp.isfinite(values).all()):
-        raise JaxcamError(
-            f"the game is not finite: v(all players) = {values[0]}, v(no player) = {values[1]}; NaN in its input?"
-        )
+    check_ends(values[0], values[1])
     return values[0], values[1]
+
+
+def check_ends(v_full: jax.Array, v_empty: jax.Array) -> None:
+    """Raises a JaxcamError where the two are concrete and not finite."""
+    if not isinstance(v_full, jax.core.Tracer) and not bool(jnp.isfinite(v_full) & jnp.isfinite(v_empty)):
+        raise JaxcamError(
+            f"the game is not finite: v(all players) = {v_full}, v(no player) = {v_empty}; NaN in its input?"
+        )
 
 
 def in_chunks(function: Callable, rows: int, chunk_size: int) -> jax.Array:
@@ -71,6 +76,11 @@ def in_chunks(function: Callable, rows: int, chunk_size: int) -> jax.Array:
     indices = jnp.minimum(jnp.arange(chunks * size), rows - 1).reshape(chunks, size)
     out = jax.lax.map(function, indices)
     return out.reshape(chunks * size, *out.shape[2:])[:rows]
+
+
+def at_least(least: Any, dtype: Any) -> jnp.dtype:
+    """Of two floating-point types the wider one; `promote_types`, but for strict modes, where that is an error."""
+    return jnp.dtype(max(least, dtype, key=lambda d: jnp.finfo(d).bits))
 
 
 def float_dtype() -> jnp.dtype:

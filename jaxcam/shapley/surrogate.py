@@ -82,16 +82,16 @@ def fit_units(layer: GameLayer, key: jax.Array, present: jax.Array, gradients: i
 def _fitted_series(layer: GameLayer, half: jax.Array, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`angles (K, H)` and `series (1 + SINES, H)`: each unit's odd part, by least squares at coalitions."""
     inputs = _matmul(signs, half)
-    middle = layer.base + half.sum(0)
+    middle = (layer.base + half.sum(0))[None]
     outputs = layer.activation(middle + inputs) - layer.activation(middle - inputs)
     spread = jnp.sqrt(jnp.mean(inputs**2, 0))
     scale = jnp.where(spread > 0, math.pi / REACH / jnp.where(spread > 0, spread, 1), 0)
-    parts = jnp.stack(_series(inputs * scale))
+    parts = jnp.stack(_series(inputs * scale[None]))
     gram = jnp.einsum("anh,bnh->hab", parts, parts, precision="highest") / signs.shape[0]
     moment = jnp.einsum("anh,nh->ha", parts, outputs, precision="highest") / signs.shape[0]
     # Inputs of a few different values tell the terms of a series badly apart.
-    gram = gram + 1e-3 * jnp.eye(1 + SINES, dtype=gram.dtype)
-    return half * scale, jnp.linalg.solve(gram, moment[..., None])[..., 0].T
+    gram = gram + 1e-3 * jnp.eye(1 + SINES, dtype=gram.dtype)[None]
+    return half * scale[None], jnp.linalg.solve(gram, moment[..., None])[..., 0].T
 
 
 def features(units: SineUnits, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,7 +99,7 @@ def features(units: SineUnits, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     signs = signs.astype(units.angles.dtype)
     mean = signs.sum(1, keepdims=True) / jnp.maximum(jnp.abs(signs).sum(1, keepdims=True), 1)
     parts = _series(_matmul(signs, units.angles))
-    layer = functools.reduce(jnp.add, (part * units.series[j] for j, part in enumerate(parts)))
+    layer = functools.reduce(jnp.add, (part * units.series[j][None] for j, part in enumerate(parts)))
     fitted = [*(signs * mean**p for p in EVEN), *(mean**p for p in ODD), layer[:, units.chosen]]
     return jnp.concatenate(fitted, 1), _matmul(layer, units.prior)
 
@@ -117,8 +117,8 @@ def penalties(units: SineUnits, key: jax.Array, present: jax.Array) -> jax.Array
     parts = jnp.split(energy, np.cumsum(sizes)[:-1])
     count = jnp.maximum(present.sum(), 1)
     among = jnp.stack([*(count for _ in EVEN), len(ODD), max(sizes[-1], 1)])
-    means = jnp.stack([part.sum() for part in parts]) / among
-    each = jnp.maximum(means, means.max() * 1e-4 + jnp.finfo(energy.dtype).tiny) * count / 8
+    means = jnp.stack([part.sum() for part in parts]) / among.astype(energy.dtype)
+    each = jnp.maximum(means, means.max() * 1e-4 + jnp.finfo(energy.dtype).tiny) * count.astype(energy.dtype) / 8
     return jnp.repeat(each, np.array(sizes), total_repeat_length=energy.shape[0])
 
 
@@ -144,11 +144,13 @@ def shapley_values(units: SineUnits, weights: jax.Array, present: jax.Array) -> 
     count = present.sum()
     # Player k's own share by its place in an ordering; the rest is divided among the others.
     own = jnp.asarray(_own(players), weights.dtype)[count][None, :, None]
-    others = (1 - own) / jnp.maximum(count - 1, 1)
-    total = (by_player * present).sum(2, keepdims=True)
+    others = (1 - own) / jnp.maximum(count - 1, 1).astype(weights.dtype)
+    total = jnp.where(present[None, None], by_player, 0).sum(2, keepdims=True)
     found = (own * by_player + others * (total - by_player)).sum(1)
-    found = found + weights[:, width : width + len(ODD)].sum(1, keepdims=True) / jnp.maximum(count, 1)
-    found = jnp.where(present, found, 0)
+    found = found + weights[:, width : width + len(ODD)].sum(1, keepdims=True) / jnp.maximum(count, 1).astype(
+        weights.dtype
+    )
+    found = jnp.where(present[None], found, 0)
     if not units.prior.shape[0]:
         return found
     fitted = weights[:, width + len(ODD) :]
@@ -168,13 +170,13 @@ def _of_sines(units: SineUnits, weights: jax.Array) -> jax.Array:
 
     def factor(angle):
         """Cosine `(SINES, H)` and sine, and the sine at the nodes `(NODES, SINES, H)`."""
-        cos, sin = jnp.cos(harmonics * angle), jnp.sin(harmonics * angle)
-        return cos, sin, t * sin
+        cos, sin = jnp.cos(harmonics * angle[None]), jnp.sin(harmonics * angle[None])
+        return cos, sin, t * sin[None]
 
     def multiply(product, angle):
         real, imaginary = product
         cos, _, sin = factor(angle)
-        return (real * cos - imaginary * sin, real * sin + imaginary * cos), None
+        return (real * cos[None] - imaginary * sin, real * sin + imaginary * cos[None]), None
 
     shape = (NODES, SINES, weights.shape[1])
     one = (jnp.ones(shape, weights.dtype), jnp.zeros(shape, weights.dtype))
@@ -182,7 +184,7 @@ def _of_sines(units: SineUnits, weights: jax.Array) -> jax.Array:
 
     def without(angle):
         cos, own, sin = factor(angle)
-        others = (real * cos + imaginary * sin) / (cos**2 + sin**2)
+        others = (real * cos[None] + imaginary * sin) / (cos[None] ** 2 + sin**2)
         by_unit = (jnp.tensordot(mass, others, 1) * own * units.series[1:]).sum(0)
         return _matmul(weights, by_unit + angle * units.series[0])
 

@@ -153,7 +153,7 @@ def load_network(folder: str | os.PathLike) -> Network:
     return Network(
         name=manifest.get("name", folder.name),
         config=config,
-        params=unflatten({k: jnp.asarray(v, jnp.float32) for k, v in tensors.items()}),
+        params=unflatten({k: jax.device_put(v.astype(np.float32, copy=False)) for k, v in tensors.items()}),
         classes=tuple(manifest["classes"]),
         preprocessing=rules,
         multi_label=bool(manifest.get("multi_label", False)),

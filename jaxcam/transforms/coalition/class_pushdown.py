@@ -171,7 +171,9 @@ def _picked(eqn: Any, operands: tuple) -> tuple[dict[int, Any], Any] | None:
     scale = None
     if found.scale is not None:
         valid = [(found.starts[i] >= 0) & (found.starts[i] < shape[i]) for i in axes]
-        scale = jnp.where(jnp.stack(valid).all(), 1, found.scale).astype(eqn.outvars[0].aval.dtype)
+        inside = jnp.stack(valid).all()
+        if isinstance(inside, jax.core.Tracer) or not inside:
+            scale = jnp.where(inside, 1, found.scale).astype(eqn.outvars[0].aval.dtype)
     return {i: jnp.clip(jnp.asarray(found.starts[i]), 0, shape[i] - 1).astype(jnp.int32) for i in axes}, scale
 
 

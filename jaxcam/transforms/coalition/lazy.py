@@ -48,7 +48,7 @@ class Diagonal(Lazy):
     def at(self, masks: jax.Array) -> jax.Array:
         """`(n, *shape)` for `masks (n, K)`."""
         weights = jnp.take(masks, self.owner.reshape(-1), axis=1).reshape(-1, *self.owner.shape)
-        return self.off + weights.astype(self.on.dtype) * (self.on - self.off)
+        return self.off[None] + weights.astype(self.on.dtype) * (self.on - self.off)[None]
 
     def additive(self) -> Additive:
         """The same value as a sum over channels; K times as large."""
@@ -72,7 +72,7 @@ class Additive(Lazy):
         """`(n, *shape)` for `masks (n, K)`."""
         table = self.delta.reshape(self.delta.shape[0], -1)
         summed = jnp.matmul(masks.astype(table.dtype), table, precision=precision)
-        return self.base + summed.reshape(-1, *self.base.shape)
+        return self.base[None] + summed.reshape(-1, *self.base.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,131 @@
+"""Every method and every metric under JAX's strict flags, from the picture to the numbers: those without the flag."""
+
+from __future__ import annotations
+
+import contextlib
+
+import heads
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from networks import picture
+from PIL import Image
+from reference import seeded
+
+import jaxcam
+from jaxcam.evaluate import evaluate
+from jaxcam.methods.registry import METHODS
+from jaxcam.methods.result import Inputs
+from jaxcam.metrics import METRICS
+
+FLAGS = {
+    "jax_numpy_rank_promotion": "raise",
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_transfer_guard": "disallow",
+    "jax_debug_nans": True,
+    "jax_enable_x64": True,
+}
+#: Options under which a method samples, and in several ways; others have their defaults.
+OPTIONS = {
+    "shap_cam": ("estimator=antithetic,num_permutations=4", "estimator=adjusted,num_permutations=12",
+                 "num_permutations=100"),
+    "kernel_shap_cam": ("num_samples=30",),
+}  # fmt: skip
+CLASSES = ("cat", "dog")
+CHANNELS = 6
+
+
+def draw(seed: int, *shape: int) -> jax.Array:
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
+def network(params, x, hidden: bool):
+    x = x.reshape(4, 4, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(4, 4, 48)
+    a = jaxcam.tag(jax.nn.relu(jnp.einsum("hwc,ck->hwk", x, params["in"])), "map").mean((0, 1))
+    if hidden:
+        a = jax.nn.relu(a @ params["hidden"] + params["bias"])
+    return a @ params["out"]
+
+
+def wrapped(hidden: bool):
+    """A network with a hidden layer behind its map, or a global average pool and a linear layer."""
+    params = {"in": draw(0, 48, CHANNELS), "hidden": draw(1, CHANNELS, CHANNELS), "bias": draw(2, CHANNELS),
+              "out": draw(3, CHANNELS, 2)}  # fmt: skip
+    rules = jaxcam.Preprocessing(size=16, resize="squash")
+    return jaxcam.wrap(
+        lambda p, x: network(p, x, hidden), params, preprocessing=rules, classes=CLASSES, name=f"hidden {hidden}"
+    )
+
+
+@contextlib.contextmanager
+def flag(name: str, value):
+    """A flag for all threads."""
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A picture of each class, with a box."""
+    root, rows = tmp_path_factory.mktemp("data"), ["image,wnid,x0,y0,x1,y1"]
+    for i, name in enumerate(CLASSES):
+        (root / name).mkdir()
+        Image.fromarray(picture(20, 20 + i, seed=i)).save(root / name / "0.png")
+        rows.append(f"{name}/0.png,{name},1,2,12,15")
+    (root / "boxes.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def numbers(data, folder) -> dict[str, np.ndarray]:
+    """All that a run of every method and metric finds; and an explanation of one picture."""
+    found = {}
+    for hidden in (True, False):
+        methods = [
+            name if options is None else f"{name}:{options}"
+            for name, m in METHODS.items() if (m.heads is None) == hidden
+            for options in OPTIONS.get(name, (None,))
+        ]  # fmt: skip
+        run = evaluate(
+            wrapped(hidden), data, methods=methods, metrics=list(METRICS) if hidden else ["ic"], batch_size=2, steps=2,
+            devices=jax.local_devices()[:1], out=folder / str(hidden), keep=["coefficients", "maps"],
+            reference="lift_cam" if hidden else None,
+        )  # fmt: skip
+        assert run.complete and not run.broken
+        found |= {f"{k} {hidden}": run.arrays(k) for k in ("coefficients", "maps")}
+        found |= {k: run.columns[k] for k in METRICS if hidden}
+    [explanation] = jaxcam.explain(wrapped(True), data / "cat" / "0.png", methods="deep_shap_cam", targets=["dog"])
+    return found | {"heatmap": explanation.results[0].heatmap}
+
+
+@pytest.fixture(scope="module")
+def plain(data, tmp_path_factory):
+    return numbers(data, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_method_and_metric_gives_the_same_under(name, data, plain, tmp_path):
+    with flag(name, FLAGS[name]):
+        found = numbers(data, tmp_path)
+    assert found.keys() == plain.keys()
+    for key, value in plain.items():
+        assert np.isfinite(value).all()
+        scale = max(1.0, np.abs(value).max())
+        np.testing.assert_allclose(found[key], value, rtol=0, atol=2e-5 * scale, err_msg=key)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan(name):
+    head, a = heads.HEADS["linear_gap"], jnp.asarray(seeded.activations(7, heads.SHAPE), jnp.float32)
+    a = a.at[..., 1].set(0)  # a dead channel: 0 / 0 wherever it can be
+    few = {"lime_cam": {"num_samples": 6, "beta": 0.5}}.get(name, {})
+    with jax.disable_jit(), jax.debug_nans(True):
+        given = Inputs(heads.to_jax(head.params), a, head.fn, 1, jax.random.key(0), jnp.stack([0 * a, a[::-1] / 2]), a,
+                       head.fn, heads.to_jax(head.params))  # fmt: skip
+        cam = METHODS[name].call(given, **few)
+    assert np.isfinite(cam.coefficients).all() and np.isfinite(cam.map).all()
+    assert cam.coefficients[1] == 0 or not METHODS[name].null_channels
