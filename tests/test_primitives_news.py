@@ -16,7 +16,19 @@ from jaxcam.transforms.primitives import VOCABULARY, describe
 from jaxcam.transforms.walker import opened
 
 #: Primitives that the vocabulary does not know, and why.
-UNKNOWN: dict[str, str] = {}
+_DECOMPOSED = "a decomposition of a matrix: neither linear nor elementwise, and no rule is published"
+_SOLVED = "the solution of a linear system, which is linear in one operand only"
+_RAW = "of JAX's own insides, met only where they are called by name"
+UNKNOWN: dict[str, str] = {
+    **dict.fromkeys(("cholesky", "eig", "eigh", "hessenberg", "lu", "qr", "schur", "svd", "tridiagonal"), _DECOMPOSED),
+    **dict.fromkeys(("custom_linear_solve", "triangular_solve", "tridiagonal_solve"), _SOLVED),
+    **dict.fromkeys(("geqrf", "ormqr", "householder_product", "dce_sink", "rng_bit_generator", "igamma_grad_a"), _RAW),
+    **dict.fromkeys(("pmax", "pmin"), "an extreme over devices"),
+    "bitcast_convert_type": "the bits of a number, by which its sign or its exponent is read",
+    "call_hi_primitive": "a call of JAX 0.12 that knows its own derivative, by which jnp.frexp and histograms are made",
+    "reduce": "a reduction by any program, by which JAX 0.12 makes jnp.minmax",
+    "scaled_dot": "a product of blocks of 8 bits with scales of their own",
+}
 
 
 def primitives_on(program: Any, active: list[bool]) -> tuple[set[str], list[bool]]:
