@@ -92,3 +92,20 @@ def test_one_table_under_two_keys(tmp_path):
     pickled = b"\x80\x02}(" + ff.text("model") + table + ff.text("best") + table + b"u."
     path = ff.write_zip(tmp_path / "w.pth", STATE, pickled=pickled)
     np.testing.assert_array_equal(first(convert(path)), STATE[FIRST])
+
+
+@pytest.mark.parametrize("head", ["", "head.", "model.fc_head."])
+def test_a_head_under_a_prefix_of_its_own(tmp_path, head):
+    last = {k: v for k, v in STATE.items() if k.startswith("classifier.6.")}
+    assert len(last) == 2
+    body = {k: v for k, v in STATE.items() if k not in last}
+    network = convert(stored(tmp_path, under("backbone.", body) | under(head, last) | {"criterion.weight": ONE}))
+    np.testing.assert_array_equal(np.asarray(network.params["fc8"]["kernel"]).T, last["classifier.6.weight"])
+    assert network.provenance["apart"] == sorted(head + k for k in last) and network.provenance["left"] == 1
+
+
+def test_of_two_heads_none_is_guessed(tmp_path):
+    last = {k: v for k, v in STATE.items() if k.startswith("classifier.6.")}
+    body = {k: v for k, v in STATE.items() if k not in last}
+    with pytest.raises(JaxcamError, match=r"classifier.6.weight .* is missing"):
+        convert(stored(tmp_path, under("backbone.", body) | under("a.", last) | under("b.", last)))
