@@ -27,8 +27,6 @@ from jaxcam.transforms.walker import UnsupportedPrimitive
 from jaxcam.zoo import load as zoo
 
 TARGET = 1
-#: Compilation is most of the time here.
-FAST_TO_COMPILE = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
 #: Score-CAM asks for so many channels here; they are the ones checked.
 SCORED = 3
 #: Coalitions of LIME-CAM here; fewer than there are channels on most rows.
@@ -212,8 +210,7 @@ def explain(row: Row, s: Subject) -> Explained:
         m = jnp.zeros_like(a) if "multiplier_cam" in refused else jax.grad(deeplift(f))(a, jnp.zeros_like(a))
         return (cams, against), a, jax.grad(f)(a), m, logits, whole, weights
 
-    program = jax.jit(everything, compiler_options=FAST_TO_COMPILE)
-    cams, a, g, m, logits, whole, weights = jax.tree.map(np.asarray, program(s.params, s.image))
+    cams, a, g, m, logits, whole, weights = jax.tree.map(np.asarray, jax.jit(everything)(s.params, s.image))
     g, m = g.astype(np.float64), m.astype(np.float64)
     return Explained(
         *cams, refused, a.astype(np.float64), g, m, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],

@@ -55,8 +55,11 @@ def arguments(place, out, *more, methods=METHODS, permutations=2000):
     return [str(x) for x in ("explain", *base, "--permutations", permutations, *more)]
 
 
-def environment(**more):
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": ROOT} | more
+def environment(devices=1):
+    """That of a process with so many devices; what else this one tells XLA holds there as well."""
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in f]
+    flags.append(f"--xla_force_host_platform_device_count={devices}")
+    return os.environ | {"PYTHONPATH": ROOT, "XLA_FLAGS": " ".join(flags)}
 
 
 def start(pause, command):
@@ -191,7 +194,7 @@ def together(place, out, devices, **changed):
                 *arguments(place, out, *shared, "--process", str(i), "--resume", **changed),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env=environment(XLA_FLAGS=f"--xla_force_host_platform_device_count={count}"),
+            env=environment(count),
         )
         for i, count in enumerate(devices)
     ]  # fmt: skip
