@@ -1,19 +1,24 @@
 """Reads seeded mutations of honest files of one format, in little memory: `python fuzz_readers.py FORMAT COUNT [SEED]`.
 
 Prints one line of JSON: mutations, how many were refused, the longest time, and the memory taken at the most. Whatever
-comes out but a `JaxcamError` or a result ends it with a traceback.
+comes out but a `JaxcamError` or a result ends it with a traceback. Without arguments each line that it is given, a JSON
+list of these, is done by a process of its own, that has the imports already; the answer is the process's JSON and, in a
+line of its own, its exit status.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import pathlib
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 
@@ -156,5 +161,23 @@ def main(name: str, count: int, seed: int = 0) -> None:
                       "grown_mb": grown >> 10}))  # fmt: skip
 
 
+def serve(seconds: int = 600) -> None:
+    """Does what the lines ask for, each in a process of its own."""
+    warnings.simplefilter("ignore")  # JAX's on forking: there are no threads here
+    for line in sys.stdin:
+        if not (child := os.fork()):
+            status = 1
+            signal.alarm(seconds)
+            try:
+                main(*json.loads(line))
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:])) if sys.argv[1:] else serve()
