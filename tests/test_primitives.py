@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from primitive_examples import EXAMPLES, SHAPE, WITHOUT_EXAMPLE, K, emitted
 
 from jaxcam.transforms import coalition, deeplift, lrp
+from jaxcam.transforms.coalition.game import Game
 from jaxcam.transforms.primitives import VOCABULARY
 from jaxcam.transforms.walker import UnsupportedPrimitive
 
@@ -76,6 +80,44 @@ def score(fn):
     return of
 
 
+class Found(NamedTuple):
+    """What the transformations make of an example, and what it is; those that refuse it are left out."""
+
+    deeplift: dict[str, Any]
+    lrp: Any
+    game: Game
+    coalitions: np.ndarray
+    values: dict[str, np.ndarray]
+    masked: np.ndarray
+
+
+@functools.cache
+def found(name: str) -> Found:
+    """An example's, in two programs: that of the transformations, and the plain one."""
+    fn, games = score(EXAMPLES[name]), []
+
+    @jax.jit
+    def transformed(x, other):
+        by_reference, relevance = {}, None
+        if name not in REFUSED["deeplift"]:
+            paired = deeplift.deeplift(fn, with_reference=True)
+            for key, r in (REFERENCES | {"other": other}).items():
+                value, pull, base = jax.vjp(lambda x, r=r: paired(x, r), x, has_aux=True)
+                by_reference[key] = value, *pull(jnp.ones_like(value)), base
+        if name not in REFUSED["lrp"]:
+            relevance = lrp.lrp(fn)(x)
+        games.append(coalition.coalition_game(fn, x))
+        return by_reference, relevance, games[0](MASKS)
+
+    @jax.jit
+    def plain(x, other):
+        values = {"input": fn(x), "zero": fn(jnp.zeros_like(x)), "other": fn(other)}
+        return values, coalition.masked_game(fn, x)(MASKS)
+
+    *parts, coalitions = jax.tree.map(np.asarray, transformed(X, REFERENCES["other"]))
+    return Found(*parts, games[0], coalitions, *jax.tree.map(np.asarray, plain(X, REFERENCES["other"])))
+
+
 def refused(transformation: str, name: str, call):
     why = REFUSED[transformation].get(name)
     if why is None:
@@ -95,26 +137,28 @@ def test_the_vocabulary_has_an_example_or_a_reason():
 @pytest.mark.parametrize("name", CASES)
 def test_deeplift_is_complete(name, reference):
     fn, r = score(example(name)), REFERENCES[reference]
-    paired = deeplift.deeplift(fn, with_reference=True)
-    if refused("deeplift", name, lambda: paired(X, r)):
+    if refused("deeplift", name, lambda: deeplift.deeplift(fn, with_reference=True)(X, r)):
         return
-    value, pull, base = jax.vjp(lambda x: paired(x, r), X, has_aux=True)
-    (multipliers,) = pull(jnp.ones_like(value))
-    delta = X if r is None else X - r
-    np.testing.assert_allclose(value, fn(X), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(base, fn(jnp.zeros_like(X) if r is None else r), rtol=1e-5, atol=1e-5)
-    scale = jnp.sum(jnp.abs(multipliers * delta)) + 1e-3
-    assert abs(jnp.sum(multipliers * delta) - (value - base)) <= (2e-5 + ROUNDING.get(name, 0)) * scale
+    value, multipliers, base = found(name).deeplift[reference]
+    delta, values = np.asarray(X if r is None else X - r), found(name).values
+    np.testing.assert_allclose(value, values["input"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(base, values[reference], rtol=1e-5, atol=1e-5)
+    scale = np.sum(np.abs(multipliers * delta)) + 1e-3
+    assert abs(np.sum(multipliers * delta) - (value - base)) <= (2e-5 + ROUNDING.get(name, 0)) * scale
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
 @pytest.mark.parametrize("name", [n for n, p in VOCABULARY.items() if p.kind == "maximum"])
 def test_the_multipliers_of_a_maximum_are_shares(name, reference):
     fn, r = example(name), REFERENCES[reference]
-    out, pull = jax.vjp(lambda x: deeplift.deeplift(fn)(x, r), X)
-    for i in range(out.size):
-        (m,) = pull(jnp.zeros(out.size).at[i].set(1.0).reshape(out.shape))
-        assert m.min() >= 0 and m.max() <= 1 + 1e-6
+
+    @jax.jit
+    def multipliers(x):
+        out, pull = jax.vjp(lambda x: deeplift.deeplift(fn)(x, r), x)
+        return jax.vmap(pull)(jnp.eye(out.size).reshape(out.size, *out.shape))
+
+    (m,) = multipliers(X)
+    assert m.min() >= 0 and m.max() <= 1 + 1e-6
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,19 +166,18 @@ def test_lrp_conserves(name):
     fn = score(example(name))
     if refused("lrp", name, lambda: lrp.lrp(fn)(X)):
         return
-    found = lrp.lrp(fn)(X)
-    total = found.relevance.sum() + found.absorbed["biases"] + found.absorbed["stabiliser"]
-    np.testing.assert_allclose(found.value, fn(X), rtol=1e-6, atol=1e-6)
-    scale = jnp.abs(found.relevance).sum() + jnp.abs(found.value) + 1e-3
-    assert jnp.isfinite(found.relevance).all() and abs(total - found.value) <= (1e-5 + ROUNDING.get(name, 0)) * scale
+    value, relevance, absorbed = (getattr(found(name).lrp, part) for part in ("value", "relevance", "absorbed"))
+    total = relevance.sum() + absorbed["biases"] + absorbed["stabiliser"]
+    np.testing.assert_allclose(value, found(name).values["input"], rtol=1e-6, atol=1e-6)
+    scale = np.abs(relevance).sum() + np.abs(value) + 1e-3
+    assert np.isfinite(relevance).all() and abs(total - value) <= (1e-5 + ROUNDING.get(name, 0)) * scale
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_coalition_has_the_value_of_the_masked_evaluation_and_costs_no_more_than_it_must(name):
-    fn = score(example(name))
-    game = coalition.coalition_game(fn, X)
-    expected = coalition.masked_game(fn, X)(MASKS)
-    np.testing.assert_allclose(game(MASKS), expected, rtol=2e-5, atol=2e-5 * float(jnp.abs(expected).max()))
+    example(name)
+    game, expected = found(name).game, found(name).masked
+    np.testing.assert_allclose(found(name).coalitions, expected, rtol=2e-5, atol=2e-5 * float(np.abs(expected).max()))
     # Behind it there is but one sum, so a primitive that was folded leaves nothing to do per coalition.
     assert game.is_additive == (name not in PER_COALITION), game.structure
 
@@ -154,14 +197,19 @@ def test_one_class_is_all_that_a_coalition_pays_for(name):
     """Behind a layer of 90 classes and an elementwise function, the choice of one class goes first."""
     fn = _BESIDE.get(name, example(name))
 
-    def game(classes):
-        table = jnp.sin(jnp.arange(K * classes * 1.0)).reshape(K, classes) / 3
-        head = lambda x: fn(x.mean((0, 1)) @ table)[1]  # noqa: E731
-        found = coalition.coalition_game(head, X)
-        np.testing.assert_allclose(
-            found(MASKS), coalition.masked_game(head, X)(MASKS), rtol=1e-5, atol=1e-5 + ROUNDING.get(name, 0)
-        )
-        return found
+    games = []
 
-    few, many = game(3), game(90)
+    @jax.jit
+    def values(x):
+        both = []
+        for classes in (3, 90):
+            table = jnp.sin(jnp.arange(K * classes * 1.0)).reshape(K, classes) / 3
+            head = lambda x, table=table: fn(x.mean((0, 1)) @ table)[1]  # noqa: E731
+            games.append(coalition.coalition_game(head, x))
+            both.append((games[-1](MASKS), coalition.masked_game(head, x)(MASKS)))
+        return both
+
+    for got, expected in values(X):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 + ROUNDING.get(name, 0))
+    few, many = games
     assert many.megaflops <= few.megaflops + 1e-9, (few.structure, many.structure)
