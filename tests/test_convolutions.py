@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 
+import battery
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
 
+from jaxcam.methods.result import Inputs
 from jaxcam.transforms import fast_convolutions, for_cpu
 from jaxcam.transforms.convolutions import enabled
 
@@ -212,3 +214,24 @@ def test_alike_convolutions_are_one_program():
 
     text = lowered(for_cpu(f), drawn(1, 5, 5, 3), drawn(3, 3, 1, 3, seed=1))
     assert text.count("func.func private") == 1 and text.count("call @") == 6
+
+
+#: Rows of the battery whose heads hold 1 x 1 or depthwise convolutions.
+ROWS = [row for row in battery.ROWS if str(row) in ("resnet50_slim-layer3", "convnext-block0")]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_maps_are_the_same(row):
+    subject = battery.subject(row, None)
+
+    def maps(params, image):
+        a, first = subject.with_head_params(params, image)
+        given = Inputs(first, a, subject.head, 1, jax.random.key(0), None, image, subject.predict, params)
+        return {name: battery.run(name, given).map for name in ("grad_cam", "lift_cam", "lrp_cam", "score_cam")}
+
+    def compiled(f):
+        return jax.jit(f, compiler_options=battery.FAST_TO_COMPILE)(subject.params, subject.image)
+
+    want, got = compiled(maps), compiled(for_cpu(maps))
+    for name in want:
+        np.testing.assert_allclose(got[name], want[name], rtol=0, atol=1e-5 * float(want[name].max()), err_msg=name)

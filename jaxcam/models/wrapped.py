@@ -19,6 +19,7 @@ from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_prepr
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
+from jaxcam.transforms.convolutions import for_cpu
 
 _KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
@@ -167,4 +168,4 @@ def _matters(cut: Cut, params: Any, logits: int) -> bool:
         weighted = lambda a: jnp.dot(cut.head(first, a), jnp.sin(1.0 + jnp.arange(logits)))  # noqa: E731
         return jax.grad(weighted)(activations)
 
-    return bool(jnp.any(jax.jit(slopes)(params) != 0))
+    return bool(jnp.any(jax.jit(for_cpu(slopes))(params) != 0))
