@@ -27,7 +27,7 @@ from benchmarks.networks import NETWORKS, drawn
 from benchmarks.peer import Peer, rest
 from benchmarks.timing import compiled, largest_error, machine, ratio, save
 from jaxcam.models.efficientnet import EfficientNetLiteConfig
-from jaxcam.models.network import Network
+from jaxcam.models.network import Part, graph
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import named
 from jaxcam.models.vgg import VGGConfig
@@ -103,9 +103,9 @@ class Ops:
 def network(name: str):
     """`(params, x) -> logits` of a name, and its weights."""
     if name in FAMILIES:
-        made = Network.create(FAMILIES[name], seed=0)
-        paths = {id(leaf): path for path, leaf in named(made.params).items()}
-        return made.whole, jax.tree.map(lambda leaf: jnp.asarray(drawn(paths[id(leaf)], leaf.shape)), made.params)
+        shapes = graph(FAMILIES[name])[2]
+        leaves = [jnp.asarray(drawn(path, leaf.shape)) for path, leaf in named(shapes).items()]
+        return Part(FAMILIES[name], None, None), jax.tree.unflatten(jax.tree.structure(shapes), leaves)
     ops = Ops(None)
     jax.eval_shape(lambda x: NETWORKS[name](ops, x), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
     return lambda weights, x: NETWORKS[name](Ops(weights), x), {
