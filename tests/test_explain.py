@@ -45,16 +45,17 @@ def test_one_explanation_per_picture_and_one_result_per_class_and_method(explain
 
 
 def test_results_are_those_of_the_functions(vgg, explained):
-    features, head = vgg.split()
+    features, head = (jax.jit(part) for part in vgg.split())
     for explanation, pixels in zip(explained, PICTURES, strict=True):
-        activations = jax.jit(features)(vgg.params, vgg.preprocess(pixels))
-        logits = jax.jit(head)(vgg.params, activations)
+        activations = features(vgg.params, vgg.preprocess(pixels))
+        logits = head(vgg.params, activations)
         np.testing.assert_allclose(explanation.logits, logits, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(explanation.probabilities, jax.nn.softmax(logits), rtol=1e-4)
         for r in explanation.results:
             assert r.logit == explanation.logits[r.target]
             assert r.probability == explanation.probabilities[r.target]
-    reference = jaxcam.lift_cam(vgg.params, activations, head=head, target=r.target)
+    lift_cam = jax.jit(lambda p, a: jaxcam.lift_cam(p, a, head=head, target=r.target))
+    reference = lift_cam(vgg.params, activations)
     result = explanation["lift_cam", r.target]
     np.testing.assert_allclose(result.coefficients, reference.coefficients, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(result.map, reference.map, rtol=1e-3, atol=1e-5)
@@ -89,9 +90,14 @@ def test_deep_shap_takes_pictures_as_references(vgg):
         for references in (PICTURES[1:], None)
     )
     features, head = vgg.split()
-    references = jax.jit(features)(vgg.params, jnp.stack([vgg.preprocess(p) for p in PICTURES[1:]]))
-    activations = jax.jit(features)(vgg.params, vgg.preprocess(PICTURES[0]))
-    expected = jaxcam.deep_shap_cam(vgg.params, activations, head=head, target=mine.target, references=references)
+
+    @jax.jit
+    def deep_shap_cam(params, x, others):
+        a, references = features(params, x), features(params, others)
+        return jaxcam.deep_shap_cam(params, a, head=head, target=mine.target, references=references)
+
+    x, *others = (vgg.preprocess(p) for p in PICTURES)
+    expected = deep_shap_cam(vgg.params, x, np.stack(others))
     np.testing.assert_allclose(mine.coefficients, expected.coefficients, rtol=1e-3, atol=1e-5)
     assert not np.allclose(mine.coefficients, default.coefficients, rtol=1e-2)
 

@@ -52,13 +52,14 @@ def test_its_values_are_those_of_its_function(found):
     net, data, run = found
     assert run.metrics == ("shown", "ic", "early") and len(run) == 8 * 2
     maps, curves = run.arrays("maps"), run.arrays("reveal_curve")
+    predict = jax.jit(net.predict)
     assert curves.shape == (16, STEPS + 1)
     for row in (0, 5, 15):
         heat = np.asarray(scale_map(resize_map(maps[row], (32, 32))))
         assert run.columns["shown"][row] == pytest.approx((heat > 0.5).mean(), abs=2 / 32**2)
         x, target = net.preprocess(data / run.columns["image"][row]), int(run.columns["target"][row])
         ranks = np.argsort(np.argsort(-heat.ravel(), kind="stable")).reshape(32, 32)
-        scores = [net.probabilities(net.predict(net.params, jnp.where((ranks < n)[..., None], x, 0)))[target]
+        scores = [net.probabilities(predict(net.params, jnp.where((ranks < n)[..., None], x, 0)))[target]
                   for n in (0, 512, 1024)]  # fmt: skip
         np.testing.assert_allclose(curves[row, [0, 2, 4]], scores, atol=2e-3)
         np.testing.assert_allclose(run.columns["early"][row], scores[1] - scores[2], atol=2e-3)

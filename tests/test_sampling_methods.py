@@ -64,7 +64,8 @@ def test_a_linear_head_is_exact_whatever_the_key_and_without_sampling(name):
 def test_a_single_channel_gets_all():
     one = jnp.ones((2, 2, 1))
     for method in (shap_cam, kernel_shap_cam):
-        cam = method(None, one, jax.random.key(0), head=lambda p, a: jnp.tanh(a.sum((0, 1)) + 0.5), target=0)
+        run = functools.partial(method, None, head=lambda p, a: jnp.tanh(a.sum((0, 1)) + 0.5), target=0)
+        cam = jax.jit(run)(one, jax.random.key(0))
         np.testing.assert_allclose(cam.coefficients, [np.tanh(4.5) - np.tanh(0.5)], rtol=1e-6)
 
 
@@ -106,8 +107,8 @@ def test_adjusting_pays(many_keys):
 
 
 def test_pairs_round_an_odd_number_up():
-    run = functools.partial(shap_cam, P, A, jax.random.key(5), head=head, target=0, estimator="antithetic")
-    odd, even = (run(num_permutations=n) for n in (11, 12))
+    run = functools.partial(shap_cam, head=head, target=0, estimator="antithetic")
+    odd, even = (jax.jit(functools.partial(run, num_permutations=n))(P, A, jax.random.key(5)) for n in (11, 12))
     np.testing.assert_allclose(odd.coefficients, even.coefficients, rtol=1e-5, atol=1e-6)
     assert int(odd.diagnostics["evaluations"]) == int(even.diagnostics["evaluations"])
 
@@ -148,8 +149,8 @@ def test_another_target_traces_nothing_again():
 
 
 def test_a_tolerance_stops_early():
-    run = functools.partial(shap_cam, P, A, jax.random.key(0), head=head, target=TARGET, estimator="plain")
-    cam = run(num_permutations=100, tolerance=0.4, chunk_size=100)
+    run = functools.partial(shap_cam, head=head, target=TARGET, estimator="plain")
+    cam = jax.jit(functools.partial(run, num_permutations=100, tolerance=0.4, chunk_size=100))(P, A, jax.random.key(0))
     assert 10 * (K - 1) < int(cam.diagnostics["evaluations"]) < 100 * (K - 1)
     span = abs(float(cam.diagnostics["logit"] - cam.diagnostics["logit_zero"]))
     assert 0 < float(cam.diagnostics["standard_error"].max()) <= 0.4 * span
@@ -241,5 +242,5 @@ def test_lime_cam_is_the_weighted_lasso(beta, gamma):
 
 @pytest.mark.parametrize("method", [shap_cam, kernel_shap_cam, lime_cam])
 def test_a_map_that_is_zero_everywhere_gets_zeros(method):
-    cam = method(P, jnp.zeros(SHAPE), jax.random.key(0), head=head, target=TARGET)
+    cam = jax.jit(functools.partial(method, head=head, target=TARGET))(P, jnp.zeros(SHAPE), jax.random.key(0))
     np.testing.assert_allclose(cam.coefficients, 0, atol=1e-6)

@@ -42,7 +42,8 @@ def estimate(v, key, players, count, layered, present=None, chunk_size=256, tole
 @pytest.mark.parametrize("players, alive", [(2, 2), (3, 3), (9, 9), (9, 4), (40, 40)])
 def test_sizes_follow_the_stated_law_and_sides_are_not_empty(players, alive):
     present = jnp.arange(players) < alive
-    signs = np.asarray(jax.jit(pairs.draw)(KEY, jnp.arange(40_000), present))
+    draw = jax.jit(pairs.draw)
+    signs = np.asarray(draw(KEY, jnp.arange(40_000), present))
     assert not signs[:, alive:].any() and (np.abs(signs[:, :alive]) == 1).all()
     size = (signs > 0).sum(1)
     assert size.min() >= 1 and size.max() <= alive - 1
@@ -51,7 +52,7 @@ def test_sizes_follow_the_stated_law_and_sides_are_not_empty(players, alive):
     np.testing.assert_allclose(law, law[: alive + 1][::-1].tolist() + [0] * (players - alive), atol=1e-12)
     np.testing.assert_allclose(np.bincount(size, minlength=players + 1) / 40_000, law, atol=0.01)
     np.testing.assert_allclose(signs[:, :alive].mean(0), 0, atol=0.02)
-    few = pairs.draw(KEY, jnp.asarray([7, 3]), present)
+    few = draw(KEY, jnp.asarray([7, 3]), present)
     np.testing.assert_array_equal(few, signs[[7, 3]])  # a pair depends on the key and on its number alone
 
 
@@ -77,10 +78,11 @@ def test_the_surrogates_values_are_the_textbook_sum(alive):
     width = len(surrogate.EVEN) * players + len(surrogate.ODD) + 20
     weights = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
     got = jax.jit(surrogate.shapley_values)(units, jnp.asarray(weights), present)
+    features = jax.jit(surrogate.features)
 
     def half(masks, w):
         signs = np.where(np.arange(players) < alive, 2 * masks - 1, 0)
-        x, known = surrogate.features(units, jnp.asarray(signs, jnp.float32))
+        x, known = features(units, jnp.asarray(signs, jnp.float32))
         return (np.asarray(x, np.float64) @ w + np.asarray(known)) / 2
 
     for row, w in zip(got, weights, strict=True):
@@ -94,11 +96,11 @@ def test_leaving_one_out_is_fitting_without_it():
     present = jnp.ones(players, bool)
     units = jax.jit(lambda: surrogate.fit_units(layer_of(v), KEY, present, 4))()
     signs = jax.jit(pairs.draw)(KEY, jnp.arange(count), present)
-    values = pairs.differences(v, signs, 1000)
+    values = jax.jit(pairs.differences, static_argnums=2)(v, signs, 1000)
     penalty = jax.jit(surrogate.penalties)(units, jax.random.key(9), present)
     whole, mean, rest = jax.jit(adjusted._leave_one_out)(units, signs, values, penalty)
-    x, known = (np.asarray(a, np.float64) for a in surrogate.features(units, signs))
-    w, y = np.asarray(pairs.weights(signs), np.float64), np.asarray(values, np.float64) - known
+    x, known = (np.asarray(a, np.float64) for a in jax.jit(surrogate.features)(units, signs))
+    w, y = np.asarray(jax.jit(pairs.weights)(signs), np.float64), np.asarray(values, np.float64) - known
     penalty = np.asarray(penalty, np.float64)
     energy = (w[:, None] * x**2).mean(0)[:players]  # of the signs themselves: about 1 each, an eighth for each player
     np.testing.assert_allclose(penalty[:players], energy.mean() * players / 8, rtol=0.3)
@@ -166,7 +168,7 @@ def test_null_players_get_nothing(layered):
     v = jax.tree_util.Partial(games.net, p)
     present = None if layered else jnp.arange(players) != 2
     got = estimate(v, KEY, players, 200, layered, present)
-    want = shapley.exact_shapley(v, num_players=players).values
+    want = jax.jit(functools.partial(shapley.exact_shapley, num_players=players))(v).values
     assert got.values[2] == 0 and got.standard_error[2] == 0
     assert (np.abs(got.values - want) <= 4 * got.standard_error + 1e-6).all()
 
@@ -194,8 +196,10 @@ def test_chunks_do_not_change_the_answer_and_a_tolerance_stops_early():
 
 def test_too_little_for_a_surrogate_and_bad_input():
     v = games.game(0, 9)
-    few = shapley.adjusted_shapley(v, KEY, num_players=9, num_permutations=4)
-    want = shapley.permutation_shapley(v, KEY, num_players=9, num_permutations=4)
+    few, want = (
+        jax.jit(functools.partial(estimator, num_players=9, num_permutations=4))(v, KEY)
+        for estimator in (shapley.adjusted_shapley, shapley.permutation_shapley)
+    )
     np.testing.assert_array_equal(few.values, want.values)
     with pytest.raises(JaxcamError, match="num_permutations must be even, not 3"):
         shapley.adjusted_shapley(v, KEY, num_players=9, num_permutations=3)

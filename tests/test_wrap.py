@@ -74,16 +74,17 @@ def test_every_method_inside_a_residual_block(residual):
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), np.uint32(zlib.crc32(b"image 0"))), 1)
     _, _, at_zero = by_hand("linen_residual", network.layer, "grad_cam")(PICTURES[0], 1)
     x, references = RULES(PICTURES[0]), jnp.stack([RULES(p) for p in PICTURES[1:]])
+
+    @jax.jit
+    def run(params, x, key, references):
+        a, head_params = cut.features.with_head_params(params, x)
+        others = cut.features(params, references)
+        given = Inputs(head_params, a, cut.head, 1, key, others, x, cut.predict, params)
+        return {method: METHODS[method].call(given, **few.get(method, {})) for method in asked}
+
+    by_method = run(guest.params, x, key, references)
     for method, result in zip(asked, explanation.results, strict=True):
-        info, options = METHODS[method], few.get(method, {})
-
-        @jax.jit
-        def run(params, x, key, references, info=info, options=options):
-            a, head_params = cut.features.with_head_params(params, x)
-            others = cut.features(params, references)
-            return info.call(Inputs(head_params, a, cut.head, 1, key, others, x, cut.predict, params), **options)
-
-        expected = run(guest.params, x, key, references)
+        info, expected = METHODS[method], by_method[method]
         np.testing.assert_allclose(result.coefficients, expected.coefficients, rtol=1e-3, atol=1e-5, err_msg=method)
         np.testing.assert_allclose(result.map, expected.map, rtol=1e-3, atol=1e-4, err_msg=method)
         if info.complete != "references":
@@ -186,11 +187,10 @@ def test_a_network_without_places():
 def test_a_modules_own_parameters_are_taken():
     guest = made("nnx_blocks")
     network = jaxcam.wrap(guest.model, preprocessing=RULES, classes=NAMES)
-    same(network.predict(network.params, RULES(PICTURES[0])), guest.logits(guest.params, RULES(PICTURES[0])))
+    x, predict = RULES(PICTURES[0]), jax.jit(network.predict)
+    same(predict(network.params, x), jax.jit(guest.logits)(guest.params, x))
     doubled = network.with_params(jax.tree.map(lambda x: 2 * x, network.params))
-    assert not np.allclose(
-        doubled.predict(doubled.params, RULES(PICTURES[0])), network.predict(network.params, RULES(PICTURES[0]))
-    )
+    assert not np.allclose(jax.jit(doubled.predict)(doubled.params, x), predict(network.params, x))
     same_again = dataclasses.replace(network, multi_label=True)
     (explanation,) = jaxcam.explain(same_again, PICTURES[0], methods=["grad_cam"])
     np.testing.assert_allclose(explanation.probabilities, 1 / (1 + np.exp(-explanation.logits)), rtol=1e-5)
@@ -224,8 +224,9 @@ def test_squeezenet_with_its_real_weights(data_dir):
     )
     with Image.open(EXAMPLE) as photo:
         activations = jax.jit(features)(params, own(photo.convert("RGB")))
+    lift_cam = jax.jit(lambda p, a, t: jaxcam.lift_cam(p, a, head=head, target=t))
     for result, again in zip(mine.results, other.results, strict=True):
-        cam = jax.jit(lambda p, a, t: jaxcam.lift_cam(p, a, head=head, target=t))(params, activations, result.target)
+        cam = lift_cam(params, activations, result.target)
         scale = float(np.abs(cam.coefficients).max())
         same(result.coefficients, cam.coefficients, scale)
         same(again.coefficients, result.coefficients, scale)
