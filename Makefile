@@ -1,6 +1,7 @@
 # make demo | test | lint | clean. All of it happens in .venv; nothing outside this folder is written.
 PYTHON ?= python3
 VENV ?= .venv
+ZOO ?= .venv-zoo
 DEMO := demo
 
 BIN := $(VENV)/bin
@@ -8,12 +9,13 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean
+.PHONY: help demo test lint zoo clean
 
 help:
 	@echo "make demo    explain the bundled picture; the maps go to $(DEMO)/"
 	@echo "make test    linter, types and tests"
 	@echo "make lint    linter and types only"
+	@echo "make zoo     public networks of other libraries, in an environment of their own, $(ZOO)"
 	@echo "make clean   remove $(VENV), $(DEMO) and caches"
 
 demo: $(INSTALLED)
@@ -27,8 +29,17 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy jaxcam converters
 
+# Without their dependencies, many of which pin an old JAX; what is needed of these follows.
+zoo: $(INSTALLED_DEV)
+	$(PYTHON) -m venv $(ZOO)
+	$(ZOO)/bin/python -m pip install --quiet --editable '.[dev]'
+	for library in equimo flaxmodels jax-resnet image-classification-jax jax-image-models 'transformers<5'; do \
+	  $(ZOO)/bin/python -m pip install --quiet --no-deps $$library || true; done
+	$(ZOO)/bin/python -m pip install --quiet dm-pix einops pydantic pyyaml regex requests tqdm 'huggingface_hub<1' 'tokenizers<0.23'
+	$(ZOO)/bin/python -m pytest -m zoo -rs tests/test_zoo_models.py
+
 clean:
-	rm -rf $(VENV) $(DEMO) build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(ZOO) $(VENV) $(DEMO) build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than pyproject.toml as long as what is installed fits it.

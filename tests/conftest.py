@@ -56,6 +56,16 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 10, 10)
 
 
+def pytest_collection_modifyitems(config, items):
+    """Public networks take long, and libraries of their own: they run where `-m zoo` asks for them."""
+    if "zoo" in (config.option.markexpr or ""):
+        return
+    left = [item for item in items if item.get_closest_marker("zoo")]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
     """Drops the compiled programs at the end of each file and where they are many: kept, they are gigabytes."""

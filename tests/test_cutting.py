@@ -207,3 +207,35 @@ def test_squeezenet_as_a_bare_function(squeezenet_params):
     for recomposed, told in results:
         np.testing.assert_allclose(recomposed, logits, rtol=1e-6, atol=1e-6)
         assert abs(told["completeness_gap"]) <= 1e-5 * abs(told["logit"])
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_signals_and_volumes(dims):
+    """A convolution along one axis or three, and a mean: contributions by hand, in the layout's places."""
+    names = ("NHC", "HIO", "NHC") if dims == 1 else ("NDHWC", "DHWIO", "NDHWC")
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3,) * dims + (2, 6)), "out": rng.normal(size=(6, 4))}
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    x = jnp.asarray(rng.normal(size=(8,) * dims + (2,)), jnp.float32)
+
+    def layer(p, x):
+        return jax.nn.relu(jax.lax.conv_general_dilated(x, p["w"], (2,) * dims, "SAME", dimension_numbers=names))
+
+    def net(p, x):
+        return cutting.tag(layer(p, x), "inside").mean(range(1, dims + 1)) @ p["out"]
+
+    slices = cutting.Layout(lambda v: (v.reshape(-1, *v.shape[2:]), ()), lambda a, rest: a.reshape(4, -1, *a.shape[1:]))
+    layout = cutting.tokens(prefix=0, grid=(1, 4)) if dims == 1 else slices
+    [listed] = cutting.layers(net, params, example=x)
+    assert listed.name == "inside" and listed.shape == (4,) * dims + (6,)
+    made = cutting.cut(net, params, at="inside", example=x, layout=layout)
+    value = layer(params, x[None])[0]
+    cam = lift_cam(params, made.features(params, x), head=made.head, target=1)
+    contributions = value.reshape(-1, 6).mean(0) * params["out"][:, 1]
+    np.testing.assert_allclose(cam.coefficients, contributions, rtol=1e-4, atol=1e-6)
+    expected = jax.nn.relu(value @ contributions)
+    shown = cam.map[0] if dims == 1 else cam.map.reshape(4, 4, 4)
+    np.testing.assert_allclose(shown, expected, rtol=1e-4, atol=1e-6)
+    if dims == 3:
+        with pytest.raises(JaxcamError, match=r"not a map of rank 3; .*layout=\(as_map, from_map\)"):
+            cutting.cut(net, params, at="inside", example=x)

@@ -147,6 +147,24 @@ def test_a_transformer_asks_for_its_layout_and_its_default_place_counts(pool, de
     assert (jnp.abs(slopes).sum(-1) > 0).all()
 
 
+def test_keys_and_values_of_the_last_attention_are_no_default():
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(16, (4, 4), strides=4, name="patches")(x).reshape(x.shape[0], -1, 16)
+            first = self.param("cls", nn.initializers.normal(), (1, 1, 16))
+            x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, 16)), x], axis=1)
+            y = nn.LayerNorm(name="norm")(x)
+            q, k, v = (nn.Dense(16, name=name)(y) for name in ("query", "key", "value"))
+            x = x + nn.softmax(q @ k.mT) @ v
+            return nn.Dense(5)(nn.LayerNorm()(x)[:, 0])
+
+    variables = Classifier().init(jax.random.key(0), IMAGE[None])
+    layout = jaxcam.tokens(prefix=1)
+    network = jaxcam.wrap(Classifier(), variables, preprocessing=RULES, classes=CLASSES, layout=layout)
+    assert {"key", "value"} < set(network.layers) and network.default_layer == "norm"
+
+
 def test_heads_and_tokens_are_not_taken_for_rows_and_columns():
     class Attention(nn.Module):
         @nn.compact

@@ -12,7 +12,7 @@ from jaxcam.cutting.linen import layers_named
 
 def _is_model(transformers: Any, model: Any) -> bool:
     # By what it has: asking transformers for a class imports much of it.
-    return type(model).__name__.startswith("Flax") and hasattr(model, "module") and hasattr(model, "params")
+    return type(model).__name__.startswith("Flax") and hasattr(model, "module") and hasattr(type(model), "params")
 
 
 def _adapt(transformers: Any, model: Any, params: Any, call: Call) -> Adapter:

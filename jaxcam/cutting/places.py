@@ -92,7 +92,9 @@ class Places:
         """The last place whose map has more than one row and column, and where the network can be cut.
 
         Unless the layout was given, a map has the image's proportions (the heads and tokens of an attention have not),
-        and no tokens come after it, which would be the later map if it were told how they lie.
+        and no tokens come after it, which would be the later map if it were told how they lie. Where it was given, one
+        value at most goes around the map, as a residual does, if there is such a place: around the keys of an
+        attention go its queries and its values.
 
         Args:
           matters: whether a cut is worth explaining.
@@ -101,7 +103,9 @@ class Places:
           JaxcamError: there is none; the message says what would make one.
         """
         why = ""
-        for name, (h, w, _) in reversed(self.maps.items()):
+        for most, (name, (h, w, _)) in itertools.product(
+            (1, None) if self._layout_given else (None,), reversed(self.maps.items())
+        ):
             if h > 1 and w > 1 and (self._layout_given or self._is_like_the_image(h, w)):
                 try:
                     cut = self.cut(name)
@@ -113,7 +117,7 @@ class Places:
                         f"behind its last map, {name!r}, the network goes on with tokens ({tokens}): say how they lie, "
                         f"with layout=jaxcam.tokens(prefix=number of class tokens), or name layer={name!r}"
                     )
-                if matters(cut):
+                if (most is None or len(cut.head.bypass[0]) <= most) and matters(cut):
                     return cut.layer.name
         flat = any(len(shape) == 2 for _, _, shape in listing.unbatched(self._traced))
         hint = "; where layers give tokens, say how they lie, with layout=jaxcam.tokens(...)" if flat else ""
