@@ -310,8 +310,8 @@ def report(rows: dict[str, str]) -> str:
         "",
         f"`python -m benchmarks.zoo`, jax {jax.__version__}, {jax.devices()[0].device_kind}: {len(lines)} networks, of "
         f"which {passed} pass, {refused} are refused, and {len(lines) - passed - refused} could not be imported.",
-        "Random weights, small inputs. Layers: places that are maps. Gap: what LIFT-CAM lacks at the default layer, as a "
-        "share of its absolute coefficients. Signed: whether one is told that it has negative activations.",
+        "Random weights, small inputs. Layers: places that are maps. Gap: what LIFT-CAM lacks at the default layer, as "
+        "a share of its absolute coefficients. Signed: whether one is told that it has negative activations.",
         "",
         "| library | network | input | layers | default layer | shape | gap | signed | s | |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -266,6 +266,31 @@ def test_functions_around_equinox():
     assert eqx.nn.Conv2d.__call__.__qualname__.endswith("Conv.__call__")
 
 
+def test_equinox_with_state():
+    eqx = library("equinox")
+
+    class Net(eqx.Module):
+        conv: eqx.nn.Conv2d
+        norm: eqx.nn.BatchNorm
+        out: eqx.nn.Linear
+
+        def __init__(self, key):
+            self.conv, self.out = eqx.nn.Conv2d(3, 6, 3, key=key), eqx.nn.Linear(6, 5, key=key)
+            self.norm = eqx.nn.BatchNorm(6, "batch", mode="ema")
+
+        def __call__(self, x, state):
+            x, state = self.norm(self.conv(x), state)
+            return self.out(jax.nn.relu(x).mean((1, 2))), state
+
+    model, state = eqx.nn.make_with_state(Net)(jax.random.key(0))
+    call = lambda module, x: module(x, state)[0]  # noqa: E731
+    params = eqx.filter(model, eqx.is_array)
+    assert names(model, params, call=call) == ["conv", "norm[0]", "norm[0].relu"]
+    made = cutting.cut(model, params, at="conv", example=EXAMPLE, call=call)
+    plain = eqx.nn.inference_mode(model)(jnp.transpose(X, (2, 0, 1)), state)[0]
+    close(made.predict(params, X), plain)
+
+
 def test_a_library_of_ones_own(monkeypatch):
     """As its author, or anybody, would add it: one entry, and no import of jaxcam's by the library."""
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from jaxcam.cutting import equinox, haiku, huggingface, keras, linen, nnx  # noqa: F401 - each registers a library
-from jaxcam.cutting.libraries import LIBRARIES, Adapter, Call, imported
+from jaxcam.cutting.libraries import Adapter, Call, imported, known
 from jaxcam.errors import JaxcamError
 
 
@@ -32,10 +32,9 @@ def adapt(model: Any, params: Any, call: Call) -> Adapter:
     homes = (cls.__module__.partition(".")[0] for cls in type(model).__mro__)
     elsewhere = next((_ELSEWHERE[home] for home in homes if home in _ELSEWHERE), None)
     if elsewhere or not callable(model):
-        known = "; ".join(library.give for library in LIBRARIES.values())
         why = f": it runs on {elsewhere}, not on JAX. Give" if elsewhere else ": give"
         raise JaxcamError(
-            f"a {type(model).__name__} cannot be cut{why} a function (params, image) -> logits, or {known}"
+            f"a {type(model).__name__} cannot be cut{why} a function (params, image) -> logits, or {known()}"
         )
     if callable(call):
         raise JaxcamError("call=<function> is for modules; a function of (params, image) says itself how it is called")

@@ -12,6 +12,7 @@ from jaxcam.cutting import layouts, listing, program
 from jaxcam.cutting.adapters import Call
 from jaxcam.cutting.checks import Checked, like, same_structure, some
 from jaxcam.cutting.layouts import Layout
+from jaxcam.cutting.libraries import known
 from jaxcam.errors import JaxcamError, unknown
 
 
@@ -236,7 +237,10 @@ def _find(places: dict[str, tuple[program.Place, int]], at: str) -> tuple[str, p
     elif repeated:
         place, occurrence = places[repeated[0]]
     elif not places:
-        raise JaxcamError("the network names no layers: mark the value with `x = jaxcam.tag(x, 'name')` in its code")
+        raise JaxcamError(
+            "the network names no layers: mark the value with `x = jaxcam.tag(x, 'name')` in its code; or hand over, "
+            f"in place of a function, {known()}"
+        )
     else:
         raise unknown("layer", at, [n for n, (place, _) in places.items() if place.inside is None])
     if place.inside:

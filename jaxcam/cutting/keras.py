@@ -73,7 +73,7 @@ def _own_params(keras: Any, model: Any, params: Any) -> Any:
 
 register(
     Library(
-        "Keras", "keras", lambda keras, x: hasattr(keras, "Model") and isinstance(x, keras.Model), _adapt, _own_params,
+        "Keras", "keras", lambda keras, x: hasattr(keras, "Layer") and isinstance(x, keras.Layer), _adapt, _own_params,
         _layers_named, give="a Keras 3 model on JAX, which brings its own params",
     )
 )  # fmt: skip

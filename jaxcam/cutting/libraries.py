@@ -75,6 +75,11 @@ def register(library: Library) -> Library:
     return library
 
 
+def known() -> str:
+    """What can be handed over, in words."""
+    return "; ".join(library.give for library in LIBRARIES.values() if library.give)
+
+
 def imported() -> Iterator[tuple[Library, Any]]:
     """The libraries that somebody has imported, each with its module."""
     for library in reversed(LIBRARIES.values()):
