@@ -63,8 +63,7 @@ class Preprocessing:
         object.__setattr__(self, "channels", channels)
         count = _CHANNELS[channels][1]
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            values = (values,) if isinstance(values, int | float) else tuple(values)
+            values = tuple(np.atleast_1d(getattr(self, name)).tolist())
             if len(values) != count:
                 raise JaxcamError(
                     f"{name} holds {len(values)} numbers for inputs of {count} channel{'s' * (count > 1)} "
