@@ -261,7 +261,7 @@ def test_explain_takes_weights(exported, network, tmp_path, capsys, monkeypatch)
 
 def test_the_default_network_is_still_the_default(monkeypatch, network, tmp_path):
     monkeypatch.setattr(zoo, "_BUNDLED", tmp_path)
-    with pytest.raises(JaxcamError, match="no model called 'vgg16_slim'"):
+    with pytest.raises(JaxcamError, match="no model called 'efficientnet_lite0'"):
         zoo.load()
-    jaxcam.save_network(tmp_path / "vgg16_slim", network)
-    assert same_weights(zoo.load(), network) and same_weights(zoo.load("vgg16_slim"), network)
+    jaxcam.save_network(tmp_path / "efficientnet_lite0", network)
+    assert same_weights(zoo.load(), network) and same_weights(zoo.load("efficientnet_lite0"), network)

@@ -165,7 +165,7 @@ def _explain(
     rows = [row for path in paths if path in done for row in done[path][0]]
     records = [done[path][1] for path in paths if path in done]
     if rows:
-        console.print(table_of(rows, network.name, records[0]["layer"]))
+        console.print(table_of(rows, network.name, records[0]["layer"], network.classes))
         what = "arrays" if options.no_figure else "figures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
     for notice in [*doubts, *notices]:

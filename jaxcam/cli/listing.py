@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxcam.cli.table import known
 from jaxcam.errors import visible
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _models(options: argparse.Namespace) -> int:
             shown = load(name)
             size = f"{shown.preprocessing.size} x {shown.preprocessing.size}"
             layers = f"{len(shown.layers)}, maps at {shown.default_layer}"
-            _add(table, name, _kind(shown), len(shown.classes), size, score(shown.provenance), layers)
+            _add(table, name, _kind(shown), known(shown.classes), size, score(shown.provenance), layers)
         console.print(table)
         _catalogue(console)
         return 0

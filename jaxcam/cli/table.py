@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jaxcam.explanation.explain import Explanation
+
+
+_FEW, _LETTERS = 100, 120
 
 
 def rows_of(explanation: Explanation) -> list[tuple]:
@@ -30,12 +34,19 @@ def _short(why: str) -> str:
     return why if len(why) < 100 else why.split(":")[0]
 
 
-def table_of(rows: Sequence[tuple], model: str, layer: str) -> Table:
+def known(classes: Sequence[str]) -> str:
+    """How many classes a network knows; of few their names, as it takes whatever it sees for one of them."""
+    if len(classes) > _FEW:
+        return f"{len(classes):,} classes"
+    return textwrap.shorten(f"{len(classes)} classes: {', '.join(classes)}", _LETTERS, placeholder=" ...")
+
+
+def table_of(rows: Sequence[tuple], model: str, layer: str, classes: Sequence[str]) -> Table:
     """The table of all rows."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(visible(f"{model}, maps at {layer}")), title_justify="left")
+    table = Table(title=Text(visible(f"{model}, knows {known(classes)}; maps at {layer}")), title_justify="left")
     for name in ("image", "class", "probability", "logit", "method", "completeness gap", "ms"):
         right = name in ("probability", "logit", "completeness gap", "ms")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)

@@ -17,7 +17,7 @@ from jaxcam.zoo.download import fetch
 from jaxcam.zoo.store import load_network, read_manifest
 
 _BUNDLED = pathlib.Path(__file__).parent / "bundled"
-DEFAULT_MODEL = "vgg16_slim"
+DEFAULT_MODEL = "efficientnet_lite0"
 
 
 def bundled() -> dict[str, dict]:
@@ -33,10 +33,10 @@ def load(
     """Loads a network.
 
     Args:
-      name: a bundled network (`vgg16_slim`, `resnet50_slim`; the first unless given), a name of the catalogue
-        (`vgg16`, `resnet50` ...; downloaded on first use), a folder that `jaxcam train`, `jaxcam convert` or
-        `save_network` wrote, or a file of weights by PyTorch or Keras. A name goes before a file: `./vgg16` is
-        always a path.
+      name: a bundled network (`efficientnet_lite0`, which knows ImageNet's 1,000 classes, `vgg16_slim` and
+        `resnet50_slim`, which know ten; the first unless given), a name of the catalogue (`vgg16`, `resnet50` ...;
+        downloaded on first use), a folder that `jaxcam train`, `jaxcam convert` or `save_network` wrote, or a file of
+        weights by PyTorch or Keras. A name goes before a file: `./vgg16` is always a path.
       weights: use the weights in this file or folder instead. `name`, where given too, then says which
         architecture to expect, and a file that does not tell its classes and preprocessing takes them from there.
       table: which of several tables of weights in that file to take, such as `ema`; see `jaxcam convert`.
