@@ -31,7 +31,8 @@ def here(tmp_path, monkeypatch):
 
 
 def explain(*arguments: str) -> int:
-    return main(["explain", *arguments, "--out", "out", "--no-figure"])
+    small = [] if "--model" in arguments else ["--model", "vgg16_slim"]
+    return main(["explain", *arguments, *small, "--out", "out", "--no-figure"])
 
 
 def told(text: str) -> list[str]:
@@ -83,7 +84,7 @@ def test_names_at_the_limit_of_the_file_system(here):
     GOOD.save(name)
     bare = "é" * 127  # the written names are longer than this one
     GOOD.save(bare, "PNG")
-    assert main(["explain", name, bare, "--out", "out"]) == 0
+    assert main(["explain", name, bare, "--model", "vgg16_slim", "--out", "out"]) == 0
     written = sorted(p.name for p in (here / "out").iterdir())
     assert len(written) == 4 and all(len(os.fsencode(n)) <= 255 for n in written)
     assert clipped("😀😀", 7) == "😀"
@@ -122,7 +123,7 @@ def test_what_fails_half_way_leaves_nothing(here):
         f.write(b"x")
 
 
-@pytest.mark.parametrize("command", [["methods"], ["--help"], ["--version"], ["explain", "good.jpg", "--json", "-"]])
+@pytest.mark.parametrize("command", [["methods"], ["--help"], ["--version"], ["explain", "good.jpg", "--model", "vgg16_slim", "--json", "-"]])
 def test_a_full_output_is_one_line(here, command):
     with open("/dev/full", "w") as full:
         run = subprocess.run(
