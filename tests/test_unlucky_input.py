@@ -123,7 +123,9 @@ def test_what_fails_half_way_leaves_nothing(here):
         f.write(b"x")
 
 
-@pytest.mark.parametrize("command", [["methods"], ["--help"], ["--version"], ["explain", "good.jpg", "--model", "vgg16_slim", "--json", "-"]])
+@pytest.mark.parametrize(
+    "command", [["methods"], ["--help"], ["--version"], ["explain", "good.jpg", "--model", "vgg16_slim", "--json", "-"]]
+)
 def test_a_full_output_is_one_line(here, command):
     with open("/dev/full", "w") as full:
         run = subprocess.run(
