@@ -40,6 +40,9 @@ def lowered(f, *args) -> str:
 CASES = {
     "depthwise": ((2, 7, 6, 4), (3, 3, 1, 4), {"feature_group_count": 4}),
     "depthwise strided": ((2, 7, 8, 4), (3, 5, 1, 4), {"feature_group_count": 4, "strides": (2, 2)}),
+    "depthwise wide": (
+        (2, 9, 8, 4), (3, 5, 1, 8), {"feature_group_count": 4, "strides": (1, 2), "rhs_dilation": (2, 1)},
+    ),
     "depthwise multiplied": ((1, 6, 6, 3), (3, 3, 1, 6), {"feature_group_count": 3, "padding": "VALID"}),
     "depthwise dilated": (
         (1, 9, 9, 2), (3, 3, 1, 2),

@@ -187,7 +187,7 @@ def depthwise(c: Convolution) -> Callable | None:
 
     def depthwise_convolution(x, w):
         x, w = _repeated(_wide(x), c.w_shape[c.w_spec[0]] // channels, c.x_spec[1]), _wide(w)
-        small = math.prod(c.window) <= _UNPADDED and set(c.strides) == {1}
+        small = math.prod(c.window) <= _SMALL and set(c.strides) == {1}
         # Held apart: fused into what reads it for every element of the window, what made `x` would be made as often.
         x = lax.optimization_barrier(x if small else c.padded(x))
         total: Any = None
@@ -207,14 +207,14 @@ def depthwise(c: Convolution) -> Callable | None:
 
 
 def depthwise_weights(c: Convolution) -> Callable | None:
-    """The weight gradient of a depthwise convolution: a few places of a large window, each a sum of products."""
+    """The weight gradient of `depthwise`: a few places of a large window, each a sum of products."""
     channels = c.x_shape[c.x_spec[0]]
-    if not 1 < channels == c.batch_groups or math.prod(c.places) > _WINDOW:
+    if not 1 < channels == c.batch_groups or math.prod(c.places) > _SMALL:
         return None
 
     def depthwise_weight_gradient(x, g):
-        x = lax.optimization_barrier(_repeated(c.padded(_wide(x)), c.w_shape[c.w_spec[0]] // channels, c.x_spec[0]))
         # The operand `x` has its channels where others have the batch, and `g` where others have those that come out.
+        x = lax.optimization_barrier(_repeated(c.padded(_wide(x)), c.w_shape[c.w_spec[0]] // channels, c.x_spec[0]))
         g = _laid_out(_wide(g), c.w_spec, c.x_spec)
         summed = tuple(i for i in range(x.ndim) if i != c.x_spec[0])
         sums = [jnp.sum(c.under(x, place) * g, summed) for place in _offsets(c.places)]
@@ -222,6 +222,34 @@ def depthwise_weights(c: Convolution) -> Callable | None:
         return _laid_out(out, tuple(range(x.ndim)), c.out_spec).astype(c.dtype)
 
     return depthwise_weight_gradient
+
+
+def wide_depthwise_weights(c: Convolution) -> Callable | None:
+    """The same for larger windows: of each channel, products of matrices of rows, and sums of their diagonals.
+
+    A row of the picture and a row of the gradient meet in every pair of places, of which only those on a few diagonals
+    count; the products are worth it where rows are short.
+    """
+    channels, row = c.x_shape[c.x_spec[0]], c.x_spec[-1]
+    if not 1 < channels == c.batch_groups or max(c.x_shape[row], c.window[-1]) > _ROW:
+        return None
+
+    def wide_depthwise_weight_gradient(x, g):
+        plain = tuple(range(x.ndim))
+        x = _repeated(_laid_out(c.padded(_wide(x)), c.x_spec, plain), c.w_shape[c.w_spec[0]] // channels, 0)
+        g = _laid_out(_wide(g), c.w_spec, plain)
+        summed, products = plain[1:-1], []
+        for place in _offsets(c.places[:-1]):
+            steps = zip(place, c.strides, c.window, c.w_dilation, strict=False)
+            ranges = [slice(p * s, p * s + (n - 1) * d + 1, d) for p, s, n, d in steps]
+            rows = x[:, :, *ranges]
+            products.append(lax.dot_general(rows, g, ((summed, summed), ((0,), (0,))), lax.Precision.HIGHEST))
+        pairs = [lax.broadcasted_iota(jnp.int32, (*products[0].shape[1:], c.places[-1]), i) for i in range(3)]
+        diagonal = (pairs[0] == pairs[2] * c.strides[-1] + pairs[1] * c.w_dilation[-1]).astype(x.dtype)
+        out = jnp.tensordot(jnp.stack(products, 1), diagonal, 2, precision="highest")
+        return _laid_out(out.reshape(1, -1, *c.places), plain, c.out_spec).astype(c.dtype)
+
+    return wide_depthwise_weight_gradient
 
 
 def pointwise(c: Convolution) -> Callable | None:
@@ -337,11 +365,15 @@ def _rewriting(c: Convolution) -> Callable | None:
 
 
 #: The first that pays is taken.
-REWRITINGS: tuple[Rewriting, ...] = (depthwise, depthwise_weights, grouped, grouped_weights, pointwise, whole)
+REWRITINGS: tuple[Rewriting, ...] = (
+    depthwise, depthwise_weights, wide_depthwise_weights, grouped, grouped_weights, pointwise, whole,
+)  # fmt: skip
 #: The largest window of a depthwise convolution, in elements: programs grow with it.
 _WINDOW = 121
-#: The largest one that is summed over `x` as it is, without a padded copy.
-_UNPADDED = 9
+#: The largest one that is summed over `x` as it is, without a padded copy, and whose weight gradient is plain sums.
+_SMALL = 9
+#: The longest row in the weight gradient of another.
+_ROW = 256
 #: Groups are taken together up to so many channels, and convolutions left alone that would become more parts.
 _TOGETHER, _PARTS = 32, 32
 
