@@ -15,7 +15,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import Options
 from jaxcam.evaluate.measures import Measures, timed
 from jaxcam.explanation.engine import Engine, Forward, Maps
-from jaxcam.methods.maps import signed_share, why_empty
+from jaxcam.methods.maps import signed_share
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
 
@@ -135,7 +135,7 @@ class Worker:
                 {
                     **common[i], "method": method.label, **{k: values[k][i] for k in options.metrics},
                     "completeness_gap": maps.gaps[i], "evaluations": maps.evaluations[i], "seconds": maps.seconds,
-                    "empty": why_empty(maps.maps[i], maps.coefficients[i], forward.activations[row]) or "",
+                    "empty": maps.why_empty(i, forward.activations[row]) or "",
                     "negative": negative[row],
                 }
                 for i, (row, _) in enumerate(pairs)

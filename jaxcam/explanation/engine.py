@@ -18,6 +18,7 @@ from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.explanation.targets import FunctionTarget
+from jaxcam.methods.maps import why_empty
 from jaxcam.methods.registry import METHODS, Request
 from jaxcam.methods.result import Inputs, scalar_score
 from jaxcam.models.classifier import Classifier
@@ -68,6 +69,11 @@ class Maps(NamedTuple):
     evaluations: np.ndarray
     seconds: float
     notes: tuple[str | None, ...] = ()
+
+    def why_empty(self, i: int, activations: np.ndarray) -> str | None:
+        """Why the map of a pair shows nothing, and what is to be said of its references; None where it does."""
+        why = why_empty(self.maps[i], self.coefficients[i], activations)
+        return f"{why}: {self.notes[i]}" if why and self.notes and self.notes[i] else why
 
 
 class Engine:

@@ -20,7 +20,7 @@ from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.files import whole_file
-from jaxcam.methods.maps import place_map, signed_share, why_empty
+from jaxcam.methods.maps import place_map, signed_share
 from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
@@ -320,17 +320,12 @@ def _gather(
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
     negative = signed_share(inputs.activations[row])
     doubts = {name: request(name).info.doubt_at(negative) for name in found}
-
-    def empty(maps: Maps, i: int) -> str | None:
-        why = why_empty(maps.maps[i], maps.coefficients[i], inputs.activations[row])
-        return f"{why}: {maps.notes[i]}" if why and maps.notes[i] else why
-
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
             coefficients=maps.coefficients[i], map=maps.maps[i],
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
-            empty=empty(maps, i),
+            empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
             doubt="; ".join(filter(None, (doubts[name], maps.notes[i]))) or None, negative=negative,
         )
