@@ -178,32 +178,36 @@ def main(argv=None) -> int:
     parser.add_argument("--torch-python", help="an interpreter with torch")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(argv)
     load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     images = np.random.default_rng(0).normal(size=(max(args.batches), 224, 224, 3)).astype(np.float32)
     folder = tempfile.TemporaryDirectory()
     np.save(f"{folder.name}/images.npy", images)
     peer = Peer(args.torch_python, "forward_torch.py", folder, cores) if args.torch_python else None
+    about = {"load": load, "cores": cores, "peer": peer and peer.greeting}
     rows = []
     print(HEAD, flush=True)
-    for name in args.networks:
-        for batch in args.batches:
+    for batch in args.batches:
+        for name in args.networks:
             rows.append(measure(name, batch, args.rounds if batch == 1 else max(3, args.rounds // 2), images, peer))
             print(line(rows[-1]), flush=True)
-    about = {"load": load, "cores": cores, "peer": peer and peer.greeting}
+            path = save(f"forward-{jax.default_backend()}", about | {"rows": rows})  # what is measured is kept
+            path.with_suffix(".md").write_text(report(about, rows))
     if peer:
         peer.close()
-    path = save(f"forward-{jax.default_backend()}", about | {"rows": rows})
-    text = "\n".join([
-        "# Forward passes with and without the rewriting of convolutions", "",
-        f"`python -m benchmarks.forward`: 224 pixels, float32, {cores} cores, jax {machine()['jax']}"
-        f"{', ' + peer.greeting if peer else ''}; load before the run {load:.1f}. "
-        "Medians; everything interleaved in one run. A load above 0.3 means that others used the machine: then the "
-        "ratios, of the same round each, say more than the times.", "", HEAD, *map(line, rows), "",
-    ])  # fmt: skip
-    path.with_suffix(".md").write_text(text)
     return 0
+
+
+def report(about: dict, rows: list[dict]) -> str:
+    """The page of results."""
+    return "\n".join([
+        "# Forward passes with and without the rewriting of convolutions", "",
+        f"`python -m benchmarks.forward`: 224 pixels, float32, {about['cores']} cores, jax {machine()['jax']}"
+        f"{', ' + about['peer'] if about['peer'] else ''}; load before the run {about['load']:.1f}. Medians; all "
+        "interleaved in one run. A load above 0.3 means that others used the machine: then the ratios, of the same "
+        "round each, say more than the times, and PyTorch loses most.", "", HEAD, *map(line, rows), "",
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
