@@ -232,9 +232,6 @@ def test_maps_are_the_same(row):
         given = Inputs(first, a, subject.head, 1, jax.random.key(0), None, image, subject.predict, params)
         return {name: battery.run(name, given).map for name in ("grad_cam", "lift_cam", "lrp_cam", "score_cam")}
 
-    def compiled(f):
-        return jax.jit(f, compiler_options=battery.FAST_TO_COMPILE)(subject.params, subject.image)
-
-    want, got = compiled(maps), compiled(for_cpu(maps))
+    want, got = (jax.jit(f)(subject.params, subject.image) for f in (maps, for_cpu(maps)))
     for name in want:
         np.testing.assert_allclose(got[name], want[name], rtol=0, atol=1e-5 * float(want[name].max()), err_msg=name)
