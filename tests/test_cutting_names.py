@@ -112,6 +112,23 @@ def test_what_a_layer_does_inside_gets_no_name():
     assert names(Net(), variables) == ["Conv_0", "LayerNorm_0"]
 
 
+def test_an_activation_before_a_norm_has_its_name():
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv, self.norm = nnx.Conv(3, 8, (3, 3), rngs=rngs), nnx.BatchNorm(8, rngs=rngs)
+            self.last, self.out = nnx.Conv(8, 8, (3, 3), rngs=rngs), nnx.Linear(8, 5, rngs=rngs)
+
+        def __call__(self, x):
+            x = self.norm(nnx.relu(self.conv(x)))
+            return self.out(2 * jax.nn.hard_silu(self.last(x)).mean((1, 2)))
+
+    net = Net(nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(net))
+    assert names(net, params) == ["conv", "conv.relu", "norm", "last", "last.hard_silu"]
+    made = jaxcam.cut(net, params, at="conv.relu", example=IMAGE)
+    np.testing.assert_allclose(made.features(params, IMAGE), nnx.relu(net.conv(IMAGE[None]))[0], rtol=1e-5, atol=1e-6)
+
+
 def test_the_default_place_is_behind_the_activation():
     network = jaxcam.wrap(Plain(nnx.Rngs(0)), preprocessing=RULES, classes=CLASSES)
     assert network.default_layer == "mix.add" and "norm.relu" in network.layers

@@ -72,7 +72,7 @@ def _labelled(jaxpr: jex.Jaxpr, from_image: list[bool]) -> jex.Jaxpr:
             eqn = _inside(eqn, [not isinstance(v, jex.Literal) and v in values for v in eqn.invars])
         eqns.append(eqn.replace(invars=[v if isinstance(v, jex.Literal) else renamed.get(v, v) for v in eqn.invars]))
         out = eqn.outvars[0] if eqn.outvars else None
-        if out in values and _deserves(out, values, uses.get(out, []), eqn):
+        if out in values and _deserves(out, values, uses, eqn):
             eqns.append(_label(out, values[out].name, values[out].made_of[-1] if values[out].made_of else "add"))
             renamed[out] = eqns[-1].outvars[0]
     outvars = [v if isinstance(v, jex.Literal) else renamed.get(v, v) for v in jaxpr.outvars]
@@ -114,24 +114,38 @@ def _of_elements(eqn: Any, operands: list[_Value], active: list[bool], out: Any,
     return _Value(out, f"{max(named, key=lambda v: v.order).name}.add", order)
 
 
-def _deserves(out: Any, values: dict[Any, _Value], uses: list[jex.JaxprEqn], made_by: jex.JaxprEqn) -> bool:
+def _deserves(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.JaxprEqn]], made_by: jex.JaxprEqn) -> bool:
     """Whether a value gets a label: an activation that is done, or a sum of two branches, that has no other."""
     value = values[out]
     if len(made_by.outvars) != 1 or not value.layer or tags.read(made_by) is not None:
         return False
     if len(out.aval.shape) < 2 or not jnp.issubdtype(out.aval.dtype, jnp.floating):
         return False
-    if any(tags.read(eqn) is not None for eqn in uses):
+    if any(tags.read(eqn) is not None for eqn in uses.get(out, [])):
         return False
     if value.root is out:
         return not value.made_of  # a sum
     if not value.worth or is_affine(made_by, [not isinstance(v, jex.Literal) and v in values for v in made_by.invars]):
         return False
-    # What only goes on into functions of the same root is a part of one.
-    return not uses or not all(
-        _acts_on_elements(eqn) and all(values[v].root is value.root for v in _variables(eqn) if v in values)
-        for eqn in uses
-    )
+    return not _is_part(out, values, uses)
+
+
+def _is_part(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.JaxprEqn]]) -> bool:
+    """Whether a value only goes on into non-linear functions of its own root; a norm's mean and scale are none."""
+    left, seen = [out], {out}
+    while left:
+        following = uses.get(left.pop(), [])
+        if not following:
+            return False
+        for eqn in following:
+            arguments = [v for v in _variables(eqn) if v in values]
+            if not _acts_on_elements(eqn) or any(values[v].root is not values[out].root for v in arguments):
+                return False
+            affine = is_affine(eqn, [not isinstance(v, jex.Literal) and v in values for v in eqn.invars])
+            if affine and eqn.outvars[0] not in seen:
+                seen.add(eqn.outvars[0])
+                left.append(eqn.outvars[0])
+    return True
 
 
 def _inside(eqn: jex.JaxprEqn, active: list[bool]) -> jex.JaxprEqn:
