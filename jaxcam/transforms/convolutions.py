@@ -289,34 +289,30 @@ def whole(c: Convolution) -> Callable | None:
 
 def grouped(c: Convolution) -> Callable | None:
     """Groups of channels apart, small ones several together with zeros between them: a dense convolution each."""
-    together = _together(c.groups, c.w_shape[c.w_spec[1]], c.w_shape[c.w_spec[0]])
+    takes, gives = c.w_shape[c.w_spec[1]], c.w_shape[c.w_spec[0]] // c.groups
+    together = _together(c.groups, takes, gives)
     if together is None:
         return None
-    takes, gives = c.w_spec[1], c.w_spec[0]
-    parts, rows = c.groups // together, c.w_shape[takes]
+    parts, plain = c.groups // together, tuple(range(len(c.w_shape)))
     dense = _dense(
-        c, _divided(c.x_shape, c.x_spec[1], parts), _divided(c.w_shape, gives, parts, takes, together),
-        _divided(c.out_shape, c.out_spec[1], parts),
+        dataclasses.replace(c, w_spec=plain), _divided(c.x_shape, c.x_spec[1], parts),
+        (together * gives, together * takes, *c.window), _divided(c.out_shape, c.out_spec[1], parts),
     )  # fmt: skip
 
-    def side_by_side(w):
-        edges = [[(0, 0, 0)] * w.ndim for _ in range(together)]
-        for i, edge in enumerate(edges):
-            edge[takes] = (i * rows, (together - 1 - i) * rows, 0)
-        zero, groups = jnp.zeros((), w.dtype), jnp.split(w, together, gives)
-        return jnp.concatenate([lax.pad(g, zero, edge) for g, edge in zip(groups, edges, strict=True)], gives)
-
     def grouped_convolution(x, w):
-        operands = zip(jnp.split(x, parts, c.x_spec[1]), jnp.split(w, parts, gives), strict=True)
-        return jnp.concatenate([dense(part, side_by_side(weights)) for part, weights in operands], c.out_spec[1])
+        w = _laid_out(w, c.w_spec, plain).reshape(parts, together, gives, 1, takes, *c.window)
+        own = jnp.eye(together, dtype=bool).reshape(together, 1, together, 1, *[1] * len(c.window))
+        blocks = jnp.where(own, w, jnp.zeros((), w.dtype)).reshape(parts, together * gives, -1, *c.window)
+        several = jnp.split(x, parts, c.x_spec[1])
+        return jnp.concatenate([dense(part, blocks[i]) for i, part in enumerate(several)], c.out_spec[1])
 
     return grouped_convolution
 
 
 def grouped_weights(c: Convolution) -> Callable | None:
     """The weight gradient of `grouped`, likewise: of what comes out for several groups together, the diagonal."""
-    batch, gives = c.x_shape[c.x_spec[0]], c.w_shape[c.w_spec[0]]
-    together = _together(c.batch_groups, batch // c.batch_groups, gives)
+    takes, gives = c.x_shape[c.x_spec[0]] // c.batch_groups, c.w_shape[c.w_spec[0]] // c.batch_groups
+    together = _together(c.batch_groups, takes, gives)
     if together is None:
         return None
     parts = c.batch_groups // together
@@ -336,10 +332,13 @@ def grouped_weights(c: Convolution) -> Callable | None:
 
 
 def _together(groups: int, takes: int, gives: int) -> int | None:
-    """How many groups, of so many channels each that go in and of all that come out, make one convolution."""
-    most = max(1, _TOGETHER // max(takes, gives // groups))
-    together = max(d for d in range(1, most + 1) if groups % d == 0)
-    return together if 1 < groups <= _PARTS * together else None
+    """How many groups, each with so many channels that go in and come out, make one convolution."""
+    for channels in _TOGETHER:
+        most = max(1, channels // max(takes, gives))
+        together = max(d for d in range(1, most + 1) if groups % d == 0)
+        if groups <= _PARTS * together:
+            return together if groups > 1 else None
+    return None
 
 
 def _divided(shape: tuple[int, ...], axis: int, by: int, other: int = 0, times: int = 1) -> tuple[int, ...]:
@@ -374,8 +373,9 @@ _WINDOW = 121
 _SMALL = 9
 #: The longest row in the weight gradient of another.
 _ROW = 256
-#: Groups are taken together up to so many channels, and convolutions left alone that would become more parts.
-_TOGETHER, _PARTS = 32, 32
+#: Groups are taken together up to so many channels, or the next number of them where the parts were more than these:
+#: each part costs a tenth of a second of compilation.
+_TOGETHER, _PARTS = (32, 64), 4
 
 
 def _fast(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
