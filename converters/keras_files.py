@@ -202,7 +202,10 @@ def _name(h5py: Any, path: tuple[str, ...], key: str, group: Any) -> str:
     leaf = key.split(":")[0]
     for name, pattern in _LEAVES.items():
         if re.search(pattern, leaf) and path:
-            return f"{path[0]}/{name}"
+            # A layer's tensors lie in a group of its name once more; a model within a model holds several layers.
+            again = len(path) > 1 and path[-1] == path[-2]
+            within = again or (len(path) > 1 and len(group.parent) > 1)
+            return f"{'/'.join(path[:-1] if again else path) if within else path[0]}/{name}"
     return "/".join((*path, key))
 
 

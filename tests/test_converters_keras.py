@@ -89,6 +89,9 @@ def test_vgg16_in_every_layout(tmp_path):
         np.testing.assert_array_equal(first.params[name]["kernel"], state[f"{layer}/kernel"])
     same(convert(published(tmp_path / "b.h5", state, old=True)), first)
     same(convert(published(tmp_path / "c.h5", state, root="model_weights/")), first)
+    for i, root in enumerate(("vgg16/", "model_weights/vgg16/", "model_weights/model/vgg16/")):  # a model in a model
+        same(convert(published(tmp_path / f"nested{i}.h5", state, root=root)), first)
+        same(convert(published(tmp_path / f"oldest{i}.h5", state, root=root, old=True)), first)
     numbered(tmp_path / "d.weights.h5", state)
     same(convert(tmp_path / "d.weights.h5"), first)
     same(convert(archive(tmp_path / "e.keras", state)), first)
