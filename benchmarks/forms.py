@@ -4,7 +4,7 @@ Five networks at several depths each, with few and with many negative activation
 of its forms, beside Grad-CAM, HiResCAM and a uniform map: the share of the map in the objects' boxes, and IC, AD and
 ADD, with intervals, by `jaxcam evaluate`; the share of negative activation, `sum |A < 0| / sum |A|`; and how much the
 contributions cancel, `sum |alpha| / |F(A) - F(0)|`. PICTURES is a folder of boxed pictures of Imagenette's classes
-(`boxes.csv`), TRAINING one of the same classes, 20 of each for a small vision transformer that is trained here on what
+(`boxes.csv`), TRAINING one of the same classes, of which `--each` are taken to train a small vision transformer on what
 EfficientNet-Lite0 sees. The runs go on where they were stopped. Writes `benchmarks/results/forms.md`.
 """
 
@@ -32,6 +32,8 @@ from jaxcam.evaluate import Run, evaluate
 from jaxcam.evaluate.statistics import summarise
 from jaxcam.methods.contribution import lift_cam
 from jaxcam.methods.maps import signed_share
+from jaxcam.models.trees import flatten, unflatten
+from jaxcam.transforms import for_cpu
 
 #: A method, and the other forms of the same contributions.
 FORMS = {"lift_cam": ("multiplier_cam", "hires_lift_cam"), "lrp_cam": ("hires_lrp_cam",)}
@@ -66,57 +68,65 @@ class Transformer(nn.Module):
         return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0])
 
 
-def transformer(training: str, each: int, say: Any) -> jaxcam.Network | Any:
-    """The transformer on EfficientNet-Lite0's block10, trained on `each` pictures of a class; wrapped."""
-    base = lite0()
+def transformer(training: str, each: int, kept: pathlib.Path) -> tuple[Any, str]:
+    """The transformer on EfficientNet-Lite0's block10, wrapped, and how good it is; trained once and kept in a file."""
+    base, data = lite0(), load_dataset(training)
     stem, _ = base.split(at="block10")
-    data = load_dataset(training)
-    names = [data.classes[c] for c in range(len(data.classes))]
-    rng = np.random.default_rng(0)
-    by_class: dict[int, list] = {}
-    for item in data.items:
-        by_class.setdefault(item.labels[0], []).append(item)
-    chosen = [(item, c) for c, items in by_class.items() for item in (items[i] for i in rng.permutation(len(items)))]
-    kept = [x for c in by_class for x in [(i, k) for i, k in chosen if k == c][: each + each // 5]]
-    run = jax.jit(jax.vmap(stem, (None, 0)))
-    features, labels = [], np.asarray([k for _, k in kept])
-    for start in range(0, len(kept), 8):
-        batch = [base.preprocess(Image.open(i.path).convert("RGB")) for i, _ in kept[start : start + 8]]
-        some = np.asarray(run(base.params, jnp.stack(batch + [batch[-1]] * (8 - len(batch)))))[: len(batch)]
-        features.append(some.astype(np.float16))
-    x = np.concatenate(features)
-    order = rng.permutation(len(x))
-    held, used = order[: len(x) // 6], order[len(x) // 6 :]
-    net = Transformer(len(names))
+    net = Transformer(len(data.classes))
+    if not kept.is_file():
+        params, right = trained(net, base, stem, data, each)
+        np.savez(kept, right=right, **flatten(params))
+    with np.load(kept) as f:
+        right, params = f["right"], unflatten({k: jnp.asarray(f[k]) for k in f.files if k != "right"})
+
+    def whole(p, images):
+        return net.apply(p["transformer"], stem(p["stem"], images))
+
+    network = jaxcam.wrap(
+        whole, {"stem": base.params, "transformer": params}, preprocessing=base.preprocessing, classes=data.classes,
+        layer="block1", layout=jaxcam.tokens(prefix=1), name="transformer", batched=True,
+    )  # fmt: skip
+    return (
+        network,
+        f"transformer: {100 * right.mean():.1f} % of {right.size} pictures that it was not trained on right.",
+    )
+
+
+def trained(net: Transformer, base: Any, stem: Any, data: Any, each: int) -> tuple[Any, np.ndarray]:
+    """Its parameters after 24 epochs on `each` pictures of a class, and which of a fifth as many others it knows."""
+    rng, many = np.random.default_rng(0), each + each // 5
+    kept = [
+        (data.items[i], c)
+        for c in range(len(data.classes))
+        for i in rng.permutation([i for i, item in enumerate(data.items) if item.labels[0] == c])[:many]
+    ]
+    run = jax.jit(for_cpu(lambda p, x: stem(p, x)))
+    features, labels = [], np.asarray([c for _, c in kept])
+    for start in range(0, len(kept), 10):
+        batch = [base.preprocess(Image.open(i.path).convert("RGB")) for i, _ in kept[start : start + 10]]
+        features.append(np.asarray(run(base.params, jnp.stack(batch))).astype(np.float16))
+    x, order = np.concatenate(features), rng.permutation(len(kept))
+    held, used = order[: len(order) // 6], order[len(order) // 6 :]
     params = jax.jit(net.init)(jax.random.key(0), jnp.asarray(x[:1], jnp.float32))
-    steps = 24 * (len(used) // 50)
-    optimiser = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 1e-3, steps // 10, steps), weight_decay=0.05)
+    steps = len(used) // 50
+    rate = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 2 * steps, 24 * steps)
+    optimiser = optax.adamw(rate, weight_decay=0.05)
 
     @jax.jit
     def step(params, state, x, y):
         def loss(p):
             logits = net.apply(p, x.astype(jnp.float32))
-            return optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(y, len(names)), 0.1)).mean()
+            wanted = optax.smooth_labels(jax.nn.one_hot(y, len(data.classes)), 0.1)
+            return optax.softmax_cross_entropy(logits, wanted).mean()
 
-        value, g = jax.value_and_grad(loss)(params)
-        updates, state = optimiser.update(g, state, params)
-        return optax.apply_updates(params, updates), state, value
+        updates, state = optimiser.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
 
     state = optimiser.init(params)
-    for _ in range(steps // (len(used) // 50)):
-        for some in np.array_split(rng.permutation(used), len(used) // 50):
-            if len(some) == 50:
-                params, state, _ = step(params, state, x[some], labels[some])
-    right = np.argmax(jax.jit(net.apply)(params, jnp.asarray(x[held], jnp.float32)), -1) == labels[held]
-    say(f"transformer: {len(used)} pictures, {100 * right.mean():.1f} % of {len(held)} others right")
-
-    def whole(p, image):
-        return net.apply(p["transformer"], stem(p["stem"], image)[None])[0]
-
-    return jaxcam.wrap(
-        whole, {"stem": base.params, "transformer": params}, preprocessing=base.preprocessing, classes=names,
-        layer="block1", layout=jaxcam.tokens(prefix=1), name="transformer",
-    )  # fmt: skip
+    for _ in range(24):
+        for some in rng.permutation(used)[: 50 * steps].reshape(steps, 50):
+            params, state = step(params, state, x[some], labels[some])
+    return params, np.argmax(jax.jit(net.apply)(params, jnp.asarray(x[held], jnp.float32)), -1) == labels[held]
 
 
 def lite0() -> Any:
@@ -200,10 +210,13 @@ def main(argv=None) -> int:
     makers = {
         "squeezenet": lambda: squeezenet(args.squeezenet),
         "efficientnet_lite0": lite0,
-        "transformer": lambda: transformer(args.training, args.each, notes.append),
     }
     for name in args.networks:
-        network = makers.get(name, lambda name=name: jaxcam.load(name))()
+        if name == "transformer":
+            network, note = transformer(args.training, args.each, args.out / "transformer.npz")
+            notes.append(note)
+        else:
+            network = makers.get(name, lambda name=name: jaxcam.load(name))()
         for layer in LAYERS[name]:
             began = time.perf_counter()
             run = evaluate(
