@@ -67,7 +67,7 @@ ROWS = (
     Row("vit_mean", "block1"),
     Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"]),
     Row("convnext", "block0"),
-    Row("log_sum_exp", "map", refuses=(("lrp_cam", "lrp has no rule for 'exp'"),)),
+    Row("log_sum_exp", "map", refuses=(("lrp_cam", "rule for 'exp'"), ("hires_lrp_cam", "rule for 'exp'"))),
 )
 
 

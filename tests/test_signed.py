@@ -119,3 +119,24 @@ def test_figure_table_and_saved_arrays_say_it(network, picture, tmp_path):
     assert run.columns["negative"].tolist() == pytest.approx([doubtful.results[0].negative] * 2)
     notes = [n for n in main_table(run, summarise(run)).notes if "negative" in n]
     assert len(notes) == 1 and notes[0].startswith("LIFT-CAM: ") and "take hires_lift_cam" in notes[0]
+
+
+def test_contributions_that_nearly_cancel_are_told(picture):
+    """Two channels, for and against, whose difference is a hundredth of their size: F(A) - F(0) is that."""
+    params = {"w": np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], "f4"), "bias": np.array([0.0, 1.0], "f4")}
+
+    def against(p, x, last):
+        a = jaxcam.tag(jax.nn.relu(jnp.abs(x @ p["w"]) + p["bias"]), "map").mean((0, 1))
+        return jnp.stack([a[0] - last * a[1], a[0]])
+
+    def of(last):
+        network = jaxcam.wrap(lambda p, x: against(p, x, last), params, preprocessing=RULES, classes=["red", "other"])
+        [e] = jaxcam.explain(network, picture, methods=["hires_lift_cam", "grad_cam"], targets=["red"])
+        return e["hires_lift_cam", "red"], e["grad_cam", "red"]
+
+    mean = float(of(0.0)[0].coefficients[0])
+    doubtful, gradient = of(0.98 * mean)
+    assert doubtful.cancellation == pytest.approx(1.98 / 0.02, rel=1e-3)
+    assert "99 times as large as F(A) - F(0)" in doubtful.doubt
+    assert gradient.doubt is None and np.isnan(gradient.cancellation)
+    assert of(0.9 * mean)[0].doubt is None  # 19 times

@@ -69,11 +69,7 @@ class Attribution:
     def cancellation(self) -> float:
         """`sum |alpha| / |F(A) - F(0)|` of a method that is complete: 1 where nothing speaks against the class; inf
         where all cancels; NaN of coefficients that are no contributions."""
-        total = abs(float(self.coefficients.sum(dtype=np.float64)))
-        size = float(np.abs(self.coefficients).sum(dtype=np.float64))
-        if request(self.method).info.complete is None or not np.isfinite(size):
-            return float("nan")
-        return size / total if total else float("inf")
+        return request(self.method).info.cancellation(self.coefficients)
 
     @property
     def heatmap(self) -> np.ndarray:
@@ -320,6 +316,7 @@ def _gather(
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
     negative = signed_share(inputs.activations[row])
     doubts = {name: request(name).info.doubt_at(negative) for name in found}
+    of_map = lambda name, maps, i: request(name).info.doubt_of(maps.coefficients[i])  # noqa: E731
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
@@ -327,7 +324,8 @@ def _gather(
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
-            doubt="; ".join(filter(None, (doubts[name], maps.notes[i]))) or None, negative=negative,
+            doubt="; ".join(filter(None, (doubts[name], of_map(name, maps, i), maps.notes[i]))) or None,
+            negative=negative,
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()
     ]  # fmt: skip

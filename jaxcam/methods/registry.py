@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD, coalition, contribution, gradient, sampling, score
-from jaxcam.methods.maps import SIGNED_FROM, signed_share
+from jaxcam.methods.maps import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
 from jaxcam.methods.result import CAM, DefinedFor, Inputs
 from jaxcam.methods.stepping import Stepped
 
@@ -104,6 +104,21 @@ class Method:
             f"{100 * share:.0f} % of the activations are negative here, and this map multiplies the contribution of "
             "each channel by its activation once more, so that negative ones count the wrong way round: take "
             f"{SIGNED_METHOD}, whose map is the contributions themselves, or a layer behind a ReLU"
+        )
+
+    def cancellation(self, coefficients: np.ndarray | jax.Array) -> float:
+        """How much the contributions cancel, `sum |alpha| / |F(A) - F(0)|`; NaN of a method that is not complete."""
+        return cancellation(coefficients) if self.complete == "zero" else float("nan")
+
+    def doubt_of(self, coefficients: np.ndarray | jax.Array) -> str | None:
+        """What speaks against a map with such coefficients `(K,)`: contributions that nearly cancel."""
+        times = self.cancellation(coefficients)
+        if not times >= CANCELS_FROM:
+            return None
+        return (
+            f"the contributions are {times:,.0f} times as large as F(A) - F(0), which they add up to: nearly all of it "
+            "cancels, and the map hangs on the reference, zero activations; take a later layer, or compare with "
+            "methods that have no reference"
         )
 
     def call(self, inputs: Inputs, **options: Any) -> CAM:
