@@ -12,6 +12,10 @@ Where the network is cut matters. Behind conv3 there is only an average and a li
 exact at every place. With `--layer conv2`, a channel's evidence is laid out as its activations are and not as its
 effect is, and a term that weighs the *share* of a map is easy to cheat: noise elsewhere makes any share small. So the
 term here is in logits, and the accuracy on the test pictures is the figure to look at, not the map.
+
+How soon the second network finds the bar depends on the draw, and even on the rounding of a machine: after 800 steps of
+two seeds under two versions of JAX, three of four knew every test picture (99.8 to 100 %), and one 71.5 %, where the
+first network knew 66.8 to 76.4 %.
 """
 
 from __future__ import annotations
@@ -101,7 +105,7 @@ def make(weight: float, method: Callable, layer: str, image: jax.Array, rate: fl
     return params, optimiser.init(params), step, test
 
 
-def train(weight: float, *, method="lift_cam", layer="conv3", steps=400, batch=32, seed=0) -> dict[str, float]:
+def train(weight: float, *, method="lift_cam", layer="conv3", steps=800, batch=32, seed=1) -> dict[str, float]:
     """Trains a network and tests it: accuracies and the map's share in the corner, as numbers in [0, 1]."""
     rng = np.random.default_rng(seed)
     learn, test_set = pictures(rng, 1024, telling=True), pictures(rng, 512, telling=False)
@@ -119,11 +123,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--method", choices=METHODS, default="lift_cam")
     parser.add_argument("--layer", choices=("conv1", "conv2", "conv3"), default="conv3")
     parser.add_argument("--weight", type=float, default=1.0, help="of the explanation's term (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=800, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the pictures and batches (default: %(default)s)")
     args = parser.parse_args(argv)
     print(f"{'loss':<28}{'training':>10}{'test':>10}{'logits of corner':>20}")
     for name, weight in {"labels alone": 0.0, f"with {args.method}'s evidence": args.weight}.items():
-        found = train(weight, method=args.method, layer=args.layer, steps=args.steps)
+        found = train(weight, method=args.method, layer=args.layer, steps=args.steps, seed=args.seed)
         print(f"{name:<28}{found['training']:>10.1%}{found['test']:>10.1%}{found['corner']:>20.2f}", flush=True)
     return 0
 

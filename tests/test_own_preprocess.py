@@ -110,8 +110,8 @@ def _chooses(photo):
 @pytest.mark.parametrize(
     ("function", "why"),
     [
-        (lambda photo: normal(photo.resize((16, 16))).transpose(2, 0, 1), "gives shape (3, 16, 16), not (H, W, 3)"),
-        (lambda photo: normal(photo.resize((16, 16)))[None], "gives shape (1, 16, 16, 3), not (H, W, 3)"),
+        (lambda photo: normal(photo.resize((16, 16))).transpose(2, 0, 1), "gives shape (3, 16, 16), not (H, W, C)"),
+        (lambda photo: normal(photo.resize((16, 16)))[None], "gives shape (1, 16, 16, 3), not (H, W, C)"),
         (lambda photo: "pixels", "not numbers"),
         (_raises, "_raises raises KeyError: 'mean'"),
     ],

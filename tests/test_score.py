@@ -232,7 +232,7 @@ BAD = [
     ({"target": CLASSES}, "there is no class 4 among 4 logits"),
     ({"target": lambda s: s[:2]}, "must return a scalar"),
     ({"activations": A32[None]}, "vmap"),
-    ({"image": X32[None]}, r"image must have shape \(H, W, 3\)"),
+    ({"image": X32[None]}, r"image must have shape \(H, W, C\)"),
     ({"image": np.zeros((9, 7, 3), np.uint8)}, "preprocess it"),
     ({"predict": lambda p, x: predict(p, x)[:1], "target": 0}, "softmax of a single logit"),
     ({"predict": lambda p, x: predict(p, x)[None]}, "take its batch axis away"),

@@ -51,8 +51,9 @@ def test_half_precision_is_rounded_once(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, 1e5])
 def test_weights_that_cannot_be_written(tmp_path, value):
     net = network(VGG)
-    params = net.params | {"fc8": net.params["fc8"] | {"bias": jnp.full(4, value)}}
-    with pytest.raises(JaxcamError, match=r"fc8\.bias"):
+    layer = net.params["fc8"]
+    params = net.params | {"fc8": layer | {"kernel": jnp.full_like(layer["kernel"], value)}}
+    with pytest.raises(JaxcamError, match=r"fc8\.kernel"):
         save_network(tmp_path / "net", dataclasses.replace(net, params=params), dtype="float16")
     assert not (tmp_path / "net").exists()
 

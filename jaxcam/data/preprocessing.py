@@ -243,12 +243,24 @@ def own_preprocessing(function: Any) -> OwnPreprocessing:
     digest = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     own = OwnPreprocessing(function, (height, width, count), name, digest, mode)
     if not hasattr(function, "region") and not (_sees_all(own, 240, 120) and _sees_all(own, 120, 240)):
+        if height in _USUAL and count not in _USUAL:
+            raise _misshapen(name, values)
         raise JaxcamError(
             f"the preprocessing {name} crops or moves the picture and does not say where, so that no map could be laid "
             "over it: use jaxcam.Preprocessing(size=..., resize_to=...), or give the function an attribute `region`, a "
             "function (w, h) -> (x0, y0, x1, y1)"
         )
     return own
+
+
+def _misshapen(name: str, values: np.ndarray) -> JaxcamError:
+    return JaxcamError(
+        f"the preprocessing {name} gives shape {values.shape}, not (H, W, C): channels last and no batch axis"
+    )
+
+
+#: Numbers of channels of pictures.
+_USUAL = (1, 3, 4)
 
 
 def _tried(function: Callable, name: str) -> tuple[str, np.ndarray]:
@@ -264,9 +276,7 @@ def _tried(function: Callable, name: str) -> tuple[str, np.ndarray]:
             continue
         if values.ndim == 3 and 0 not in values.shape:
             return mode, values
-        first = first or JaxcamError(
-            f"the preprocessing {name} gives shape {values.shape}, not (H, W, C): channels last and no batch axis"
-        )
+        first = first or _misshapen(name, values)
     assert first is not None
     raise first
 
