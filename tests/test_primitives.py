@@ -141,7 +141,7 @@ def test_deeplift_is_complete(name, reference):
         return
     value, multipliers, base = found(name).deeplift[reference]
     delta, values = np.asarray(X if r is None else X - r), found(name).values
-    np.testing.assert_allclose(value, values["input"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(value, values["input"], rtol=1e-6, atol=4e-6)  # a sum of a dozen terms of order 1
     np.testing.assert_allclose(base, values[reference], rtol=1e-5, atol=1e-5)
     scale = np.sum(np.abs(multipliers * delta)) + 1e-3
     assert abs(np.sum(multipliers * delta) - (value - base)) <= (2e-5 + ROUNDING.get(name, 0)) * scale
