@@ -17,7 +17,7 @@ from jaxcam.evaluate.intervals import SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary
-from jaxcam.methods.registry import METHODS
+from jaxcam.methods.registry import METHODS, told_together
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
 DAGGER = "†"
@@ -167,13 +167,12 @@ def main_table(run: Run, summary: Summary) -> Table:
 
 def _doubts(run: Run) -> list[str]:
     """What speaks against the maps of whole methods, a sentence each, the same ones told together."""
-    said: dict[str, list[str]] = {}
+    found = []
     for method, title in titles(run).items():
         negative = run.columns["negative"][run.columns["method"] == method]
         info = METHODS.get(method.partition(":")[0])
-        if info and negative.size and (why := info.doubt_at(float(negative.mean()))):
-            said.setdefault(why, []).append(title)
-    return [f"{', '.join(names)}: {why}." for why, names in said.items()]
+        found.append((title, info.doubt_at(float(negative.mean())) if info and negative.size else None))
+    return told_together(found)
 
 
 def score_cell(summary: Summary, i: int, j: int) -> Cell:

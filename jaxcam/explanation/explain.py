@@ -315,8 +315,8 @@ def _gather(
     picture, logits = named[1], inputs.logits[row]
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
     negative = signed_share(inputs.activations[row])
-    doubts = {name: request(name).info.doubt_at(negative) for name in found}
-    of_map = lambda name, maps, i: request(name).info.doubt_of(maps.coefficients[i])  # noqa: E731
+    infos = {name: request(name).info for name in found}
+    doubts = {name: info.doubt_at(negative) for name, info in infos.items()}
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
@@ -324,7 +324,8 @@ def _gather(
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
-            doubt="; ".join(filter(None, (doubts[name], of_map(name, maps, i), maps.notes[i]))) or None,
+            doubt="; ".join(filter(None, (doubts[name], infos[name].doubt_of(maps.coefficients[i]), maps.notes[i])))
+            or None,
             negative=negative,
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()

@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxcam.explanation.explain import Attribution, Explanation
 from jaxcam.files import whole_file
-from jaxcam.methods.registry import request
+from jaxcam.methods.registry import request, told_together
 
 COLOURS = "turbo"
 _CELL = 2.6  # inches, the longer side of one picture
@@ -96,11 +96,8 @@ def plot(explanation: Explanation, file: str | os.PathLike | None = None) -> Fig
 
 def _footnotes(explanation: Explanation, letters: int) -> list[str]:
     """What speaks against maps of the figure, in lines of so many letters."""
-    said: dict[str, list[str]] = {}
-    for r in explanation.results:
-        if r.doubt and (title := request(r.method).info.title) not in said.setdefault(r.doubt, []):
-            said[r.doubt].append(title)
-    return [line for why, names in said.items() for line in textwrap.wrap(f"{', '.join(names)}: {why}.", letters)]
+    said = told_together((request(r.method).info.title, r.doubt) for r in explanation.results)
+    return [line for sentence in said for line in textwrap.wrap(sentence, letters)]
 
 
 def learning_curve(rows: Sequence[dict[str, Any]], metric: str, file: str | os.PathLike | None = None) -> Figure:

@@ -280,6 +280,15 @@ def method(name: str) -> Method:
     return METHODS[_name(name)]
 
 
+def told_together(doubts: Iterable[tuple[str, str | None]]) -> list[str]:
+    """A sentence for each doubt, in front of it whatever it is about; of pairs of that and a doubt or None."""
+    said: dict[str, dict[str, None]] = {}
+    for title, why in doubts:
+        if why:
+            said.setdefault(why, {})[title] = None
+    return [f"{', '.join(titles)}: {why}." for why, titles in said.items()]
+
+
 def default_method(negative: float) -> str:
     """The method where none is named, at a layer with that share of negative activation (see `maps.signed_share`)."""
     return SIGNED_METHOD if negative > SIGNED_FROM else DEFAULT_METHOD
