@@ -15,7 +15,7 @@ import dataclasses
 import pathlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -68,8 +68,11 @@ class Transformer(nn.Module):
         return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0])
 
 
-def transformer(training: str, each: int, kept: pathlib.Path) -> tuple[Any, str]:
-    """The transformer on EfficientNet-Lite0's block10, wrapped, and how good it is; trained once and kept in a file."""
+def transformer(training: str, each: int, kept: pathlib.Path, say: Callable[[str], None]) -> Any:
+    """The transformer on EfficientNet-Lite0's block10, wrapped; trained once and kept in a file.
+
+    How good it is goes to `say`.
+    """
     base, data = lite0(), load_dataset(training)
     stem, _ = base.split(at="block10")
     net = Transformer(len(data.classes))
@@ -82,14 +85,11 @@ def transformer(training: str, each: int, kept: pathlib.Path) -> tuple[Any, str]
     def whole(p, images):
         return net.apply(p["transformer"], stem(p["stem"], images))
 
-    network = jaxcam.wrap(
+    say(f"transformer: {100 * right.mean():.1f} % of {right.size} pictures that it was not trained on right.")
+    return jaxcam.wrap(
         whole, {"stem": base.params, "transformer": params}, preprocessing=base.preprocessing, classes=data.classes,
         layer="block1", layout=jaxcam.tokens(prefix=1), name="transformer", batched=True,
     )  # fmt: skip
-    return (
-        network,
-        f"transformer: {100 * right.mean():.1f} % of {right.size} pictures that it was not trained on right.",
-    )
 
 
 def trained(net: Transformer, base: Any, stem: Any, data: Any, each: int) -> tuple[Any, np.ndarray]:
@@ -210,13 +210,10 @@ def main(argv=None) -> int:
     makers = {
         "squeezenet": lambda: squeezenet(args.squeezenet),
         "efficientnet_lite0": lite0,
+        "transformer": lambda: transformer(args.training, args.each, args.out / "transformer.npz", notes.append),
     }
     for name in args.networks:
-        if name == "transformer":
-            network, note = transformer(args.training, args.each, args.out / "transformer.npz")
-            notes.append(note)
-        else:
-            network = makers.get(name, lambda name=name: jaxcam.load(name))()
+        network = makers.get(name, lambda name=name: jaxcam.load(name))()
         for layer in LAYERS[name]:
             began = time.perf_counter()
             run = evaluate(

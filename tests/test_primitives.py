@@ -61,6 +61,9 @@ PER_COALITION = {
 #: Half a step of the numbers that these round to, relative.
 ROUNDING = {"convert_element_type": 2.0**-11, "reduce_precision": 2.0**-11}
 
+#: Made of terms much larger than itself, which two programs round apart.
+CANCELS = {"lgamma": 4e-6}
+
 CASES = [pytest.param(name, id=name) for name in EXAMPLES]
 
 
@@ -141,7 +144,7 @@ def test_deeplift_is_complete(name, reference):
         return
     value, multipliers, base = found(name).deeplift[reference]
     delta, values = np.asarray(X if r is None else X - r), found(name).values
-    np.testing.assert_allclose(value, values["input"], rtol=1e-6, atol=4e-6)  # a sum of a dozen terms of order 1
+    np.testing.assert_allclose(value, values["input"], rtol=1e-6, atol=CANCELS.get(name, 1e-6))
     np.testing.assert_allclose(base, values[reference], rtol=1e-5, atol=1e-5)
     scale = np.sum(np.abs(multipliers * delta)) + 1e-3
     assert abs(np.sum(multipliers * delta) - (value - base)) <= (2e-5 + ROUNDING.get(name, 0)) * scale

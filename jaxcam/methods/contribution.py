@@ -32,8 +32,15 @@ def _multipliers(score, activations, reference):
 def _contributions(score, activations, reference):
     """`(contributions (h, w, K), F(A), F(reference))`."""
     multiplier, logit, base = _multipliers(score, activations, reference)
-    delta = activations if reference is None else activations - reference
-    return delta * multiplier, logit, base
+    return (activations - reference) * multiplier, logit, base
+
+
+def _lift(params, activations, head, target):
+    """DeepLIFT's multipliers `(h, w, K)` against zero, the values F(A) and F(0), and what the contributions lack."""
+    check_activations(activations)
+    multiplier, logit, base = _multipliers(scalar_score(head, params, target), activations, None)
+    gap = jnp.sum(jnp.sum(activations * multiplier, axis=(0, 1))) - (logit - base)
+    return multiplier, {"logit": logit, "logit_zero": base}, gap
 
 
 def lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -60,11 +67,9 @@ def lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Ta
     References:
       Jung & Oh, Towards Better Explanations of Class Activation Mapping, ICCV 2021, eq. 9.
     """
-    check_activations(activations)
-    contributions, logit, base = _contributions(scalar_score(head, params, target), activations, None)
-    alpha = jnp.sum(contributions, axis=(0, 1))
-    gap = jnp.sum(alpha) - (logit - base)
-    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, completeness_gap=gap)
+    multiplier, values, gap = _lift(params, activations, head, target)
+    alpha = jnp.sum(activations * multiplier, axis=(0, 1))
+    return cam_of_coefficients(alpha, activations, **values, completeness_gap=gap)
 
 
 def hires_lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -79,10 +84,8 @@ def hires_lift_cam(params: Params, activations: jax.Array, *, head: HeadFn, targ
       Jung & Oh, ICCV 2021, eq. 9; Shrikumar et al., Learning Important Features Through Propagating Activation
       Differences, ICML 2017; Draelos & Carin, arXiv:2011.08891, 2020.
     """
-    check_activations(activations)
-    contributions, logit, base = _contributions(scalar_score(head, params, target), activations, None)
-    gap = jnp.sum(jnp.sum(contributions, axis=(0, 1))) - (logit - base)
-    return cam_of_contributions(contributions, logit=logit, logit_zero=base, completeness_gap=gap)
+    multiplier, values, gap = _lift(params, activations, head, target)
+    return cam_of_contributions(activations * multiplier, **values, completeness_gap=gap)
 
 
 def multiplier_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -100,11 +103,8 @@ def multiplier_cam(params: Params, activations: jax.Array, *, head: HeadFn, targ
       Shrikumar et al., Learning Important Features Through Propagating Activation Differences, ICML 2017, eq. 4;
       Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
     """
-    check_activations(activations)
-    multiplier, logit, base = _multipliers(scalar_score(head, params, target), activations, None)
-    gap = jnp.sum(jnp.sum(activations * multiplier, axis=(0, 1))) - (logit - base)
-    alpha = jnp.mean(multiplier, axis=(0, 1))
-    return cam_of_coefficients(alpha, activations, logit=logit, logit_zero=base, contribution_gap=gap)
+    multiplier, values, gap = _lift(params, activations, head, target)
+    return cam_of_coefficients(jnp.mean(multiplier, axis=(0, 1)), activations, **values, contribution_gap=gap)
 
 
 def deep_shap_cam(
