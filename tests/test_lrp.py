@@ -15,7 +15,7 @@ import pytest
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.contribution import hires_lrp_cam
 from jaxcam.transforms.lrp import lrp
-from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, Layer
+from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, WeightedLayer
 
 RULES = {
     "epsilon": ("epsilon", ("epsilon", 1e-9)),
@@ -31,7 +31,7 @@ MIXED_RULES = [Gamma(), AlphaBeta(), Epsilon(0.1), AlphaBeta(2.0, 1.0)]
 SIGNED = {"plain": False, "signed": True}
 
 
-def by_index(layer: Layer):
+def by_index(layer: WeightedLayer):
     return MIXED_RULES[layer.index % 4]
 
 

@@ -22,7 +22,7 @@ from jaxcam.data.samples import pad_boxes
 from jaxcam.explanation.engine import Forward, Maps
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation
-from jaxcam.models.classifier import Classifier, Predict
+from jaxcam.models.classifier import Classifier, LogitsFunction
 from jaxcam.transforms.convolutions import for_cpu
 
 #: Points of a perturbation that are evaluated at once, for each map of a batch.
@@ -195,7 +195,7 @@ def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[st
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(function: Callable, needs: tuple[str, ...], predict: Predict | None, score: str) -> Callable:
+def _compiled(function: Callable, needs: tuple[str, ...], predict: LogitsFunction | None, score: str) -> Callable:
     return jax.jit(for_cpu(_over_maps(function, needs, {"predict": predict, "score": score})))
 
 
@@ -212,7 +212,7 @@ def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 @functools.lru_cache(maxsize=8)
-def _one_batch(predict: Predict) -> Predict:
+def _one_batch(predict: LogitsFunction) -> LogitsFunction:
     """`predict` under nested vmaps as one batch of images: XLA's CPU backend divides that better among the cores.
 
     The passes of a VGG took 6.1 ms an image as `(12, 2)` images, and 4.2 as 24.
@@ -239,7 +239,7 @@ def _heatmaps(size: tuple[int, int]) -> Callable:
 
 
 @functools.lru_cache(maxsize=8)
-def _curve(predict: Predict, score: str) -> Callable:
+def _curve(predict: LogitsFunction, score: str) -> Callable:
     @jax.jit
     @for_cpu
     def curve(params, start, end, rows, ranks, counts, targets):

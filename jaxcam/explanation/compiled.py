@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxcam.cutting import head_params
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
-from jaxcam.models.classifier import Features, Predict
+from jaxcam.models.classifier import Features, LogitsFunction
 from jaxcam.transforms.convolutions import enabled, for_cpu
 
 
@@ -56,7 +56,7 @@ def jitted(function: Callable) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def forward(features: Features, head: Predict) -> Any:
+def forward(features: Features, head: LogitsFunction) -> Any:
     """`(params, inputs (b, H, W, 3)) -> (activations, bypass, logits)`, each with a leading axis."""
 
     @jax.jit
@@ -69,7 +69,7 @@ def forward(features: Features, head: Predict) -> Any:
 
 
 @functools.lru_cache(maxsize=128)
-def maps(request: Request, head: Predict, network: Predict, function: Callable | None = None) -> Any:
+def maps(request: Request, head: LogitsFunction, network: LogitsFunction, function: Callable | None = None) -> Any:
     """`(params, activations, bypass, given, rows, targets) -> CAM` of pairs of a row of the batch and a class.
 
     With a function of the logits that one is explained, and `targets` only tell its draws from others'. `given` holds

@@ -14,7 +14,7 @@ from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.trees import digest
 
 #: `(params, x) -> logits (C,)`; or with a batch axis for both.
-Predict = Callable[[Any, jax.Array], jax.Array]
+LogitsFunction = Callable[[Any, jax.Array], jax.Array]
 
 
 class Features(Protocol):
@@ -75,11 +75,11 @@ class Classifier:
         raise NotImplementedError
 
     @property
-    def whole(self) -> Predict:
+    def whole(self) -> LogitsFunction:
         """The network as a function of `(params, x)`."""
         raise NotImplementedError
 
-    def split(self, *, at: str | None = None) -> tuple[Features, Predict]:
+    def split(self, *, at: str | None = None) -> tuple[Features, LogitsFunction]:
         """Cuts the network behind the layer `at`, the default one unless given.
 
         Returns:

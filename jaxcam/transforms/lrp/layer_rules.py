@@ -91,7 +91,7 @@ LayerRule = Epsilon | AlphaBeta | Gamma
 
 
 @dataclasses.dataclass(frozen=True)
-class Layer:
+class WeightedLayer:
     """Where a layer with weights stands in the program, for a rule that depends on the position.
 
     Attributes:
@@ -118,7 +118,7 @@ class Composite:
     first: LayerRule | None = None
     last: LayerRule | None = None
 
-    def __call__(self, layer: Layer) -> LayerRule:
+    def __call__(self, layer: WeightedLayer) -> LayerRule:
         if layer.index == layer.count - 1 and self.last is not None:
             return self.last
         if layer.index == 0 and self.first is not None:
@@ -127,7 +127,7 @@ class Composite:
 
 
 #: What `lrp(fn, rule=...)` takes: a name, one rule, one per layer from input to output, or a function of the position.
-RuleChoice = str | LayerRule | Sequence[LayerRule] | Callable[[Layer], LayerRule]
+RuleChoice = str | LayerRule | Sequence[LayerRule] | Callable[[WeightedLayer], LayerRule]
 
 NAMES = ("epsilon", "z_plus", "alpha1_beta0", "alpha2_beta1", "gamma", "epsilon_plus", "epsilon_gamma")
 
@@ -153,7 +153,7 @@ def named(name: str, epsilon: float, gamma: float) -> LayerRule | Composite:
     return table[name]
 
 
-def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[Layer], LayerRule], bool]:
+def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[WeightedLayer], LayerRule], bool]:
     """A function of the position, and whether it looks at the position at all."""
     if isinstance(rule, str):
         return chooser(named(rule, epsilon, gamma), epsilon, gamma)
@@ -163,7 +163,7 @@ def chooser(rule: RuleChoice, epsilon: float, gamma: float) -> tuple[Callable[[L
         return rule, True
     rules = tuple(rule)
 
-    def by_position(layer: Layer) -> LayerRule:
+    def by_position(layer: WeightedLayer) -> LayerRule:
         if len(rules) != layer.count:
             raise JaxcamError(f"{len(rules)} LRP rules were given, but the function has {layer.count} layers")
         return rules[layer.index]

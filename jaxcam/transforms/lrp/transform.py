@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxcam.errors import JaxcamError
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.lrp.elementwise import NAME, elementwise, moved
-from jaxcam.transforms.lrp.layer_rules import Epsilon, Layer, LayerRule, RuleChoice, chooser, stabilised
+from jaxcam.transforms.lrp.layer_rules import Epsilon, LayerRule, RuleChoice, WeightedLayer, chooser, stabilised
 from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, propagate, run_of
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.rules import Rules
@@ -63,8 +63,8 @@ def lrp(
     Args:
       fn: a pure function of one pytree of floating-point arrays, with a scalar result.
       rule: "epsilon", "z_plus" (also "alpha1_beta0"), "alpha2_beta1", "gamma", "epsilon_plus", "epsilon_gamma"
-        (composites: see `lrp_rules.named`); a rule of `lrp_rules`; a sequence of rules, one for each
-        layer with weights from input to output; or a function of a `lrp_rules.Layer`.
+        (composites: see `layer_rules.named`); a rule of `layer_rules`; a sequence of rules, one for each
+        layer with weights from input to output; or a function of a `layer_rules.WeightedLayer`.
       epsilon: the stabiliser, of named rules and of operations without weights.
       gamma: of the rules named after it.
       precision: matmul precision of operations that name none.
@@ -234,7 +234,7 @@ def _layer(eqn: Any, ins: list) -> Value:
 
     run, shape = source.run, eqn.outvars[0].aval.shape
     kind = _LAYERS.get(eqn.primitive.name, eqn.primitive.name)
-    place = Layer(run.position(eqn), run.count, kind, shape, location(eqn))
+    place = WeightedLayer(run.position(eqn), run.count, kind, shape, location(eqn))
     return _linear(eqn, source, fn, jnp.asarray(weights), run.choose(place))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.transforms.lrp.layer_rules import Layer, LayerRule, share
+from jaxcam.transforms.lrp.layer_rules import LayerRule, WeightedLayer, share
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind
 
 #: What receives the relevance that no input gets: scalars `(biases, stabiliser)` whose cotangents are the amounts.
@@ -28,7 +28,7 @@ class Run:
       inside: layers of the loop or branch being walked, by equation, as its body is walked more than once.
     """
 
-    def __init__(self, sinks: Sinks, epsilon: float, choose: Callable[[Layer], LayerRule], count: int):
+    def __init__(self, sinks: Sinks, epsilon: float, choose: Callable[[WeightedLayer], LayerRule], count: int):
         self.sinks, self.epsilon, self.choose, self.count = sinks, epsilon, choose, count
         self.layers = 0
         self.inside: dict[int, int] | None = None
