@@ -1,0 +1,232 @@
+"""Every program of the library lowered for accelerators, on a machine that has none; nothing is compiled, or run.
+
+A method or metric gets these tests by its entry.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+import jaxcam
+from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.evaluate import measures
+from jaxcam.explanation import compiled
+from jaxcam.methods.registry import METHODS, request
+from jaxcam.methods.result import Inputs
+from jaxcam.methods.stepping import Data
+from jaxcam.metrics import BASELINES, METRICS, step_counts
+from jaxcam.shapley import stepping
+from jaxcam.transforms import fast_convolutions
+
+PLATFORMS = ("cuda", "rocm", "tpu")
+#: Further ways in which a method samples, where its defaults enumerate.
+MORE = {
+    "shap_cam": ("estimator=antithetic,num_permutations=4", "estimator=adjusted,num_permutations=12"),
+    "kernel_shap_cam": ("num_samples=30",),
+}
+CASES = [f"{name}:{options}" if options else name for name in METHODS for options in ("", *MORE.get(name, ()))]
+SIZE, CHANNELS, CLASSES, PAIRS, BOXES, POINTS = 16, 6, 3, 2, 2, 4
+
+
+def conv(x, w, strides=(1, 1), groups=1):
+    return lax.conv_general_dilated(
+        x[None], w, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )[0]
+
+
+def convolutions(params, x):
+    """A depthwise convolution on either side of a map, and a pooled linear end."""
+    x = jax.nn.relu(conv(x, params["in"], (4, 4)))
+    x = jaxcam.tag(jax.nn.relu(conv(x, params["before"], groups=CHANNELS)), "map")
+    x = jaxcam.tag(jax.nn.relu(conv(conv(x, params["after"], groups=CHANNELS), params["point"])), "last")
+    return x.mean((0, 1)) @ params["out"]
+
+
+SHAPES = {
+    "in": (4, 4, 3, CHANNELS), "before": (3, 3, 1, CHANNELS), "after": (3, 3, 1, CHANNELS),
+    "point": (1, 1, CHANNELS, CHANNELS), "out": (CHANNELS, CLASSES),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network():
+    rng = np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
+    rules = Preprocessing(size=SIZE, resize="squash")
+    return jaxcam.wrap(convolutions, params, preprocessing=rules, classes=["a", "b", "c"], layer="map")
+
+
+def shaped(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+@contextlib.contextmanager
+def uncompiled(program: Any) -> Iterator[None]:
+    """Fails where the program was compiled inside. (Where a game has its channels is found out while it is traced.)"""
+    seen: list[str] = []
+
+    def listen(event: str, seconds: float, **more: Any) -> None:
+        if "backend_compile" in event:
+            seen.append(more.get("fun_name", "unnamed"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not {f"jit({program.__name__})", program.__name__, "unnamed"} & set(seen), seen
+
+
+def lower(program: Any, *args: Any, platforms: Sequence[str] = PLATFORMS) -> str:
+    """The text of a program for some platforms at once, which calls nothing on the host."""
+    with uncompiled(program):
+        text = export.export(program, platforms=platforms)(*args).mlir_module()
+    outside = re.findall(r'custom_call(?: @|.*?call_target_name = ")([\w.$]+)', text)
+    assert not [name for name in outside if re.search("cpu|lapack|callback|host", name, re.IGNORECASE)], outside
+    return text
+
+
+def operations(text: str) -> tuple[collections.Counter[str], set[str]]:
+    """How many operations of each kind, and the convolutions that there are.
+
+    The choice of a branch by the platform, and how often alike ones are written down, are left out.
+    """
+    found = collections.Counter(re.findall(r"\b(?:stablehlo|chlo)\.\w+", text))
+    for name in ("case", "return", "constant", "convolution"):
+        found.pop(f"stablehlo.{name}", None)
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    return found, {re.sub(r"%[\w#]+|loc\(.*", "", line).strip() for line in convolutions}
+
+
+def lowered(program: Any, *args: Any) -> str:
+    """The text for one accelerator; lowered for all, and without any convolution written as a CPU likes it."""
+    assert lower(program, *args)
+    text = lower(program, *args, platforms=PLATFORMS[:1])
+    with fast_convolutions(False):
+        assert operations(lower(program, *args, platforms=PLATFORMS[:1])) == operations(text)
+    return text
+
+
+def shapes_at(network: Any, layer: str) -> tuple[Any, Any, Any]:
+    """What lies at a layer for a batch of two: activations and bypass; and the head."""
+    features, head = network.split(at=layer)
+    activations, bypass = jax.eval_shape(features.with_bypass, network.params, shaped(2, SIZE, SIZE, 3))
+    return activations, bypass, head
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_in_the_program_that_explain_runs(case, network):
+    asked = request(case)
+    activations, bypass, head = shapes_at(network, "last" if asked.info.heads else "map")
+    pairs = PAIRS if asked.info.batched else 1
+    needs = {
+        "key": shaped(2, 2, dtype=jnp.uint32), "image": shaped(2, SIZE, SIZE, 3),
+        "references": shaped(2, 4, *activations.shape[1:]),
+    }  # fmt: skip
+    given = {name: shape for name, shape in needs.items() if name in asked.info.needs}
+    program = compiled.maps(asked, head, network.whole)
+
+    def run(params, activations, bypass, given, rows, targets):
+        if "key" in given:  # an exported program takes raw ones
+            given = given | {"key": jax.random.wrap_key_data(given["key"])}
+        return program(params, activations, bypass, given, rows, targets)
+
+    numbers = shaped(pairs, dtype=jnp.int32)
+    text = lowered(jax.jit(run), network.params, activations, bypass, given, numbers, numbers)
+    assert "stablehlo.dot_general" in text
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if request(c).info.steps])
+def test_every_step_of_a_method_of_many(case, network):
+    activations, _, head = shapes_at(network, "map")
+    a, image = (
+        jnp.asarray(np.ones(activations.shape[1:], np.float32)),
+        jnp.asarray(np.ones((SIZE, SIZE, 3), np.float32)),
+    )
+    key, target = jax.random.key(0), np.int32(1)
+    stepped = request(case).stepped(Inputs(network.params, a, head, 1, key, None, image, network.whole, network.params))
+    steps = stepped.steps
+    data = Data(network.params, network.params, a, image, target, np.asarray(jax.random.key_data(key)))
+    state = None
+    while state is None or type(state) is not steps.states[-1]:
+        program, args = (
+            (stepping._first(steps, stepped.prepare, None), (data,))
+            if state is None
+            else (stepping._next(steps, stepped.prepare, None), (data, state))
+        )
+        assert lowered(program, *args)
+        state = jax.eval_shape(program, *args)
+    assert lowered(stepping._next(steps, stepped.prepare, None), data, state)
+    assert lower(jax.jit(stepped.result), state, a)
+
+
+def test_the_forward_pass_and_the_default_references(network):
+    features, head = network.split()
+    images = shaped(2, SIZE, SIZE, 3)
+    for program in (compiled.forward(features, head), compiled.default_references(features)):
+        assert "feature_group_count = 6" in lowered(program, network.params, images)
+
+
+#: A batch of two pictures, and of each map of `PAIRS`.
+QUANTITIES = {
+    "image": shaped(2, SIZE, SIZE, 3), "baseline": shaped(2, SIZE, SIZE, 3), "blurred": shaped(2, SIZE, SIZE, 3),
+    "activations": shaped(2, 4, 4, CHANNELS), "logits": shaped(2, CLASSES),
+}  # fmt: skip
+OF_MAP = {
+    "map": shaped(PAIRS, 4, 4), "heatmap": shaped(PAIRS, SIZE, SIZE), "coefficients": shaped(PAIRS, CHANNELS),
+    "reference": shaped(PAIRS, CHANNELS), "completeness_gap": shaped(PAIRS), "target": shaped(PAIRS, dtype=jnp.int32),
+    "boxes": shaped(PAIRS, BOXES, 4), "valid": shaped(PAIRS, BOXES, dtype=jnp.bool_), "scores": shaped(PAIRS, POINTS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [n for n, m in METRICS.items() if m.function])
+def test_every_metric_in_the_program_that_evaluate_runs(name, network):
+    metric = METRICS[name]
+    wanted = measures._with_sources(metric.needs)
+    of_picture, of_map = ({k: v for k, v in known.items() if k in wanted} for known in (QUANTITIES, OF_MAP))
+    rows = shaped(PAIRS, dtype=jnp.int32)
+    predict = measures._one_batch(network.whole)
+    if metric.perturbation:
+        counts = step_counts((SIZE, SIZE), POINTS - 1)
+        constants = {"predict": predict, "score": "softmax", "counts": counts}
+        program = jax.jit(measures._over_maps(metric.function, metric.needs, constants))
+        picture, points = QUANTITIES["image"], shaped(2, dtype=jnp.int32)
+        curve = measures._curve(predict, "softmax")
+        ranks = jax.eval_shape(measures._ranks, OF_MAP["heatmap"])
+        args = (network.params, picture, picture, rows, ranks, points, rows)
+        assert "stablehlo.convolution" in lowered(curve, *args)
+        assert "stablehlo.sort" in lowered(measures._ranks, OF_MAP["heatmap"])
+    else:
+        taken = predict if "predict" in metric.needs else None
+        program = measures._compiled(metric.function, metric.needs, taken, "softmax")
+    params = network.params if "params" in metric.needs else None
+    assert ("predict" in metric.needs) == (
+        "stablehlo.convolution" in lowered(program, params, of_picture, rows, of_map)
+    )
+
+
+def test_heatmaps_and_what_removed_pixels_become(network):
+    assert lowered(measures._heatmaps((SIZE, SIZE)), OF_MAP["map"])
+    for kind in BASELINES:
+        assert lowered(measures._baseline(kind, network.preprocessing), QUANTITIES["image"])
+
+
+def test_nothing_in_the_library_asks_for_a_kind_of_device():
+    root = pathlib.Path(jaxcam.__file__).parent
+    asks = re.compile(
+        r"""devices\(\s*["']|backend\s*=\s*["']|jax_platforms|JAX_PLATFORMS|pure_callback|io_callback|debug\.callback"""
+    )
+    for file in sorted(root.rglob("*.py")):
+        assert not asks.search(file.read_text()), file
