@@ -61,7 +61,11 @@ def add_commands(commands: Any) -> None:
         "from: by a Gaussian, or exactly as RISE's code does (default: blur)",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")
-    p.add_argument("--batch-size", type=int, default=12, metavar="N", help="photos and maps at a time (default: 12)")
+    p.add_argument(
+        "--batch-size", type=int, metavar="N", help="photos and maps at a time (default: by the device's memory; 12 on "
+        "a processor)",
+    )  # fmt: skip
+    networks.add_precision(p, "highest for the maps, tf32 for forward passes of the network and its masked photos")
     p.add_argument(
         "--keep", nargs="+", default=None, metavar="WHAT", help="of every map: coefficients, maps, curves, or none "
         "(default: all three; a report shows only what was kept)",
@@ -95,14 +99,17 @@ def run(options: argparse.Namespace) -> int:
     for line in data.summary():
         print(visible(line))
     network = networks.load(options)
+    for line in _cost_of_precision(options, network, data, methods):
+        print(visible(line))
     with _progress() as report:
         watch = _Watch(report)
         found = evaluate(
             network, data, methods=methods, metrics=options.metrics, out=options.out,
             limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
             reference=options.reference, baseline=options.baseline, steps=options.steps, start=options.start,
-            batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, process=options.process,
-            processes=options.processes, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
+            batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, precision=options.precision,
+            process=options.process, processes=options.processes, progress=watch,
+            about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
         print(visible(f"{options.out}: this run was finished before; nothing was left to do"))
@@ -130,6 +137,19 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)
     processes.check_numbers(options.process, options.processes)
+
+
+def _cost_of_precision(options: argparse.Namespace, network: Any, data: Any, methods: Sequence[str]) -> list[str]:
+    """What a lower precision does to the maps of the first picture that can be read; nothing of the usual one."""
+    from jaxcam.explanation.lower_precision import told
+
+    for item in data.items:
+        with contextlib.suppress(JaxcamError):
+            picture = item.open()
+            return told(
+                network, picture, precision=options.precision, methods=methods, layer=options.layer, seed=options.seed
+            )
+    return []
 
 
 def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:

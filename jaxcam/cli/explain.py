@@ -60,7 +60,11 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument("--out", default="explanations", metavar="DIR", help="where the files go (default: explanations)")
     p.add_argument("--json", metavar="FILE|-", help="write the numbers as JSON as well; - for standard output")
-    p.add_argument("--batch-size", type=int, default=8, metavar="N", help="photos and maps at a time (default: 8)")
+    p.add_argument(
+        "--batch-size", type=int, metavar="N", help="photos and maps at a time (default: by the device's memory; 8 on "
+        "a processor)",
+    )  # fmt: skip
+    networks.add_precision(p, "highest")
     p.add_argument("--no-figure", action="store_true", help="write the arrays only")
     p.add_argument(
         "--resume", action="store_true", help="take up what the same command left when it was stopped, and leave the "
@@ -115,16 +119,19 @@ def _explain(
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
     from jaxcam.cli.progress import maps_bar
-    from jaxcam.explanation.explain import explain_each, requested
+    from jaxcam.explanation.explain import BATCH, explain_each, requested
+    from jaxcam.explanation.lower_precision import told
     from jaxcam.explanation.resume import Digests, Unfinished, check_alike, settings_digest
+    from jaxcam.transforms.memory import room_for
 
     broken: list[tuple[str, str]] = []
     notices: list[str] = []
     everything, requests = requested(methods)
     labels = [*requests, *(["all"] if everything else [])] or ["default"]
     settings = settings_digest(
-        network, layer=network.resolve_layer(options.layer), methods=labels, targets=targets, seed=options.seed
-    )
+        network, layer=network.resolve_layer(options.layer), methods=labels, targets=targets, seed=options.seed,
+        precision=options.precision,
+    )  # fmt: skip
     check_alike(settings)
     digests = Digests(settings)
     names = stems(paths, out)
@@ -142,13 +149,15 @@ def _explain(
         left = _take_up(paths, names, out, network, digests, keep, notices, figure=not options.no_figure)
         if unfinished.strangers:
             notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
+    at_once = room_for(BATCH) if options.batch_size is None else options.batch_size
     count = len(targets) if isinstance(targets, list) else max(1, min(targets, len(network.classes)))
     try:
         with maps_bar(console, len(left) * max(1, len(requests)) * count) as bar:
             explanations = explain_each(
                 network, _readable(left, broken), methods=methods, targets=targets, layer=options.layer,
-                batch_size=1 if options.resume else min(options.batch_size, max(1, len(left))),
-                maps_at_once=options.batch_size, seed=options.seed, states=unfinished, done=bar,
+                batch_size=1 if options.resume else min(at_once, max(1, len(left))), maps_at_once=at_once,
+                seed=options.seed, precision=options.precision, states=unfinished,
+                done=bar,
                 skipped=lambda name, why: notices.append(f"{name} left out: {why}"),
             )  # fmt: skip
             for explanation in explanations:
@@ -168,6 +177,11 @@ def _explain(
         console.print(table_of(rows, network.name, records[0]["layer"], network.classes))
         what = "arrays" if options.no_figure else "figures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
+    if done:
+        first_done = next(path for path in paths if path in done)
+        notices += told(
+            network, first_done, precision=options.precision, methods=methods, layer=options.layer, seed=options.seed
+        )
     for notice in [*doubts, *notices]:
         console.print(visible(notice), markup=False, highlight=False, soft_wrap=True)
     return broken, records

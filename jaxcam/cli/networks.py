@@ -32,12 +32,23 @@ def add_options(parser: Any) -> None:
     )  # fmt: skip
 
 
+def add_precision(parser: Any, default: str) -> None:
+    """Adds the option to a command; `default` says in words what holds unless it is given."""
+    parser.add_argument(
+        "--precision", metavar="P", help="of matrix products, highest, tf32 or bfloat16: lower ones are faster on GPUs "
+        f"and TPUs, and what they cost is measured on the first photo and told (default: {default})",
+    )  # fmt: skip
+
+
 def load(options: argparse.Namespace) -> Classifier:
     """The network that the options name.
 
     Raises:
-      JaxcamError: there is none of that name, or it cannot be made.
+      JaxcamError: there is none of that name, or it cannot be made; or no such precision.
     """
+    from jaxcam.transforms.precision import check_precision
+
+    check_precision(getattr(options, "precision", None))
     if options.weights is not None and options.model is not None and is_python(options.model):
         raise JaxcamError("--weights is for networks of `jaxcam models`; one of your own loads its weights itself")
     return named(options.model, weights=options.weights)

@@ -11,14 +11,23 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from jaxcam.errors import JaxcamError
+from jaxcam.transforms.precision import with_precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Checked:
-    """A program `(*params, *rest) -> outputs`, and the shapes of the parameters that it was traced with."""
+    """A program `(*params, *rest) -> outputs`.
+
+    Attributes:
+      closed: the program.
+      params: the shapes of the parameters that it was traced with.
+      precision: of its products that name none, where `jax.default_matmul_precision` says nothing; None for the
+        device's own.
+    """
 
     closed: jex.ClosedJaxpr
     params: Any
+    precision: str | None
 
     def run(self, params: Any, *rest: jax.Array) -> list:
         """The outputs, for parameters as a pytree.
@@ -32,7 +41,16 @@ class Checked:
                 f"the params are not of the structure that the network was cut with: {_difference(params, self.params)}"
             )
         leaves = [like(leaf, shape, "params") for leaf, shape in zip(given, expected, strict=True)]
-        return jex.jaxpr_as_fun(self.closed)(*leaves, *rest)
+        # Settled here, as it would be where the network's own code ran.
+        said: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        return jex.jaxpr_as_fun(self._at(said or self.precision))(*leaves, *rest)
+
+    def _at(self, precision: str | None) -> jex.ClosedJaxpr:
+        """The program with that precision: the same object each time, as is what it calls."""
+        made = self.__dict__.setdefault("_made", {})
+        if precision not in made:
+            made[precision] = with_precision(self.closed, precision)
+        return made[precision]
 
 
 def like(value: Any, expected: jax.ShapeDtypeStruct, what: str) -> jax.Array:

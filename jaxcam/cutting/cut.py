@@ -174,7 +174,7 @@ def cut_traced(traced: listing.Traced, at: str, layout: str | Layout | None = No
     halves = program.halve(traced.closed, place.name, occurrence, len(jax.tree.leaves(traced.params)))
     around = tuple(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in halves.features.out_avals[1:])
     told = halves.bypass + [f"{r.shape} beside the map" for r in jax.tree.leaves(rest)]
-    shared = {"params": traced.params, "layout": resolved, "axis": axis, "layer": name}
+    shared = {"params": traced.params, "precision": traced.precision, "layout": resolved, "axis": axis, "layer": name}
     return Cut(
         listing.Layer(name, activations.shape, place.kind),
         Features(halves.features, image=traced.image, **shared),

@@ -42,6 +42,7 @@ class Traced(NamedTuple):
       layout: `hwk` or `khw`.
       batched: whether the network itself takes a batch (of one, here).
       params, image: shapes and dtypes.
+      precision: as in `Checked`.
     """
 
     closed: Any
@@ -49,6 +50,7 @@ class Traced(NamedTuple):
     batched: bool
     params: Any
     image: jax.ShapeDtypeStruct
+    precision: str | None = None
 
 
 def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | None) -> Traced:

@@ -19,6 +19,7 @@ from jaxcam.cutting.checks import Checked, like
 from jaxcam.cutting.cut import Cut, cut_traced
 from jaxcam.cutting.layouts import Layout
 from jaxcam.errors import JaxcamError
+from jaxcam.transforms.precision import HIGHEST, with_precision
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,14 +56,15 @@ class Places:
         batched: bool | None = None,
     ):  # fmt: skip
         """Traces a network; arguments and errors as in `jaxcam.split`."""
-        # The precision of a product is settled when it is traced, and differences of close numbers are to come.
-        with jax.default_matmul_precision("highest"):
-            self._traced = listing.trace(model, params, example, call, batched)
+        # Products that name no precision get theirs when the program runs: the highest, unless another is asked for,
+        # as differences of close numbers are to come.
+        with jax.default_matmul_precision(None):
+            self._traced = listing.trace(model, params, example, call, batched)._replace(precision=HIGHEST)
         self._resolved = layouts.resolve(self._traced.layout if layout is None else layout)
         self._layout_given = layout is not None
         self._cuts: dict[str, Cut] = {}
         self._lock = threading.Lock()
-        self.whole = Whole(self._traced.closed, self._traced.params, self._traced.image)
+        self.whole = Whole(self._traced.closed, self._traced.params, HIGHEST, self._traced.image)
         self.logits = int(self._traced.closed.out_avals[0].shape[0])
         self.maps = self._maps()
 
@@ -140,7 +142,7 @@ class Places:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of what is computed, for parameters whatever they are, and of how layers become maps."""
-        parts = [program.fingerprint(self._traced.closed)]
+        parts = [program.fingerprint(with_precision(self._traced.closed, HIGHEST))]
         for name, place, shape in listing.unbatched(self._traced):
             if name in self.maps:
                 seen = jax.make_jaxpr(self._resolved.as_map)(jax.ShapeDtypeStruct(shape, place.dtype))

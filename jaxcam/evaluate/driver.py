@@ -20,7 +20,7 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
-from jaxcam.evaluate.manifest import KEEP, Options, claim, make_manifest, numbered
+from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest, numbered
 from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
 from jaxcam.evaluate.store import Unit, arrays_file, read_units
 from jaxcam.evaluate.work import Done, Stopped, Worker
@@ -29,6 +29,7 @@ from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
 from jaxcam.models.classifier import Classifier
+from jaxcam.transforms.memory import room_for
 
 
 class Progress(NamedTuple):
@@ -64,9 +65,10 @@ def evaluate(
     baseline: str = "mean",
     steps: int = 50,
     start: str = "blur",
-    batch_size: int = 12,
+    batch_size: int | None = None,
     keep: Sequence[str] = KEEP,
     seed: int = 0,
+    precision: str | None = None,
     process: int = 0,
     processes: int = 1,
     devices: Sequence[Any] | None = None,
@@ -97,9 +99,13 @@ def evaluate(
       baseline: what a removed pixel becomes: "mean", "zero", "blur" or "rise" (as RISE's code blurs).
       steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
       start: how the picture is blurred that insertion starts from: "blur", or "rise" for figures beside RISE's.
-      batch_size: pictures in a unit, and maps at a time.
+      batch_size: pictures in a unit, and maps at a time; unless given that of the run in the folder, or chosen from the
+        device's memory, 12 on a CPU.
       keep: of "coefficients", "maps" and "curves", what to keep of every map.
       seed: of the random methods.
+      precision: of matrix products, as in `jaxcam.explain`. Unless given what `jaxcam.wrap` was told; else the highest
+        for all that maps are made of, and "tf32" for forward passes of the network and of its masked pictures, whose
+        scores are no small differences. (Of CPUs all is float32.)
       process, processes: this is number `process` of so many that share the run; they make every so-manieth unit.
       devices: to compute on; the local ones of the default backend unless given.
       progress: called with a `Progress` after every unit.
@@ -122,12 +128,14 @@ def evaluate(
     elif not isinstance(data, Dataset):
         data = load_dataset(data)
     data, known = _for_network(network, data, targets)
+    if batch_size is None:
+        batch_size = _batch_size(folder, len(data) if limit is None else limit)
     boxes = data.has_boxes and network.preprocessing.places_boxes
     options = Options(
         methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, boxes, reference),
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, start=start, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size,
-        keep=tuple(keep),
+        keep=tuple(keep), precision=precision,
     )  # fmt: skip
     manifest = make_manifest(network, data, options, about)
     units = units_of(manifest)
@@ -173,6 +181,13 @@ def _methods(
         if info.heads is None or _is_defined(network, request(name), layer):
             chosen.append(request(name))
     return tuple(chosen)
+
+
+def _batch_size(folder: pathlib.Path, pictures: int) -> int:
+    """That of the run in a folder, on whatever device it was begun; else by the memory of this one."""
+    if (folder / "manifest.json").exists():
+        return read_manifest(folder)["settings"]["batch_size"]
+    return room_for(BATCH, most=pictures)
 
 
 def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool:

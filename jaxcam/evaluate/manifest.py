@@ -26,9 +26,12 @@ from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
 from jaxcam.metrics import BASELINES, BLURS, METRICS
 from jaxcam.models.classifier import Classifier
+from jaxcam.transforms.precision import check_precision
 
 #: What `--keep` can name.
 KEEP = ("coefficients", "maps", "curves")
+#: Pictures in a unit on a processor.
+BATCH = 12
 TARGETS = ("label", "predicted")
 
 
@@ -50,6 +53,8 @@ class Options:
       seed: of the random methods.
       batch_size: pictures in a unit, and maps at a time.
       keep: what to keep of every map beside its numbers.
+      precision: of matrix products; None for that of the network, or else the highest for what maps are made of, and
+        `PASSES` for features and the scores of masked pictures.
     """
 
     methods: tuple[Request, ...]
@@ -63,10 +68,12 @@ class Options:
     limit: int | None = None
     seeds: tuple[int, ...] = (0,)
     seed: int = 0
-    batch_size: int = 12
+    batch_size: int = BATCH
     keep: tuple[str, ...] = KEEP
+    precision: str | None = None
 
     def __post_init__(self):
+        check_precision(self.precision)
         labels = [m.label for m in self.methods]
         for kind, names in (("method", labels), ("metric", self.metrics), ("seed", self.seeds)):
             if not names:
@@ -136,6 +143,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         "reference": options.reference.label if options.reference else None,
         **{k: getattr(options, k) for k in ("targets", "baseline", "steps", "limit", "seed", "batch_size")},
         **({} if options.start == "blur" else {"start": options.start}),  # runs of before it could be chosen go on
+        **({"precision": asked} if (asked := options.precision or network.precision) else {}),
         "seeds": list(options.seeds),
         "keep": list(options.keep),
         "versions": {"jaxcam": __version__, "jax": jax.__version__},

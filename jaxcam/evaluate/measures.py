@@ -24,6 +24,7 @@ from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation
 from jaxcam.models.classifier import Classifier, LogitsFunction
 from jaxcam.transforms.convolutions import for_cpu
+from jaxcam.transforms.precision import HIGHEST, PASSES, at_precision, choosing
 
 #: Points of a perturbation that are evaluated at once, for each map of a batch.
 _POINTS = 2
@@ -64,6 +65,7 @@ class Measures:
       baseline: what a removed pixel becomes.
       steps: of the perturbations.
       start: how the picture is blurred that insertion starts from.
+      precision: of the network on masked pictures.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Measures:
         baseline: str,
         steps: int,
         start: str = "blur",
+        precision: str = PASSES,
     ):
+        self.precision = precision
         self.params, self.predict, self.at_once = params, _one_batch(network.whole), batch_size
         self.score = "sigmoid" if network.multi_label else "softmax"
         self.size = network.preprocessing.shape[:2]
@@ -160,7 +164,8 @@ class Measures:
             program = _over_maps(function, needs, constants)
         else:
             program = _compiled(function, needs, self.predict if "predict" in needs else None, self.score)
-        return _highest(program, self.params if "params" in needs else None, of_picture, piece.rows, of_map)
+        precision = self.precision if "predict" in needs else HIGHEST
+        return _at(precision, program, self.params if "params" in needs else None, of_picture, piece.rows, of_map)
 
     def _scores(self, p: Perturbation, shared: Shared, piece: Piece, known: Mapping[str, Any]) -> jax.Array:
         """`(m, S)`, while the pixels of the start become those of the end, most relevant first."""
@@ -168,7 +173,17 @@ class Measures:
         start, end = shared.of_picture[p.start], shared.of_picture[p.end]
         program = _curve(self.predict, self.score)
         parts = [
-            _highest(program, self.params, start, end, piece.rows, ranks, jnp.asarray(counts), known["target"])
+            _at(
+                self.precision,
+                program,
+                self.params,
+                start,
+                end,
+                piece.rows,
+                ranks,
+                jnp.asarray(counts),
+                known["target"],
+            )
             for counts in _chunks(np.asarray(self.counts), _POINTS)
         ]
         return jnp.concatenate(parts, axis=1)[:, : len(self.counts)]
@@ -196,12 +211,16 @@ def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[st
 
 @functools.lru_cache(maxsize=64)
 def _compiled(function: Callable, needs: tuple[str, ...], predict: LogitsFunction | None, score: str) -> Callable:
-    return jax.jit(for_cpu(_over_maps(function, needs, {"predict": predict, "score": score})))
+    return jax.jit(for_cpu(at_precision(_over_maps(function, needs, {"predict": predict, "score": score}))))
+
+
+def _at(precision: str, program: Callable, *args: Any) -> Any:
+    with choosing(precision):
+        return program(*args)
 
 
 def _highest(program: Callable, *args: Any) -> Any:
-    with jax.default_matmul_precision("highest"):  # on an accelerator; drops of scores are small differences
-        return program(*args)
+    return _at(HIGHEST, program, *args)
 
 
 def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -242,6 +261,7 @@ def _heatmaps(size: tuple[int, int]) -> Callable:
 def _curve(predict: LogitsFunction, score: str) -> Callable:
     @jax.jit
     @for_cpu
+    @at_precision
     def curve(params, start, end, rows, ranks, counts, targets):
         def one(row, rank, target):
             return metrics.curve_scores(

@@ -161,7 +161,7 @@ def _making(run: Run, summary: Summary) -> list[tuple[str, str]]:
         ("Removed pixels", settings.get("baseline")), ("Curve steps", settings.get("steps")),
         ("Insertion starts from", settings.get("start")),
         ("Reference", settings.get("reference")), ("Seed", settings.get("seed")),
-        ("Batch size", settings.get("batch_size")),
+        ("Batch size", settings.get("batch_size")), ("Precision", settings.get("precision")),
         ("Versions", ", ".join(f"{k} {v}" for k, v in settings.get("versions", {}).items())),
         ("Python, NumPy", f"{about.get('python', '?')}, {about.get('numpy', '?')}"),
         ("Device", f"{settings.get('platform', '?')}: {about.get('device', '?')}"),

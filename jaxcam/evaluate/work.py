@@ -18,6 +18,7 @@ from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.methods.maps import signed_share
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
+from jaxcam.transforms.precision import PASSES
 
 
 class Stopped(Exception):
@@ -48,10 +49,14 @@ class Worker:
     ):
         self.network, self.options = network, options
         self.known_labels, self.stopping = known_labels, stopping
-        self.engine = Engine(network, options.layer, options.batch_size, options.batch_size, seed=options.seed)
+        asked = options.precision or network.precision
+        self.engine = Engine(
+            network, options.layer, options.batch_size, options.batch_size, seed=options.seed, precision=asked,
+            passes=asked or PASSES,
+        )  # fmt: skip
         self.measures = Measures(
             network, self.engine.params, options.metrics, batch_size=options.batch_size, baseline=options.baseline,
-            steps=options.steps, start=options.start,
+            steps=options.steps, start=options.start, precision=asked or PASSES,
         )  # fmt: skip
 
     @on_purpose

@@ -16,12 +16,17 @@ from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, LogitsFunction
 from jaxcam.transforms.convolutions import enabled, for_cpu
+from jaxcam.transforms.precision import HIGHEST, at_precision, choosing
 
 
-def timed(program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
-    """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside."""
+def timed(program: Any, *args: Any, warm: bool = True, precision: str | None = None) -> tuple[Any, float]:
+    """The result of a program, and how long it took without compilation; with `warm`, the slow first run aside.
+
+    Args:
+      precision: of its products; the highest unless named, as differences of close numbers are to come.
+    """
     args = jax.tree.map(jnp.asarray, args)
-    compiled = _compiled(program, *args)
+    compiled = _compiled(program, precision or HIGHEST, *args)
     if warm and not compiled.warm:
         jax.block_until_ready(compiled.call(*args))
         compiled.warm = True
@@ -36,33 +41,40 @@ class _Compiled:
     warm: bool = False
 
 
-def _compiled(program: Any, *args: Any) -> _Compiled:
+def _compiled(program: Any, precision: str, *args: Any) -> _Compiled:
     leaves, tree = jax.tree.flatten(args)
-    return _compile(
-        program, tree, tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves), enabled()
-    )
+    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+    return _compile(program, tree, shapes, precision, enabled())
 
 
 @functools.lru_cache(maxsize=128)
-def _compile(program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], fast: bool) -> _Compiled:
-    with jax.default_matmul_precision("highest"):  # differences of close numbers are to come
+def _compile(
+    program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], precision: str, fast: bool
+) -> _Compiled:
+    with choosing(precision):
         return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
 
 
 @functools.lru_cache(maxsize=128)
 def jitted(function: Callable) -> Any:
     """A function of a network, compiled."""
-    return jax.jit(for_cpu(function))
+    return jax.jit(for_cpu(at_precision(function)))
 
 
 @functools.lru_cache(maxsize=128)
-def forward(features: Features, head: LogitsFunction) -> Any:
-    """`(params, inputs (b, H, W, 3)) -> (activations, bypass, logits)`, each with a leading axis."""
+def forward(features: Features, head: LogitsFunction, passes: str | None = None) -> Any:
+    """`(params, inputs (b, H, W, 3)) -> (activations, bypass, logits)`, each with a leading axis.
+
+    Args:
+      passes: precision of the features, where it is another than that of the head.
+    """
+    up_to_layer = at_precision(features.with_bypass, passes)
 
     @jax.jit
     @for_cpu
+    @at_precision
     def run(params, inputs):
-        activations, bypass = features.with_bypass(params, inputs)
+        activations, bypass = up_to_layer(params, inputs)
         return activations, bypass, head(head_params(params, bypass), activations)
 
     return run
@@ -78,6 +90,7 @@ def maps(request: Request, head: LogitsFunction, network: LogitsFunction, functi
 
     @jax.jit
     @for_cpu
+    @at_precision
     def run(params, activations, bypass, given, rows, targets):
         def one(row, target):
             a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
@@ -102,6 +115,7 @@ def default_references(features: Features) -> Any:
 
     @jax.jit
     @for_cpu
+    @at_precision
     def references(params, inputs):
         b, h, w, c = inputs.shape
         coarse = jax.image.resize(inputs, (b, min(8, h), min(8, w), c), "linear")

@@ -25,6 +25,7 @@ from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import named, numbers, on_purpose
 from jaxcam.shapley.sharded import replicate
 from jaxcam.transforms.finite import origin_of_nonfinite
+from jaxcam.transforms.precision import check_precision
 
 
 class Forward(NamedTuple):
@@ -81,6 +82,14 @@ class Engine:
 
     The shapes of the programs depend on the batch sizes alone: neither another class nor a last batch
     that is not full compiles anything again.
+
+    Args:
+      network, layer: what is explained, and where.
+      batch_size, maps_at_once: pictures, and maps, of a program.
+      seed: of the methods that sample.
+      mesh, states: of maps that take many steps.
+      precision: of matrix products; the network's own choice, or else the highest, unless named.
+      passes: the same of the network up to the layer; as `precision` unless named.
     """
 
     @on_purpose
@@ -94,13 +103,16 @@ class Engine:
         *,
         mesh: Mesh | None = None,
         states: States | None = None,
+        precision: str | None = None,
+        passes: str | None = None,
     ):
+        self.precision, self._passes = check_precision(precision) or network.precision, check_precision(passes)
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
         self.layer = network.resolve_layer(layer)
         self.params = jax.tree.map(jnp.asarray, network.params)
         self._at_zero: tuple[Forward | None, np.ndarray] | None = None
-        self._stepped = SteppedMaps(mesh, states)
+        self._stepped = SteppedMaps(mesh, states, self.precision)
         self._everywhere: Any = None
         self._zero_origin: str | None = None
 
@@ -113,8 +125,8 @@ class Engine:
         """
         n = len(inputs)
         padded = jnp.asarray(_pad(inputs, self.batch_size))
-        program = compiled.forward(self.features, self.head)
-        (activations, bypass, logits), seconds = timed(program, self.params, padded)
+        program = compiled.forward(self.features, self.head, self._passes)
+        (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
         keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
         result = Forward(
             padded, activations, bypass, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, tuple(sources),
@@ -124,6 +136,9 @@ class Engine:
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
                 raise self._not_finite(source)
         return result
+
+    def _timed(self, program: Any, *args: Any, warm: bool = True) -> tuple[Any, float]:
+        return timed(program, *args, warm=warm, precision=self.precision)
 
     def _not_finite(self, source: str) -> JaxcamError:
         for name, value in named(self.network.params).items():
@@ -194,7 +209,7 @@ class Engine:
                     raise JaxcamError(f"{e}; {note}") if note else e  # noqa: B904  # the same, and more of it
             else:
                 batch = (forward.padded, forward.bypass, given, rows, targets)
-                result, seconds = timed(program, self.params, *batch, warm=at_once > 1)
+                result, seconds = self._timed(program, self.params, *batch, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
             if stepped is None:
@@ -260,9 +275,9 @@ class Engine:
             given["image"] = forward.inputs
         if "references" in needs and references is None:
             background = compiled.default_references(self.features)
-            given["references"], seconds = timed(background, self.params, forward.inputs)
+            given["references"], seconds = self._timed(background, self.params, forward.inputs)
         elif "references" in needs:
-            shared = timed(compiled.jitted(self.features), self.params, references)[0]
+            shared = self._timed(compiled.jitted(self.features), self.params, references)[0]
             given["references"] = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
         return given, seconds
 
@@ -288,7 +303,7 @@ class Engine:
         around = bool(jax.tree.leaves(forward.bypass))
         if self._at_zero is None or around and self._at_zero[0] is not forward:
             zeros = jnp.zeros(forward.padded.shape[0 if around else 1 :], forward.padded.dtype)
-            logits, _ = timed(compiled.jitted(self.head), head_params(self.params, forward.bypass), zeros)
+            logits, _ = self._timed(compiled.jitted(self.head), head_params(self.params, forward.bypass), zeros)
             shape = (self.batch_size, logits.shape[-1])
             self._at_zero = forward if around else None, np.broadcast_to(np.asarray(logits, np.float64), shape)
         return self._at_zero[1]

@@ -25,6 +25,10 @@ from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
 from jaxcam.shapley.sharded import orderings_mesh
+from jaxcam.transforms.memory import room_for
+
+#: Pictures, and maps, at a time on a processor.
+BATCH = 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -182,9 +186,10 @@ def explain(
     methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
     layer: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     references: Sequence[Picture] | None = None,
     seed: int = 0,
+    precision: str | None = None,
 ) -> list[Explanation]:
     """Explains why a network scores pictures as it does.
 
@@ -199,11 +204,15 @@ def explain(
         functions of the logits `(C,) -> ()`, such as the difference of two, each called by its `__name__`; or one list
         of these per picture. A function is compiled for anew unless it is the same object.
       layer: where to make the maps; the network's default layer, the last convolutional one, unless given.
-      batch_size: pictures, and maps, computed at a time. It changes speed and memory, not results.
+      batch_size: pictures, and maps, computed at a time; chosen from the device's memory unless given, 8 on a CPU. It
+        changes speed and memory, not results.
       references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
         four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
         colour (a zero input), and of normal noise.
       seed: of the methods that sample; their draws also depend on the picture's file name and on the class.
+      precision: of matrix products: "highest"; "tf32", which GPUs and TPUs multiply faster, and CPUs do not have; or
+        "bfloat16". Unless given what `jaxcam.wrap` was told, else the highest: explanations are differences of close
+        numbers. `jaxcam.explanation.lower_precision.costs` measures what a lower one does to them.
 
     Returns:
       One `Explanation` per picture, in order.
@@ -214,11 +223,12 @@ def explain(
     """
     single = isinstance(images, typing.get_args(Picture)) or hasattr(images, "shape")
     listed: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    batch_size = room_for(BATCH) if batch_size is None else batch_size
     named = [(os.fspath(p) if isinstance(p, str | os.PathLike) else f"image {i}", p) for i, p in enumerate(listed)]
     return list(
         explain_each(
             network, named, methods=methods, targets=targets, layer=layer, references=references,
-            batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size, seed=seed,
+            batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size, seed=seed, precision=precision,
         )
     )  # fmt: skip
 
@@ -230,10 +240,11 @@ def explain_each(
     methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
     layer: str | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     maps_at_once: int | None = None,
     references: Sequence[Picture] | None = None,
     seed: int = 0,
+    precision: str | None = None,
     skipped: Callable[[str, str], None] = lambda name, why: None,
     done: Callable[[str, str, float], None] = lambda source, method, maps: None,
     states: States | None = None,
@@ -248,6 +259,7 @@ def explain_each(
         map of many steps counts by parts.
       states: where the states of such maps are kept, and taken up from.
     """
+    batch_size = room_for(BATCH) if batch_size is None else batch_size
     if batch_size < 1 or (maps_at_once is not None and maps_at_once < 1):
         raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
     everything, requests = requested(methods)
@@ -260,6 +272,7 @@ def explain_each(
         seed,
         mesh=orderings_mesh(),
         states=states,
+        precision=precision,
     )
     backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
     position, source = 0, iter(images)

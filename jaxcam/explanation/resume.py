@@ -25,6 +25,7 @@ from jaxcam.explanation.explain import Attribution, Explanation
 from jaxcam.files import check_writable, open_file, try_lock, whole_file
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.stepping import State
+from jaxcam.transforms.precision import HIGHEST
 
 #: The folder, in that of the results, that holds the states.
 FOLDER = ".jaxcam-progress"
@@ -32,11 +33,17 @@ FOLDER = ".jaxcam-progress"
 INTERVAL = 10.0
 
 
-def settings_digest(network: Classifier, *, layer: str, methods: Sequence[str], targets: Any, seed: int) -> str:
+def settings_digest(
+    network: Classifier, *, layer: str, methods: Sequence[str], targets: Any, seed: int,
+    precision: str | None = None,
+) -> str:  # fmt: skip
     """What decides the numbers of a run besides the pictures; batches and devices do not."""
     named = {"classes": list(network.classes), "multi_label": network.multi_label, **network.described()}
     named["preprocessing"] = network.preprocessing.fields()
     chosen = {"layer": layer, "methods": list(methods), "targets": targets, "seed": seed, "version": __version__}
+    asked = precision or network.precision or HIGHEST
+    if asked != HIGHEST:
+        chosen["precision"] = asked
     text = json.dumps(named | chosen | {"weights": network.digest()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -35,10 +35,12 @@ class SteppedMaps:
     Attributes:
       mesh: devices to divide a map's steps among; None for the default one.
       states: where states are kept; None for nowhere.
+      precision: of the programs.
     """
 
     mesh: Mesh | None
     states: States | None
+    precision: str | None = None
 
     def division(self, request: Request, inputs: Inputs) -> Stepped | None:
         """The steps of a request on inputs of these shapes; None where one program does it at once."""
@@ -61,7 +63,7 @@ class SteppedMaps:
 
         def call(program, *arrays):
             nonlocal seconds
-            result, spent = timed(program, *arrays, warm=False)
+            result, spent = timed(program, *arrays, warm=False, precision=self.precision)
             seconds += spent
             return result
 

@@ -30,8 +30,9 @@ from jaxcam.shapley.result import Problem, at_least, check_count, float_dtype
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import Steps
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
-from jaxcam.transforms.coalition import CHUNK_ELEMENTS, Game, coalition_game
+from jaxcam.transforms.coalition import Game, chunk_elements, coalition_game
 from jaxcam.transforms.coalition.first_layer import first_layer
+from jaxcam.transforms.memory import room_for
 
 #: How `shap_cam` spends its evaluations; `plain` is the paper's.
 ESTIMATORS = ("auto", "adjusted", "antithetic", "plain")
@@ -42,8 +43,8 @@ MAX_LAYER = 4096
 #: A surrogate may cost so many times what the head does. Error times seconds came out 2 to 6 times better than of
 #: antithetic orderings on vgg16_slim from 30 orderings on (at 10, 1.6 times worse), 18 to 84 times on SqueezeNet.
 WORTH = 16.0
-#: MFLOP of one step: some seconds on a laptop's processor, a moment on an accelerator.
-STEP_MEGAFLOPS = 2e5
+#: MFLOP of one step: some seconds on a laptop's processor. Devices with more memory take more.
+STEP_MEGAFLOPS = 200_000
 #: What a coalition costs however small the head.
 _LEAST_MEGAFLOPS = 0.01
 
@@ -95,7 +96,7 @@ def shap_cam(
     estimator: str = "auto",
     tolerance: float | None = None,
     chunk_size: int | None = None,
-    precision: str = "highest",
+    precision: str | None = None,
 ) -> CAM:
     """SHAP-CAM: the Shapley value of each channel, its mean marginal contribution over random orderings.
 
@@ -121,7 +122,8 @@ def shap_cam(
         samples on. Rare events fool it: where a channel counts in few coalitions, ten samples may hold none of these,
         and their spread, of which the error is made, says nothing of what they have not seen.
       chunk_size: coalitions evaluated at once; chosen from the head's size when None.
-      precision: of the matrix products; lower ones are faster on accelerators, and less exact.
+      precision: of the products that each coalition costs: "highest", "tf32" or "bfloat16", of which lower ones are
+        faster on accelerators, and less exact; what an outer `transforms.at_precision` says, else the highest.
 
     Returns:
       A `CAM`; `diagnostics` holds `logit` F(A), `logit_zero` F(0), `completeness_gap`, `standard_error (K,)`
@@ -204,7 +206,7 @@ class HeadGame:
 
     head: HeadFn
     score: Callable | None
-    precision: str
+    precision: str | None
 
     def __call__(self, data: Data) -> Problem:
         score = scalar_score(self.head, data.params, data.target if self.score is None else self.score)
@@ -251,7 +253,7 @@ def stepped_shap_cam(
     estimator: str = "auto",
     tolerance: float | None = None,
     chunk_size: int | None = None,
-    precision: str = "highest",
+    precision: str | None = None,
     devices: int = 1,
 ) -> Stepped:
     """`shap_cam` divided into steps, with the same result up to rounding.
@@ -327,10 +329,10 @@ def _division_of(game: Game, count: int, estimator: str, chunk_size: int | None,
 
 def _step_chunk(game: Game, wanted: int, each: int) -> int:
     """How many of `wanted` coalitions a device takes at once, where a sample is `each` of them."""
-    chunk = min(game.default_chunk(wanted), int(STEP_MEGAFLOPS / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
+    chunk = min(game.default_chunk(wanted), int(room_for(STEP_MEGAFLOPS) / max(_LEAST_MEGAFLOPS, game.megaflops)) + 1)
     # Where a little more memory takes all of a sample at once, no loop is needed: XLA runs
     # convolutions inside loops slowly on processors.
-    return max(chunk, each) if each * game.elements <= 4 * CHUNK_ELEMENTS else chunk
+    return max(chunk, each) if each * game.elements <= 4 * chunk_elements() else chunk
 
 
 def kernel_shap_cam(
@@ -343,7 +345,7 @@ def kernel_shap_cam(
     num_samples: int | None = None,
     paired: bool = True,
     chunk_size: int | None = None,
-    precision: str = "highest",
+    precision: str | None = None,
 ) -> CAM:
     """KSHAP-CAM: Shapley values by KernelSHAP, a weighted regression of the logit on coalitions.
 
@@ -394,7 +396,7 @@ def lime_cam(
     beta: float = 0.01,
     gamma: float = 0.5,
     chunk_size: int | None = None,
-    precision: str = "highest",
+    precision: str | None = None,
 ) -> CAM:
     """LIME-CAM: a Lasso of the logit on coalitions in which each channel is kept with probability 1/2.
 

@@ -15,6 +15,7 @@ from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coeffic
 from jaxcam.methods.stepping import Data, Stepped
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.transforms.memory import room_for
 
 #: What is made of the logits `(C,)` before the class is picked.
 SCORES: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -22,6 +23,8 @@ SCORES: dict[str, Callable[[jax.Array], jax.Array]] = {
     "sigmoid": jax.nn.sigmoid,
     "logit": lambda logits: logits,
 }
+#: Masked images at once on a processor.
+CHUNK = 12
 #: How scores become coefficients.
 NORMALISATIONS = ("softmax", "increase")
 
@@ -163,7 +166,7 @@ def stepped_score_cam(
     score: str = "softmax",
     normalise: str = "softmax",
     top: int | None = None,
-    chunk_size: int = 12,
+    chunk_size: int | None = None,
     devices: int = 1,
 ) -> Stepped:
     """`score_cam` divided into steps, one for each chunk of channels. Arguments and errors as there.
@@ -175,7 +178,7 @@ def stepped_score_cam(
         raise unknown("score", score, SCORES)
     if normalise not in NORMALISATIONS:
         raise unknown("normalisation", normalise, NORMALISATIONS)
-    check_count("chunk_size", chunk_size)
+    chunk_size = room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size)
     players = jnp.shape(activations)[-1]
     channels = players if top is None else min(check_count("top", top), players)
     pick = target if callable(target) else None
@@ -197,7 +200,7 @@ def score_cam(
     score: str = "softmax",
     normalise: str = "softmax",
     top: int | None = None,
-    chunk_size: int = 12,
+    chunk_size: int | None = None,
 ) -> CAM:
     """Score-CAM: `alpha_k = softmax over k of f_c(image * m_k)`, `m_k` the channel as a mask on the image.
 
@@ -216,7 +219,8 @@ def score_cam(
       score: f_c: "softmax", the class's probability; "sigmoid", that of a multi-label network; "logit".
       normalise: "softmax" over the channels, or "increase": `f_c(image * m_k) - f_c(0)`, with its sign.
       top: score only so many channels, those with the largest range `max A_k - min A_k`; the others get 0.
-      chunk_size: masked images at once, which bounds the memory. It does not change the numbers.
+      chunk_size: masked images at once, which bounds the memory; chosen from the device's when None, 12 on a CPU. It
+        does not change the numbers.
 
     Returns:
       A `CAM`; `diagnostics` holds `logit`, `score` (f_c of the image), `evaluations` (of the whole network: one for

@@ -43,6 +43,7 @@ class Classifier:
       preprocessing: how pictures become inputs.
       multi_label: whether probabilities are sigmoids of independent logits.
       provenance: where the weights come from (source, licence, accuracy ...).
+      precision: of matrix products when it is explained or evaluated, unless another is asked for; None for the usual.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Classifier:
     preprocessing: AnyPreprocessing
     multi_label: bool
     provenance: dict
+    precision: str | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:

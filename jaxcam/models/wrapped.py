@@ -20,6 +20,7 @@ from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.convolutions import for_cpu
+from jaxcam.transforms.precision import check_precision
 
 _KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
@@ -29,7 +30,7 @@ class Wrapped(Classifier):
     """A network of the user's own, from `wrap`.
 
     Attributes:
-      name, params, classes, preprocessing, multi_label, provenance: as in `Classifier`.
+      name, params, classes, preprocessing, multi_label, provenance, precision: as in `Classifier`.
       places: the network itself, and where it can be cut.
       layer: the default one.
     """
@@ -42,6 +43,7 @@ class Wrapped(Classifier):
     layer: str
     multi_label: bool = False
     provenance: dict = dataclasses.field(default_factory=dict)
+    precision: str | None = None
 
     def __post_init__(self):
         if len(self.classes) != self.places.logits:
@@ -92,12 +94,12 @@ class Wrapped(Classifier):
 def wrap(
     model: Any, params: Any = None, *, preprocessing: Any, classes: str | Sequence[str], layer: str | None = None,
     multi_label: bool = False, name: str | None = None, provenance: dict | None = None, call: Call = None,
-    layout: str | Layout | None = None, batched: bool | None = None,
+    layout: str | Layout | None = None, batched: bool | None = None, precision: str | None = None,
 ) -> Wrapped:  # fmt: skip
     """Any network as one that `jaxcam.explain` and `jaxcam.evaluate.evaluate` take; the model itself is left as it is.
 
-    It is traced once, on shapes, in eval mode, and with the highest precision of matrix products where it does not name
-    its own: explanations are small differences.
+    It is traced once, on shapes, in eval mode. Its functions compute matrix products at the highest precision where
+    it does not name its own, unless `jax.default_matmul_precision` says otherwise: explanations are small differences.
 
     Args:
       model, params, call, layout, batched: as in `jaxcam.split`. An NNX or Equinox module's own parameters
@@ -113,6 +115,8 @@ def wrap(
       multi_label: whether the logits are independent, their probabilities sigmoids; a single logit must be.
       name: what to call it; the model's own name, its class or the function unless given.
       provenance: what is known of the weights, for reports.
+      precision: with which it is explained and evaluated unless another is asked for there: "highest", "tf32" or
+        "bfloat16", see `jaxcam.explain`.
 
     Returns:
       The network, with `predict`, `preprocess`, `layers`, `split(at=...)` and the rest that one of `jaxcam.load` has.
@@ -144,6 +148,7 @@ def wrap(
         layer=places.cut(layer).layer.name if layer else places.last(lambda cut: _matters(cut, params, places.logits)),
         multi_label=multi_label,
         provenance=dict(provenance or {}),
+        precision=check_precision(precision),
     )
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding, over_devices, replicate
 from jaxcam.transforms.convolutions import for_cpu
+from jaxcam.transforms.precision import at_precision
 
 #: All that a computation has found so far: a `NamedTuple` of arrays.
 State = Any
@@ -115,12 +116,14 @@ def _on_host(state: State) -> State:
 
 @functools.lru_cache(maxsize=64)
 def _first(steps: Steps, prepare: Callable, mesh: Mesh | None) -> Any:
-    return jax.jit(over_devices(lambda sharding: for_cpu(lambda data: steps.start(prepare(data), sharding)), mesh))
+    return jax.jit(
+        over_devices(lambda sharding: for_cpu(at_precision(lambda data: steps.start(prepare(data), sharding))), mesh)
+    )
 
 
 @functools.lru_cache(maxsize=64)
 def _next(steps: Steps, prepare: Callable, mesh: Mesh | None) -> Any:
     def step(sharding: RowSharding) -> Callable:
-        return for_cpu(lambda data, state: steps.advance(prepare(data), state, sharding))
+        return for_cpu(at_precision(lambda data, state: steps.advance(prepare(data), state, sharding)))
 
     return jax.jit(over_devices(step, mesh))

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import operator
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,16 +22,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
-from jaxcam.transforms.primitives import describe
-from jaxcam.transforms.walker import opened
+from jaxcam.transforms.rewriting import rewritten
 
 #: `with fast_convolutions(False): ...` leaves all convolutions as they are, in what is traced inside it; `True` asks
 #: for the rewriting whatever the environment says.
 fast_convolutions = jax.make_user_context(None)
 
 _VARIABLE = "JAXCAM_FAST_CONVOLUTIONS"
-#: Programs in which convolutions are looked for, besides calls and control flow.
-_ENTERED = ("while", "custom_vmap_call")
 
 
 def for_cpu(function: Callable) -> Callable:
@@ -59,7 +55,7 @@ def for_cpu(function: Callable) -> Callable:
         if not enabled():
             return function(*args, **kwargs)
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-        outputs = jex.jaxpr_as_fun(_rewritten(closed, {}))(*jax.tree.leaves((args, kwargs)))
+        outputs = jex.jaxpr_as_fun(rewritten(closed, _fast))(*jax.tree.leaves((args, kwargs)))
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return fast
@@ -69,39 +65,6 @@ def enabled() -> bool:
     """Whether convolutions are rewritten in what is traced now."""
     asked = fast_convolutions.value
     return os.environ.get(_VARIABLE, "1") != "0" if asked is None else bool(asked)
-
-
-def _rewritten(program: Any, known: dict[int, Any]) -> Any:
-    """A jaxpr, closed or not, with other equations in place of some convolutions; itself where there are none.
-
-    Args:
-      known: what was made of the programs met so far, by identity: one that is called often stays one.
-    """
-    if id(program) not in known:
-        jaxpr, _ = opened(program)
-        eqns = [_instead(eqn, known) for eqn in jaxpr.eqns]
-        if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
-            known[id(program)] = program
-        else:
-            new = jaxpr.replace(eqns=eqns)
-            known[id(program)] = program.replace(jaxpr=new) if hasattr(program, "jaxpr") else new
-    return known[id(program)]
-
-
-def _instead(eqn: jex.JaxprEqn, known: dict[int, Any]) -> jex.JaxprEqn:
-    if eqn.primitive.name == "conv_general_dilated":
-        return _fast(eqn)
-    if describe(eqn).kind not in ("call", "control") and eqn.primitive.name not in _ENTERED:
-        return eqn
-
-    def new(value):
-        if isinstance(value, tuple):
-            several = tuple(map(new, value))
-            return value if all(map(operator.is_, several, value)) else several
-        return _rewritten(value, known) if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr) else value
-
-    params = {name: new(value) for name, value in eqn.params.items()}
-    return eqn if all(params[name] is value for name, value in eqn.params.items()) else eqn.replace(params=params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,7 +346,9 @@ _TOGETHER, _PARTS = (32, 64), 4
 
 
 def _fast(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
-    """An equation that calls what computes the same on a CPU, or the equation itself."""
+    """An equation that calls what computes the same as a convolution on a CPU, or the equation itself."""
+    if eqn.primitive.name != "conv_general_dilated":
+        return eqn
     avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
     x, w, out = avals
     if not jnp.issubdtype(out.dtype, jnp.floating) or 0 in (*x.shape, *w.shape, *out.shape):

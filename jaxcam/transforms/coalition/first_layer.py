@@ -60,11 +60,11 @@ def first_layer(game: Game) -> FirstLayer | None:
 
     def activation(z):
         given = {table.identity: z.reshape(-1, *shape)}
-        return evaluate(layer, None, game.precision, given).reshape(z.shape)
+        return evaluate(layer, None, game.products, given).reshape(z.shape)
 
     def gradient(masks):
-        reached = evaluate(layer, masks, game.precision)
-        after = lambda out: evaluate(game.output, masks, game.precision, {layer.identity: out}).sum()  # noqa: E731
+        reached = evaluate(layer, masks, game.products)
+        after = lambda out: evaluate(game.output, masks, game.products, {layer.identity: out}).sum()  # noqa: E731
         return jax.grad(after)(reached).reshape(-1, size)
 
     return FirstLayer(table.base.reshape(size), table.delta.reshape(-1, size), activation, gradient)

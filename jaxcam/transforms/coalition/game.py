@@ -26,10 +26,9 @@ from jaxcam.transforms.coalition.last_layer import with_affine_end
 from jaxcam.transforms.coalition.lazy import Additive, Affine, Deferred, Diagonal, Lazy, Task, evaluate
 from jaxcam.transforms.coalition.tables import as_one, fold, work
 from jaxcam.transforms.custom_derivatives import name_of
+from jaxcam.transforms.memory import working_bytes
+from jaxcam.transforms.precision import HIGHEST, PRECISIONS, at_precision, resolved
 from jaxcam.transforms.walker import location, trace, walk
-
-#: Numbers that the coalitions of one chunk may need at a time, about 256 MB.
-CHUNK_ELEMENTS = 1 << 26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +41,8 @@ class Game:
       megaflops: arithmetic per coalition that is left after folding.
       elements: the largest number of values that one coalition needs at a time.
       structure: what was found, in words.
-      precision: of the product of the masks and the table.
+      products: JAX's name of the precision of the product of the masks and the table.
+      precision: the name that was given; None for that of whoever evaluates it.
     """
 
     num_players: int
@@ -50,7 +50,8 @@ class Game:
     megaflops: float
     elements: int
     structure: str
-    precision: str | None = "highest"
+    products: str = HIGHEST
+    precision: str | None = None
 
     def __call__(self, masks: jax.Array) -> jax.Array:
         """The scores `(n,)` of the coalitions `masks (n, K)`.
@@ -64,10 +65,12 @@ class Game:
             )
         if not isinstance(self.output, Lazy):  # the head ignores its input
             return jnp.broadcast_to(self.output, masks.shape[:1])
-        return evaluate(self.output, masks, self.precision)
+        if self.precision not in PRECISIONS:
+            return evaluate(self.output, masks, self.products)
+        return at_precision(lambda masks: evaluate(self.output, masks, self.products), self.precision)(masks)
 
     def chunked(self, masks: jax.Array, *, chunk_size: int | None = None) -> jax.Array:
-        """The scores of many coalitions, `chunk_size` at a time; by default as many as fit in about 256 MB."""
+        """The scores of many coalitions, `chunk_size` at a time; by default as many as fit into memory."""
         chunk_size = self.default_chunk(masks.shape[0]) if chunk_size is None else chunk_size
         chunks = -(-masks.shape[0] // chunk_size)
         if chunks <= 1:
@@ -78,7 +81,7 @@ class Game:
 
     def default_chunk(self, wanted: int) -> int:
         """How many of `wanted` coalitions to evaluate at once: within memory, in chunks of equal size."""
-        fits = max(1, min(wanted, CHUNK_ELEMENTS // max(1, self.elements)))
+        fits = max(1, min(wanted, chunk_elements() // max(1, self.elements)))
         chunks = -(-wanted // fits)
         return -(-wanted // chunks)
 
@@ -95,24 +98,31 @@ class Game:
         return table.base, table.delta
 
 
-def coalition_game(score: Callable, activations: jax.Array, *, precision: str | None = "highest") -> Game:
+def chunk_elements() -> int:
+    """Numbers that the coalitions of one chunk may need at a time."""
+    return working_bytes() // 4
+
+
+def coalition_game(score: Callable, activations: jax.Array, *, precision: str | None = None) -> Game:
     """The game `v(m) = score(activations * m)` over the channels of `activations (h, w, K)`.
 
     Args:
       score: a pure function of the activations with a scalar result; any head of any library.
       activations: one example; a batch is `jax.vmap`.
-      precision: matmul precision of operations that name none; marginals are small differences.
+      precision: of what is left to do for each coalition, "highest", "tf32" or "bfloat16", see
+        `transforms.at_precision`; what an outer one of these says, else the highest: marginals are small differences.
 
     Returns:
       A `Game`. Under `jax.jit`, build it outside the loop over chunks of masks: its tables are
       computed where it is built.
     """
-    closed, _ = trace(score, activations, precision=precision)
+    chosen = resolved(precision)
+    closed, _ = trace(score, activations, precision=chosen.products)
     players = activations.shape[-1]
     owner = np.broadcast_to(np.arange(players, dtype=np.int32), activations.shape)
     start = Diagonal(activations, jnp.zeros_like(activations), owner, players)
     (output,) = walk(closed, [start], active=Lazy, rule=fold, as_one=as_one)
-    output = with_affine_end(_chosen_early(output, players), players, precision)
+    output = with_affine_end(_chosen_early(output, players), players, chosen.products)
     megaflops, elements, first = _remaining(output, players)
     if not isinstance(output, Deferred | Affine):
         structure = "linear head: exact"
@@ -120,7 +130,7 @@ def coalition_game(score: Callable, activations: jax.Array, *, precision: str | 
         structure = f"no structure: {megaflops:.3g} MFLOP per coalition"
     else:
         structure = f"additive up to {first}: {megaflops:.3g} MFLOP per coalition"
-    return Game(players, output, megaflops, elements, structure, precision)
+    return Game(players, output, megaflops, elements, structure, chosen.products, precision)
 
 
 def masked_game(score: Callable, activations: jax.Array) -> Callable[[jax.Array], jax.Array]:

@@ -20,6 +20,7 @@ from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
 from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, compile_steps, extend
+from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.rules import Rules
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, equivalent, trace, walk
@@ -27,7 +28,7 @@ from jaxcam.transforms.walker import UnsupportedPrimitive, bind, called, equival
 _NAME = "deeplift"
 
 
-def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | None = "highest") -> Callable:
+def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | None = None) -> Callable:
     """The function `(x, reference) -> fn(x)` whose derivative in `x` is the DeepLIFT multiplier.
 
     For an fn with one scalar output, `m = jax.grad(deeplift(fn))(x, reference)` satisfies
@@ -39,7 +40,8 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
     Args:
       fn: a pure function of one pytree of arrays, with a pytree of arrays as its result.
       with_reference: return `(fn(x), fn(reference))` instead.
-      precision: matmul precision of operations that name none; completeness compares close numbers.
+      precision: of products that name none: "highest", "tf32" or "bfloat16", see `transforms.at_precision`; what an
+        outer one of these says, else the highest; completeness compares close numbers.
 
     Returns:
       `transformed(x, reference=None)`. The reference has the structure of `x`; None means zero, and
@@ -54,7 +56,7 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
     """
 
     def transformed(x, reference=None):
-        closed, tree = trace(fn, x, precision=precision)
+        closed, tree = trace(fn, x, precision=resolved(precision).products)
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(x)]
         if reference is None:
             pairs = [Pair(v, None) for v in leaves]

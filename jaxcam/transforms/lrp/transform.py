@@ -19,6 +19,7 @@ from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.lrp.elementwise import NAME, elementwise, moved
 from jaxcam.transforms.lrp.layer_rules import Epsilon, LayerRule, RuleChoice, WeightedLayer, chooser, stabilised
 from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, propagate, run_of
+from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.rules import Rules
 from jaxcam.transforms.walker import bind, equivalent, location, trace, walk
@@ -49,7 +50,7 @@ def lrp(
     *,
     epsilon: float = 1e-9,
     gamma: float = 0.25,
-    precision: str | None = "highest",
+    precision: str | None = None,
 ) -> Callable[[Any], Relevance]:
     """The function `x -> Relevance` that shares out the scalar `fn(x)` over the elements of x.
 
@@ -67,7 +68,8 @@ def lrp(
         layer with weights from input to output; or a function of a `layer_rules.WeightedLayer`.
       epsilon: the stabiliser, of named rules and of operations without weights.
       gamma: of the rules named after it.
-      precision: matmul precision of operations that name none.
+      precision: of products that name none: "highest", "tf32" or "bfloat16", see `transforms.at_precision`; what an
+        outer one of these says, else the highest.
 
     Returns:
       `propagate(x) -> Relevance`. Cost: one evaluation of fn and one backward pass under the epsilon rule; other rules
@@ -86,7 +88,7 @@ def lrp(
     choose, looks = chooser(rule, epsilon, gamma)
 
     def propagate(x):
-        closed, _ = trace(fn, x, precision=precision)
+        closed, _ = trace(fn, x, precision=resolved(precision).products)
         if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
             raise JaxcamError("lrp explains a function with one scalar result; pick a class, or sum")
         leaves, tree = jax.tree.flatten(x)

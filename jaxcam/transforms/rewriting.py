@@ -1,0 +1,50 @@
+"""Other equations in place of some, in a whole program: in the calls and the control flow in it as well."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from jax.extend import core as jex
+
+from jaxcam.transforms.primitives import describe
+from jaxcam.transforms.walker import opened
+
+#: Programs that are entered, besides calls and control flow.
+_ENTERED = ("while", "custom_vmap_call")
+
+
+def rewritten(
+    program: Any, instead: Callable[[jex.JaxprEqn], jex.JaxprEqn], known: dict[int, Any] | None = None
+) -> Any:
+    """A jaxpr, closed or not, with other equations in place of some; itself where none is another.
+
+    Args:
+      instead: the equation to take for one that holds no program; the same object to leave it.
+      known: what was made of the programs met so far, by identity: one that is called often stays one.
+    """
+    known = {} if known is None else known
+    if id(program) not in known:
+        jaxpr, _ = opened(program)
+        eqns = [_instead(eqn, instead, known) for eqn in jaxpr.eqns]
+        if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
+            known[id(program)] = program
+        else:
+            new = jaxpr.replace(eqns=eqns)
+            known[id(program)] = program.replace(jaxpr=new) if hasattr(program, "jaxpr") else new
+    return known[id(program)]
+
+
+def _instead(eqn: jex.JaxprEqn, instead: Callable[[jex.JaxprEqn], jex.JaxprEqn], known: dict[int, Any]) -> jex.JaxprEqn:
+    if describe(eqn).kind not in ("call", "control") and eqn.primitive.name not in _ENTERED:
+        return instead(eqn)
+
+    def new(value):
+        if isinstance(value, tuple):
+            several = tuple(map(new, value))
+            return value if all(map(operator.is_, several, value)) else several
+        return rewritten(value, instead, known) if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr) else value
+
+    params = {name: new(value) for name, value in eqn.params.items()}
+    return eqn if all(params[name] is value for name, value in eqn.params.items()) else eqn.replace(params=params)
