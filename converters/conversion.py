@@ -60,7 +60,8 @@ def convert(
         tensors = {short: stored[n] for n, short in found.names.items()}
         check_total(path, tensors)
         problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(found.names)]
-        dialect, config = recognise(tensors, parted=found.parted, wanted=architecture)
+        there = tensors.keys() | apart(found.outside).values()
+        dialect, config = recognise(there, parted=found.parted, wanted=architecture)
         rules = dialect.rules(config)
         needed = [s for r in rules for s in r.sources]
         elsewhere = apart(found.outside, set(needed) - set(tensors))

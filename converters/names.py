@@ -29,7 +29,9 @@ IGNORED = {
 #: Tensors that make a network: VGG11 has 16, and no part of one so many under another's names.
 _FEWEST = 12
 #: Words in the name of a table of averaged weights.
-_AVERAGED = re.compile(r"(?i)(^|[^a-z])(ema|swa|averaged?|shadow|teacher)($|[^a-z])")
+_AVERAGED = re.compile(
+    r"(?i)(^|[^a-z])(ema|swa|ma|avg|averaged?|averaging|polyak|shadow|slow|teacher|momentum|target|old|key|k)($|[^a-z])"
+)
 
 
 class Table(NamedTuple):
@@ -79,17 +81,17 @@ def canonical(names: list[str], *, table: str | None = None) -> Table:
     return Table(prefix.rstrip("./"), parted, parted != short, others, tuple(outside))
 
 
-def apart(outside: Iterable[str], missing: Iterable[str]) -> dict[str, str]:
+def apart(outside: Iterable[str], missing: Iterable[str] | None = None) -> dict[str, str]:
     """Of the names that stand in no table, those that a table misses, under a prefix of their own, as a head's may.
 
     Args:
       outside: names in the file.
-      missing: names in the table of the network.
+      missing: names in the table of the network; None for those of every network.
 
     Returns:
       Name in the file -> name in the table; none of which there are two.
     """
-    wanted, found = set(missing), collections.defaultdict(list)
+    wanted, found = _needed() if missing is None else set(missing), collections.defaultdict(list)
     for name in outside:
         ends = [name[m.end() :] for m in itertools.islice(re.finditer(r"^|[./]", name), MOST_DEPTH)]
         if fits := [_whole(end) for end in ends if _whole(end) in wanted]:

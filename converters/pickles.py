@@ -201,7 +201,9 @@ class _Machine:
                 return self.stack.pop()
             step = _STEPS.get(code)
             if step is None:
-                raise ValueError(f"the instruction {code!r}")
+                raise JaxcamError(
+                    f"uses the instruction {code!r} of pickle, which is none of PyTorch's; save model.state_dict() anew"
+                )
             step(self)
             if len(self.stack) > _HIGHEST_STACK:
                 raise ValueError("too many things at once")
@@ -241,6 +243,7 @@ _STEPS: dict[bytes, Callable[[_Machine], Any]] = {
     b"]": _push(lambda m: []),
     b"\x8f": _push(lambda m: Inert()),  # EMPTY_SET
     b"\x90": lambda m: m.marked(),  # ADDITEMS, to a set
+    b"\x91": _push(lambda m: (m.marked(), Inert())[1]),  # FROZENSET
     b"t": _push(lambda m: tuple(m.marked())),
     b"\x85": _push(lambda m: m.last(1)),
     b"\x86": _push(lambda m: m.last(2)),

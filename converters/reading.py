@@ -67,6 +67,8 @@ def _open(
     if start[:4] == b"PK\x03\x04":
         archive = stack.enter_context(zipfile.ZipFile(Metered(file, budget)))
         names = archive.namelist()
+        if len(set(names)) < len(names):
+            raise JaxcamError("two of its members have one name, of which readers take one or the other; refused")
         if "model.weights.h5" in names:
             return "Keras archive", stack.enter_context(open_keras(file, archive, size, budget))
         if any(n == "data.pkl" or n.endswith("/data.pkl") for n in names):

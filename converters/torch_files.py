@@ -52,7 +52,9 @@ def open_zip(path: pathlib.Path, file: BinaryIO, archive: zipfile.ZipFile, budge
     """The tensors of an archive that `torch.save` wrote."""
     size = os.path.getsize(path)
     members = {i.filename: i for i in archive.infolist()}
-    index = next(n for n in members if n == "data.pkl" or n.endswith("/data.pkl"))
+    index, *others = (n for n in members if n == "data.pkl" or n.endswith("/data.pkl"))
+    if others:
+        raise JaxcamError(f"holds two descriptions, {shown(index)} and {shown(others[0])}; refused")
     root = index[: -len("data.pkl")]
     if root + "constants.pkl" in members:
         raise JaxcamError("is a TorchScript program; save model.state_dict() instead")

@@ -20,14 +20,22 @@ def _harmless(character: str) -> bool:
     return character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
+#: Letters of a message; of a longer one, which some name from outside makes so long, the middle is left out.
+_LONGEST = 2000
+
+
 class JaxcamError(ValueError):
     """A problem with the caller's input, said in one line that names the cause and the mend.
 
-    Names from outside may stand in it as they are: what a terminal would obey is shown as its code.
+    Names from outside may stand in it as they are: what a terminal would obey is shown as its code, and the middle of
+    a name without end is left out.
     """
 
     def __init__(self, message: object = ""):
-        super().__init__("\n".join(map(visible, str(message).split("\n"))))
+        text = str(message)
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        super().__init__("\n".join(map(visible, text.split("\n"))))
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> JaxcamError:

@@ -71,11 +71,40 @@ def open_file(path: str | os.PathLike) -> io.FileIO:
     raise JaxcamError(f"{path}: is a pipe or a device; save what comes out of it in a file first")
 
 
+#: Bytes of a file that is read whole: twice what the annotations of the largest data sets take, and of lists and
+#: descriptions, which no person or tool writes so long.
+MOST_BYTES, MOST_LISTED = 2 << 30, 64 << 20
+
+
+def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
+    """A file, whole; never waits, and takes no memory for one that is too large.
+
+    Raises:
+      JaxcamError: as of `open_file`; or it takes more than `most` bytes. One line.
+    """
+    with open_file(path) as file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            data = (file.readall() if size <= most else b"") or b""  # None of what is no file, and would make one wait
+        except OSError as e:
+            raise JaxcamError(f"{path}: cannot be read ({e.strerror or e})") from None
+    if max(size, len(data)) > most:
+        raise JaxcamError(f"{path}: takes {max(size, len(data)):,} bytes; of such files up to {most:,} are read")
+    return data
+
+
 def clipped(name: str, most: int) -> str:
     """The beginning of a file name that takes at most so many bytes on disk; no letter is cut in two."""
     while len(os.fsencode(name)) > most:
         name = name[:-1]
     return name
+
+
+def _possible(path: str | os.PathLike) -> pathlib.Path:
+    """A path that a file can have."""
+    if "\0" in os.fspath(path):
+        raise JaxcamError(f"{path}: no file can be called so; choose another name")
+    return pathlib.Path(path)
 
 
 @contextlib.contextmanager
@@ -88,7 +117,7 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     Raises:
       JaxcamError: the file cannot be written.
     """
-    path = pathlib.Path(path)
+    path = _possible(path)
     temporary = None
     try:
         if _is_stream(path):
@@ -128,7 +157,7 @@ def check_writable(folder: str | os.PathLike) -> pathlib.Path:
     Raises:
       JaxcamError: it cannot.
     """
-    folder = pathlib.Path(folder)
+    folder = _possible(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".jaxcam.{os.getpid()}.tmp"

@@ -35,7 +35,7 @@ def test_folders_that_hold_no_data_set(tmp_path):
     refuses("is a file; give the data set's folder", tmp_path / "text.txt")
     refuses("no kind of data set called 'vok'; did you mean voc", kind="vok")
     refuses("is no VOC devkit", kind="voc")
-    refuses("instances.json: cannot be read", kind="coco")
+    refuses("instances.json: there is no such file", kind="coco")
     save(tmp_path / "a.jpg")
     refuses("pictures without class folders, and no Annotations or boxes.csv")
     refuses("has no folder 'val2'", split="val2")
@@ -129,7 +129,7 @@ def test_broken_ilsvrc_annotation_leaves_the_picture(tmp_path):
         ('{"images": [{"id": 1}], "annotations": []}', "has no categories"),
         ('{"info": {}}', "has no images and no annotations and no categories"),
         ('{"images": [], "annotations": [], "categories": []}', "has no images"),
-        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "an image or a category lacks 'file_name'"),
+        ('{"images": [{"id": 1}], "annotations": [], "categories": []}', "picture 0: lacks 'file_name'"),
         (
             '{"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 1, "category_id": 1}], '
             '"categories": [{"id": 1, "name": "x"}]}',

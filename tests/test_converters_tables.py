@@ -56,7 +56,10 @@ def test_an_unknown_layer_within_the_network_is_still_refused(tmp_path):
         convert(stored(tmp_path, under("module.", STATE) | {"module.features.99.weight": ONE}))
 
 
-@pytest.mark.parametrize("averaged", ["ema", "model_ema.module", "teacher", "ema_model", "swa"])
+@pytest.mark.parametrize(
+    "averaged",
+    ["ema", "model_ema.module", "teacher", "ema_model", "swa", "avg_model", "encoder_k", "lookahead.slow", "ma"],
+)
 def test_averages_are_told_and_chosen(tmp_path, averaged, capsys):
     path = stored(tmp_path, under(averaged + ".", AVERAGE) | under("model.", STATE))
     network = convert(path)
@@ -102,6 +105,13 @@ def test_a_head_under_a_prefix_of_its_own(tmp_path, head):
     network = convert(stored(tmp_path, under("backbone.", body) | under(head, last) | {"criterion.weight": ONE}))
     np.testing.assert_array_equal(np.asarray(network.params["fc8"]["kernel"]).T, last["classifier.6.weight"])
     assert network.provenance["apart"] == sorted(head + k for k in last) and network.provenance["left"] == 1
+
+
+def test_a_head_of_three_layers_under_a_prefix_of_its_own(tmp_path):
+    dense = {k: v for k, v in STATE.items() if k.startswith("classifier.")}
+    body = {k: v for k, v in STATE.items() if k not in dense}
+    network = convert(stored(tmp_path, under("backbone.", body) | under("head.", dense)))
+    assert network.provenance["apart"] == sorted("head." + k for k in dense)
 
 
 def test_of_two_heads_none_is_guessed(tmp_path):

@@ -75,7 +75,7 @@ def test_voc_devkit(devkit):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (None, "01.xml: cannot be read"),
+        (None, "01.xml: there is no such file"),
         ("<annotation>", "01.xml: is not an XML annotation"),
         ("<a><object><name>cow</name></object></a>", "01.xml: names the class 'cow'"),
     ],

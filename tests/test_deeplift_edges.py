@@ -73,6 +73,18 @@ def test_a_dead_channel_before_an_infinite_slope_gets_zero(pool, jit):
     np.testing.assert_allclose(cam.coefficients.sum(), change[0], rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", ["std", "sqrt", "cube root"])
+@pytest.mark.parametrize("name", ["hires_cam", "xgrad_cam"])
+def test_gradients_that_are_infinite_where_nothing_is_count_for_nothing(name, pool):
+    """A gradient of infinity times an activation of zero: the other channels get what they get without the dead one."""
+    w = jax.random.normal(jax.random.key(1), (3, 2))
+    run = jax.jit(lambda p, a: getattr(jaxcam, name)(p, a, head=lambda p, x: POOLS[pool](x) @ p, target=0))
+    alive = jnp.asarray([0, 2])
+    cam, without = run(w, A), run(w[alive], A[..., alive])
+    assert cam.coefficients[1] == 0 and jnp.isfinite(cam.map).all()
+    np.testing.assert_allclose(cam.coefficients[alive], without.coefficients, rtol=1e-5)
+
+
 TOKENS = jax.random.uniform(jax.random.key(0), (3, 3, 4))
 KEEP = jnp.tril(jnp.ones((9, 9), bool))
 MASKED = {

@@ -192,8 +192,14 @@ def test_units_that_are_not_the_runs_are_refused(whole, data, net, tmp_path):
     for old, new in (('"seed": 0', '"seed": 1'), ('"batch_size": 4', '"batch_size": 0'), ('"methods"', '"method3"')):
         assert old in written
         manifest.write_text(written.replace(old, new))
-        with pytest.raises(JaxcamError, match="made with other settings than manifest.json says"):
+        with pytest.raises(JaxcamError, match="is damaged; the same jaxcam evaluate mends it"):
             read_run(tmp_path / "run")
+        assert_same(evaluate(net, data, out=tmp_path / "run", devices=ONE, **SETTINGS), whole)
+    unsealed = {k: v for k, v in json.loads(written).items() if k != "sha256"}  # as runs of before it was sealed
+    unsealed["settings"]["seed"] = 1
+    manifest.write_text(json.dumps(unsealed))
+    with pytest.raises(JaxcamError, match="made with other settings than manifest.json says"):
+        read_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"methods": ("grad_cam",)}])

@@ -11,6 +11,7 @@ from PIL import Image
 
 import jaxcam
 from jaxcam.errors import JaxcamError
+from jaxcam.explanation.engine import Engine
 from jaxcam.transforms.finite import origin_of_nonfinite
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
@@ -93,6 +94,30 @@ def test_a_reference_at_which_the_logit_is_not_finite_is_told(unit_norm):
     told = {r["method"]: (r["empty"], r["doubt"]) for r in e.to_dict()["results"] if r["class_name"] == "a"}
     assert told["lift_cam"] == (e["lift_cam", "a"].empty, e["lift_cam", "a"].doubt)
     assert told["deep_shap_cam"] == (None, shap.doubt) and told["grad_cam"] == (None, None)
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_each_class_is_told_its_own_operation(around):
+    """One class owes it to a logarithm, one to a quotient, one is finite; and what goes past the layer may decide."""
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3, 4)).astype("f4")}
+
+    def net(p, x):
+        e = jaxcam.tag(jax.nn.relu(x @ p["w"]), "map").mean((0, 1))
+        past = x.mean() if around else 1.0
+        bright = jnp.where(past > 0.7, e[1] / jnp.linalg.norm(e), jnp.exp(e[1]))
+        return jnp.stack([jnp.log(e.sum()), bright if around else e[1] / jnp.linalg.norm(e), e.sum()])
+
+    rules = jaxcam.Preprocessing(size=8, resize="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    network = jaxcam.wrap(net, params, preprocessing=rules, classes=list("abc"), name="net")
+    pictures = [np.full((8, 8, 3), v, np.uint8) for v in (90, 220)]
+    engine = Engine(network, None, 2, 1)
+    forward = engine.forward(np.stack([rules(p) for p in pictures]), ["dark", "bright"])
+    told = [[engine._not_finite_at_zero(forward, row, c, None) for c in range(3)] for row in (0, 1)]
+    for first, second, third in told:
+        assert "'log' at" in first and third is None
+        assert second is None or "'div' at" in second
+    assert (told[0][1] is None) == around and told[1][1] is not None
 
 
 def test_a_sampled_method_says_it_in_its_error(unit_norm):

@@ -215,7 +215,7 @@ def test_convert_there_and_back_gives_every_bit(exported, tmp_path, capsys):
         (["{mine}", "--out", "{file}/net"], "cannot be written"),
         (["{mine}", "--out", "{dir}/net", "--classes", "voc"], "names 20 classes, and the network has 7"),
         (["{mine}", "--out", "{dir}/net", "--classes", "{double}"], "two classes 'B'"),
-        (["{mine}", "--out", "{dir}/net", "--classes", "{dir}/none"], "cannot be read"),
+        (["{mine}", "--out", "{dir}/net", "--classes", "{dir}/none"], "there is no such file"),
         (["{mine}", "--out", "{dir}/net", "--model", "resnet18"], "mine.safetensors"),
         (["{dir}", "--out", "{dir}/net", "--model", "vgg11"], "is no file of weights"),
         (["{dir}/none.pth", "--out", "{dir}/net"], "no model called"),

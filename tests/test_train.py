@@ -239,7 +239,7 @@ def test_measure_counts_right_answers(parts):
         (["--width", "0"], "--width must be positive"),
         (["--batch-size", "64"], "do not fill one batch of 64"),
         (["--eval-every", "0"], "--eval-every must be at least 1"),
-        (["--class-names", "nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["--class-names", "nowhere.csv"], "nowhere.csv: there is no such file"),
         (["--out", "{folder}/n1/00.png"], "cannot be written to"),
         (["--dtype", "int8"], "invalid choice"),
     ],

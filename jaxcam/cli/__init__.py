@@ -76,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         options = parser().parse_args(arguments)
+        for name, value in vars(options).items():
+            if value == "" and name != "table" or isinstance(value, list) and "" in value:
+                raise JaxcamError(f"{name.replace('_', '-')} is given as nothing; is a variable empty?")
         options.arguments = arguments
         return options.run(options)
     finally:

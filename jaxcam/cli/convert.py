@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import pathlib
 import time
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     check_writable(out.absolute().parent)  # before minutes of work
     started = time.perf_counter()
     source = options.source
+    if os.path.exists(out) and os.path.isfile(source) and os.path.samefile(source, out):
+        raise JaxcamError(f"{out}: is the file that is read; name another --out")
     if pathlib.Path(source).is_file() and source not in CATALOGUE:
         network = load(options.model, weights=source, table=options.table)
     elif options.model:
@@ -90,14 +93,15 @@ def _labelled(network: Network, options: argparse.Namespace) -> Network:
 
 def _class_names(given: str, number: int) -> tuple[str, ...]:
     from jaxcam.data.class_names import class_names
+    from jaxcam.files import MOST_LISTED, read_file
 
     if given in ("imagenet", "voc", "coco"):
         names = class_names(given)
     else:
         try:
-            lines = pathlib.Path(given).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as e:
-            raise JaxcamError(f"{given}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+            lines = read_file(given, MOST_LISTED).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as e:
+            raise JaxcamError(f"{given}: cannot be read ({e})") from None
         names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != number:
         raise JaxcamError(f"{given}: names {len(names)} classes, and the network has {number}")

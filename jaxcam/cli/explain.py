@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
@@ -18,7 +17,6 @@ from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.console import Console
 
     from jaxcam.explanation.explain import Explanation
@@ -86,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     _check_names(options)
     methods = _requests(options)
     paths = expand(named, pathlib.Path(options.out))
+    if options.json not in (None, "-") and (hit := [p for p in paths if _same_place(p, options.json)]):
+        raise JaxcamError(f"--json {options.json} would take the place of the picture {hit[0]}; name another file")
     first = processes.start(options)
     from jaxcam.files import check_writable
 
@@ -154,11 +154,12 @@ def _explain(
     try:
         with maps_bar(console, len(left) * max(1, len(requests)) * count) as bar:
             explanations = explain_each(
-                network, _readable(left, broken), methods=methods, targets=targets, layer=options.layer,
+                network, ((path, path) for path in left), methods=methods, targets=targets, layer=options.layer,
                 batch_size=1 if options.resume else min(at_once, max(1, len(left))), maps_at_once=at_once,
                 seed=options.seed, precision=options.precision, states=unfinished,
                 done=bar,
                 skipped=lambda name, why: notices.append(f"{name} left out: {why}"),
+                failed=lambda path, why: broken.append((path, why if visible(path) in why else f"{path}: {why}")),
             )  # fmt: skip
             for explanation in explanations:
                 if not first:
@@ -187,6 +188,13 @@ def _explain(
     return broken, records
 
 
+def _same_place(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except (OSError, ValueError):  # one of them is not there
+        return False
+
+
 def _take_up(
     paths: list[str], names: dict[str, str], out: pathlib.Path, network: Classifier, digests: Digests, keep: Any,
     notices: list[str], *, figure: bool,
@@ -204,8 +212,8 @@ def _take_up(
             file = out / f"{names[path]}.npz"
             found = saved_digest(file)
             others += found not in (None, digests.of(path))
-            if found == digests.of(path):
-                explanation = read_explanation(file, open_image(path), network)
+            explanation = read_explanation(file, open_image(path), network) if found == digests.of(path) else None
+            if explanation is not None:
                 picture = out / f"{names[path]}.png"
                 if figure and not picture.is_file():
                     from jaxcam.explanation.figures import plot
@@ -262,17 +270,6 @@ def _check_names(options: argparse.Namespace) -> None:
     for name in options.target or ():
         if pathlib.Path(name).suffix and os.path.isfile(name):
             raise JaxcamError(f"{name} was read as a class; name the pictures before the options")
-
-
-def _readable(paths: Sequence[str], broken: list[tuple[str, str]]) -> Iterator[tuple[str, Image.Image]]:
-    """Opens the pictures one after the other, and notes in `broken` those that cannot be read."""
-    from jaxcam.data.images import open_image
-
-    for path in paths:
-        try:
-            yield path, open_image(path)
-        except JaxcamError as e:
-            broken.append((path, str(e)))
 
 
 def _write(explanation: Explanation, out: pathlib.Path, stem: str, *, figure: bool, digest: str) -> list[str]:

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import sys
 import sysconfig
@@ -69,7 +70,7 @@ def is_python(model: str) -> bool:
     if model.endswith(".py") or source.endswith(".py"):
         return True
     dotted = all(part.isidentifier() for part in (*source.split("."), name))
-    return bool(colon) and dotted and not pathlib.Path(model).exists()
+    return bool(colon) and dotted and not os.path.exists(model)
 
 
 def from_python(model: str) -> Classifier:

@@ -22,7 +22,7 @@ def expand(named: Sequence[str], out: pathlib.Path) -> list[str]:
     paths: list[str] = []
     for name in named:
         folder = pathlib.Path(name)
-        if not os.path.isdir(folder):  # which a circle of links or an impossible name is not, without an error
+        if not os.path.isdir(name):  # which a circle of links or an impossible name is not, without an error
             paths.append(name)
             continue
         if os.path.realpath(out) == os.path.realpath(folder):

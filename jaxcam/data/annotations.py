@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from jaxcam.errors import JaxcamError
+from jaxcam.files import MOST_LISTED, read_file
 
 Box = tuple[float, float, float, float]
 
@@ -57,21 +59,46 @@ class Annotation(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-def to_box(values: Sequence[Any]) -> Box:
+def to_box(values: Sequence[Any], spelled: str | None = None) -> Box:
     """Four numbers as a box.
 
+    Args:
+      values: the numbers.
+      spelled: as the file has them, for messages.
+
     Raises:
-      ValueError: they are no numbers, not finite, or describe no area; the message says which.
+      ValueError: they are no numbers, not finite, describe no area, or are shares of the picture and not pixels; the
+        message says which.
     """
+    spelled = spelled or _spelled(values)
     try:
         x0, y0, x1, y1 = (float(v) for v in values)
     except (TypeError, ValueError):
-        raise ValueError(f"the box {_spelled(values)} is not four numbers") from None
+        raise ValueError(f"the box {spelled} is not four numbers") from None
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
-        raise ValueError(f"the box {_spelled(values)} holds NaN or infinite values")
+        raise ValueError(f"the box {spelled} holds NaN or infinite values")
     if x1 <= x0 or y1 <= y0:
-        raise ValueError(f"the box {_spelled(values)} is inverted or empty")
+        raise ValueError(f"the box {spelled} is inverted or empty")
+    if min(x0, y0) >= 0 and max(x1, y1) <= 1 and any(v % 1 for v in (x0, y0, x1, y1)):
+        raise ValueError(
+            f"the box {spelled} lies between 0 and 1: shares of the picture, it seems; multiply x by its width "
+            "and y by its height, as boxes are in pixels"
+        )
     return x0, y0, x1, y1
+
+
+def _truth(value: Any) -> bool:
+    """A truth value, which some tools write as text.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if isinstance(value, str):
+        text = value.strip().lower()
+        if text not in ("0", "1", "false", "true", "no", "yes", "", "none", "null", "0.0", "1.0"):
+            raise ValueError(f"is {value!r}, neither 0 nor 1")
+        return text in ("1", "true", "yes", "1.0")
+    return bool(value)
 
 
 def _spelled(values: Any) -> str:
@@ -92,17 +119,26 @@ def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
       JaxcamError: the file cannot be read or is not XML.
     """
     try:
-        tree = ET.parse(file).getroot()
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
+        tree = ET.fromstring(read_file(file, MOST_LISTED))
+    except JaxcamError:
+        raise
     except (ET.ParseError, ValueError, LookupError) as e:  # the latter two: an encoding that is none
         raise JaxcamError(f"{file}: is not an XML annotation ({e})") from None
     objects: list[Marked] = []
     faults: list[str] = []
     for element in tree.iter("object"):
         label = (element.findtext("name") or "").strip()
-        hard = (element.findtext("difficult") or "0").strip() == "1"
+        if not label:
+            faults.append("an object has no name")
+            continue
+        hard = False
+        try:
+            hard = _truth(element.findtext("difficult") or "0")
+        except ValueError as e:
+            faults.append(f"{label}: difficult {e}")
         boxes: list[Box | None] = []
+        if element.find("bndbox") is None and any(len(part) for part in element):
+            faults.append(f"{label}: has an outline and no bndbox")
         for bounds in element.findall("bndbox"):  # several where a tool groups objects of a kind
             try:
                 x0, y0, x1, y1 = to_box([bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")])
@@ -118,14 +154,17 @@ def _size(tree: ET.Element) -> tuple[int, int] | None:
         width, height = (int(float(tree.findtext(f"size/{k}") or 0)) for k in ("width", "height"))
     except (ValueError, OverflowError):
         return None
-    return (width, height) if width > 0 and height > 0 else None  # ILSVRC has some of 0 x 0
+    return _possible(width, height)  # ILSVRC has some of 0 x 0
+
+
+def _possible(width: int, height: int) -> tuple[int, int] | None:
+    return (width, height) if 0 < width < 2**31 and 0 < height < 2**31 else None
 
 
 def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[Problem]]:
     """Reads boxes from a CSV file with the columns `image,wnid,x0,y0,x1,y1` in any order, others beside them.
 
-    `label` and `class` do for `wnid`. Coordinates are edges in pixels of the picture. Fractions between 0 and
-    1 are shares of the picture, not pixels: such a row is left out, and its problem says what to do.
+    `label` and `class` do for `wnid`; semicolons and tabs for commas. Coordinates are edges in pixels of the picture.
 
     Returns:
       `(image, object)` of each row, and a problem for each row whose box was left out.
@@ -134,12 +173,14 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
       JaxcamError: the file cannot be read, lacks a column, or holds not one good row.
     """
     try:
-        with open(file, newline="", encoding="utf-8-sig") as f:
-            reader = csv.DictReader(f)
-            rows = [(reader.line_num, row) for row in reader]
-            header = [h.strip() for h in reader.fieldnames or []]
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+        text = read_file(file).decode("utf-8-sig")
+        first = text.partition("\n")[0]
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        header = [h.strip().lower() for h in reader.fieldnames or []]
+        reader.fieldnames = header
+        rows = [(reader.line_num, row) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise JaxcamError(f"{file}: cannot be read ({e})") from None
     label = next((c for c in ("wnid", "label", "class") if c in header), "wnid")
     missing = [c for c in ("image", label, "x0", "y0", "x1", "y1") if c not in header]
     if missing:
@@ -148,17 +189,11 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
         )
     good, problems = [], []
     for line, raw in rows:
-        row = {(k or "").strip(): v.strip() if isinstance(v, str) else v for k, v in raw.items()}
+        row = {k: v.strip() if isinstance(v, str) else v for k, v in raw.items()}
         try:
             if not row["image"] or not row[label]:
                 raise ValueError("the row names no image or no class")
-            box = to_box([row[k] for k in ("x0", "y0", "x1", "y1")])
-            if min(box) >= 0 and max(box) <= 1 and any(v % 1 for v in box):
-                raise ValueError(
-                    f"the box {_spelled(box)} lies between 0 and 1: shares of the picture, it seems; multiply x by its "
-                    "width and y by its height, as boxes are in pixels"
-                )
-            good.append((row["image"], Marked(row[label], box)))
+            good.append((row["image"], Marked(row[label], to_box([row[k] for k in ("x0", "y0", "x1", "y1")]))))
         except ValueError as e:
             problems.append(Problem("bad box", row["image"] or file.name, f"{file.name}, line {line}: {e}"))
     if not good:
@@ -187,43 +222,46 @@ def read_coco(file: pathlib.Path) -> Instances:
       JaxcamError: it is not JSON, or another kind of file, such as one of captions or of results.
     """
     try:
-        content = json.loads(file.read_bytes())
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
+        content = json.loads(read_file(file))
+    except JaxcamError:
+        raise
     except (ValueError, RecursionError) as e:
         raise JaxcamError(f"{file}: is not JSON, or is cut off ({e})") from None
     wanted = "an instances file of COCO has images, annotations and categories"
     if not isinstance(content, dict):
-        raise JaxcamError(f"{file}: is a list, such as a results file; {wanted}")
+        what = "a list, such as a results file" if isinstance(content, list) else "no table"
+        raise JaxcamError(f"{file}: is {what}; {wanted}")
     images, marks, kinds = (content.get(k) for k in ("images", "annotations", "categories"))
     if isinstance(marks, list) and marks and isinstance(marks[0], dict) and "caption" in marks[0]:
         raise JaxcamError(f"{file}: holds captions, no objects; give the instances file")
     if not (isinstance(images, list) and isinstance(marks, list) and isinstance(kinds, list)) or not images:
         lacking = [k for k in ("images", "annotations", "categories") if not isinstance(content.get(k), list)]
         raise JaxcamError(f"{file}: has no {' and no '.join(lacking or ['images'])}; {wanted}")
-    try:
-        names = {k["id"]: str(k["name"]).strip() for k in sorted(kinds, key=lambda k: k["id"])}
-        pictures = {i["id"]: (str(i["file_name"]), _coco_size(i)) for i in sorted(images, key=lambda i: i["id"])}
-        doubled = len(images) - len(pictures)
-    except (KeyError, TypeError) as e:
-        raise JaxcamError(f"{file}: an image or a category lacks {e}; {wanted}") from None
+    problems: list[Problem] = []
+    names = {i: str(k["name"]).strip() for i, k in _coco_rows(kinds, "category", "name", file, problems).items()}
+    rows = _coco_rows(images, "picture", "file_name", file, problems)
+    pictures = {i: (str(row["file_name"]), _coco_size(row)) for i, row in rows.items()}
+    if not pictures:
+        raise JaxcamError(f"{file}: {problems[-1].why}; {wanted}")
     objects: dict[Any, list[Marked]] = {i: [] for i in pictures}
-    problems = []
-    if doubled:
-        problems.append(Problem("picture id given twice", file.name, f"{doubled} times; the last one counts"))
     good = 0
     for n, mark in enumerate(marks):
         where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else n}"
         picture = label = None
         hard = False
         try:
-            picture, label = mark["image_id"], names.get(mark["category_id"])
-            if picture not in pictures:
-                problems.append(Problem("annotation without picture", str(picture), f"{where}: no such image id"))
+            if _coco_id(mark["image_id"]) not in pictures:
+                problems.append(
+                    Problem("annotation without picture", str(mark["image_id"]), f"{where}: no such image id")
+                )
                 continue
+            picture, label = _coco_id(mark["image_id"]), names.get(_coco_id(mark["category_id"]))
             if label is None:
                 raise ValueError(f"no category has the id {mark['category_id']!r}")
-            hard = _coco_crowd(mark.get("iscrowd", 0))
+            try:
+                hard = _truth(mark.get("iscrowd", 0))
+            except ValueError as e:
+                raise ValueError(f"iscrowd {e}") from None
             objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark)), hard))
             good += 1
         except (KeyError, TypeError, AttributeError) as e:
@@ -248,14 +286,38 @@ def read_coco(file: pathlib.Path) -> Instances:
     return Instances(tuple(dict.fromkeys(names.values())), found, problems)
 
 
-def _coco_crowd(value: Any) -> bool:
-    """Whether `iscrowd` says so; some tools write numbers and truth values as text."""
-    if isinstance(value, str):
-        text = value.strip().lower()
-        if text not in ("0", "1", "false", "true", "no", "yes", "", "none", "null", "0.0", "1.0"):
-            raise ValueError(f"iscrowd is {value!r}, neither 0 nor 1")
-        return text in ("1", "true", "yes", "1.0")
-    return bool(value)
+def _coco_rows(rows: list, kind: str, name: str, file: pathlib.Path, problems: list[Problem]) -> dict[Any, dict]:
+    """The rows that have an id and a name, by id and in its order; a problem for each of the others."""
+    found: dict[Any, dict] = {}
+    for n, row in enumerate(rows):
+        where = f"{file.name}, {kind} {n}"
+        try:
+            identity = _coco_id(row["id"])
+            if row[name] is None or not str(row[name]).strip():
+                raise KeyError(name)
+        except KeyError as e:
+            problems.append(Problem(f"{kind} without id or name", file.name, f"{where}: lacks {e}"))
+            continue
+        except TypeError:
+            problems.append(Problem(f"{kind} without id or name", file.name, f"{where}: is no table with an id"))
+            continue
+        if identity in found:
+            problems.append(Problem(f"{kind} id given twice", file.name, f"{where}: {row['id']}; the last one counts"))
+        found[identity] = row
+    return dict(sorted(found.items(), key=lambda item: (isinstance(item[0], str), item[0])))
+
+
+def _coco_id(value: Any) -> int | str:
+    """An id; a number that was written as text is a number.
+
+    Raises:
+      TypeError: it is no number and no text.
+    """
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if not isinstance(value, int | float | str):
+        raise TypeError(f"an id {value!r}")
+    return value  # type: ignore[return-value]
 
 
 def _coco_bounds(mark: dict) -> Any:
@@ -276,10 +338,7 @@ def _coco_box(bbox: Any) -> Box:
         x, y, w, h = (float(v) for v in bbox)
     except (TypeError, ValueError):
         raise ValueError(f"the box {_spelled(bbox)} is not four numbers") from None
-    try:
-        return to_box((x, y, x + w, y + h))
-    except ValueError:
-        raise ValueError(f"the box {_spelled(bbox)} (x, y, width, height) has no area or is not finite") from None
+    return to_box((x, y, x + w, y + h), f"{_spelled(bbox)} (x, y, width, height)")
 
 
 def _coco_size(image: dict) -> tuple[int, int] | None:
@@ -287,4 +346,4 @@ def _coco_size(image: dict) -> tuple[int, int] | None:
         width, height = (int(float(image.get(k) or 0)) for k in ("width", "height"))
     except (TypeError, ValueError, OverflowError):
         return None
-    return (width, height) if width > 0 and height > 0 else None  # -1 where a tool did not know
+    return _possible(width, height)  # -1 where a tool did not know

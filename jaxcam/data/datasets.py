@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import pathlib
 
 import numpy as np
 
 from jaxcam.data.annotations import read_xml
 from jaxcam.errors import JaxcamError
+from jaxcam.files import MOST_LISTED, read_file
 
 #: Files that are taken for pictures.
 SUFFIXES = {
@@ -60,10 +62,10 @@ class LabelledImages:
 def read_class_names(path: pathlib.Path) -> dict[str, str]:
     """A CSV of `folder,name` lines: what to call the class of each folder."""
     try:
-        with open(path, newline="", encoding="utf-8") as f:
-            rows = [row for row in csv.reader(f) if row and not row[0].startswith("#")]
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise JaxcamError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+        text = io.StringIO(read_file(path, MOST_LISTED).decode("utf-8-sig"), newline="")
+        rows = [row for row in csv.reader(text) if row and not row[0].startswith("#")]
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise JaxcamError(f"{path}: cannot be read ({e})") from None
     bad = [i for i, row in enumerate(rows, 1) if len(row) != 2]
     if bad:
         raise JaxcamError(f"{path}: line {bad[0]} is not of the form folder,name")
@@ -113,9 +115,10 @@ def voc_ids(lists: pathlib.Path, split: str) -> list[str]:
     ids = set()
     for file in [own] if own.is_file() else lists.glob(f"*_{split}.txt"):
         try:
-            ids |= {line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()}
-        except (OSError, UnicodeDecodeError) as e:
-            raise JaxcamError(f"{file}: cannot be read ({getattr(e, 'strerror', None) or e})") from None
+            lines = read_file(file, MOST_LISTED).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as e:
+            raise JaxcamError(f"{file}: cannot be read ({e})") from None
+        ids |= {line.split()[0] for line in lines if line.strip()}
     return sorted(ids)
 
 

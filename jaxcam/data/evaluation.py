@@ -103,7 +103,8 @@ def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
     pictures = {p.stem: p for p in sorted((folder / "JPEGImages").iterdir())}
     annotated: dict[pathlib.Path, Annotation] = {}
     problems: list[Problem] = []
-    for name in ids:
+    for listed_as in ids:
+        name = listed_as if listed_as in pictures else pathlib.PurePosixPath(listed_as).stem  # with path or ending
         file = folder / "Annotations" / f"{name}.xml"
         if name not in pictures:
             problems.append(Problem("annotation without picture", file.name, ""))
@@ -141,13 +142,16 @@ def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None
     bases = [folder, folder.parent] if folder.name == "annotations" else [folder]
     places = [b / p for b in bases for p in filter(None, (year, f"images/{year}" if year else "", "images", "."))]
     sample = list(content.pictures)[:50]
-    counts = [sum((place / name).is_file() for name in sample) for place in places]
+    counts = [sum(os.path.isfile(place / _relative(name, place)) for name in sample) for place in places]
     home = places[counts.index(max(counts))].resolve()
     problems = list(content.problems)
     annotated: dict[pathlib.Path, Annotation] = {}
     for name, annotation in content.pictures.items():
-        if (home / name).is_file():
-            annotated[home / name] = annotation
+        inside = _relative(name, home)
+        if inside.is_absolute() or ".." in inside.parts:
+            problems.append(Problem("picture outside of the data set", name, ""))
+        elif os.path.isfile(home / inside):  # which an impossible name is not, without an error
+            annotated[home / inside] = annotation
         else:
             problems.append(Problem("annotation without picture", name, ""))
     if not annotated:
@@ -156,6 +160,12 @@ def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None
         strays = sorted({p.name for p in home.iterdir() if p.is_file()} - {p.name for p in annotated})
         problems += [Problem("picture without annotation", name, "") for name in strays]
     return _assemble(home, "coco", content.classes, annotated, include_hard, problems)
+
+
+def _relative(name: str, home: pathlib.Path) -> pathlib.Path:
+    """A file name of an annotation; one that Windows wrote, with backslashes, as this system spells it."""
+    found = pathlib.Path(name)
+    return found if os.path.isfile(home / found) else pathlib.Path(name.replace("\\", "/"))
 
 
 def _joined(places: list[pathlib.Path]) -> str:
@@ -237,7 +247,7 @@ def _folder(root: pathlib.Path, split: str | None, given: pathlib.Path | None, h
 
 
 def _is_picture(path: pathlib.Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not os.path.isdir(path)
 
 
 def _pictures_folder(root: pathlib.Path, split: str | None) -> pathlib.Path:
@@ -312,7 +322,7 @@ def _find_marks(root: pathlib.Path, home: pathlib.Path) -> pathlib.Path | None:
     for base in dict.fromkeys((home, home.parent, root)):  # never above what was asked for
         if base != root and root not in base.parents:
             continue
-        if (base / "boxes.csv").is_file():
+        if os.path.lexists(base / "boxes.csv"):
             return base / "boxes.csv"
         for inner in (f"Annotations/CLS-LOC/{part}", f"Annotations/{part}", "Annotations", "annotations"):
             if (base / inner).is_dir():

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from jaxcam.errors import JaxcamError
-from jaxcam.files import open_file
+from jaxcam.files import read_file
 
 #: Pictures with more pixels than this are refused, before they are decoded. Reading one takes up to
 #: about 12 bytes a pixel, so 1 GiB at this bound, which lies below the one where Pillow starts to warn.
@@ -59,14 +59,7 @@ def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
 
 def _content(path: pathlib.Path) -> bytes:
     """The bytes of a file, of which there are no more than `MAX_BYTES`."""
-    with open_file(path) as file:
-        try:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_BYTES:
-                raise JaxcamError(f"{path}: takes {size:,} bytes; pictures of up to {MAX_BYTES:,} are read")
-            data = file.read(MAX_BYTES)
-        except OSError as e:
-            raise JaxcamError(f"{path}: cannot be read ({e.strerror or e})") from None
+    data = read_file(path, MAX_BYTES)
     if not data:
         raise JaxcamError(f"{path}: is empty (0 bytes)")
     return data
@@ -239,6 +232,9 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         image = image.convert(image.mode[:-1])
     if profile:
         image = _to_srgb(image, profile)
+    if image.mode == "LAB":  # which Pillow itself does not convert
+        profiles = (ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"))
+        image = ImageCms.profileToProfile(image, *profiles, outputMode="RGB") or image
     if image.mode != "RGB":
         image = image.convert("RGB")
     if gamma is not None:
@@ -279,9 +275,11 @@ def _from_high_depth(image: Image.Image) -> Image.Image:
     Values that span a quarter of 16 bits or less are those of 10, 12 or 14 bits, as scanners write them: a window
     around them is shown, since the whole range would be black.
     """
-    values = np.nan_to_num(np.asarray(image, np.float32))
+    values = np.asarray(image, np.float32)
+    finite = values[np.isfinite(values)]
     low, high = 0.0, 65535.0
-    least, most = float(values.min()), float(values.max())
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    values = np.nan_to_num(values, posinf=most, neginf=least)
     if image.mode == "F" or most > high or least < 0:
         low, high = least, most
     elif most <= 255:

@@ -18,6 +18,8 @@ from jaxcam.errors import JaxcamError, unknown
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MANY_PIXELS = 30_000_000
+#: Pixels; the longest side of a square picture that is read.
+_LONGEST_SIDE = 9_400
 #: By what `Preprocessing.channels` can be: Pillow's name for such pictures, and how many channels they have.
 _CHANNELS = {"RGB": ("RGB", 3), "BGR": ("RGB", 3), "L": ("L", 1), "RGBA": ("RGBA", 4)}
 #: The kinds of pictures that a function may be for, by Pillow's names; it is for the first of them that it takes.
@@ -61,6 +63,15 @@ class Preprocessing:
         if channels not in _CHANNELS:
             raise unknown("kind of channels", channels, _CHANNELS)
         object.__setattr__(self, "channels", channels)
+        ways = [method.name.lower() for method in Image.Resampling]
+        for kind, value, known in (
+            ("way to resize", self.resize, ("squash", "shorter")), ("interpolation", self.interpolation.lower(), ways),
+        ):  # fmt: skip
+            if value not in known:
+                raise unknown(kind, value, known)
+        for name in ("size",) if self.resize == "squash" else ("size", "resize_to"):
+            if not 1 <= getattr(self, name) <= _LONGEST_SIDE:
+                raise JaxcamError(f"{name} must lie between 1 and {_LONGEST_SIDE:,} pixels, not {getattr(self, name)}")
         count = _CHANNELS[channels][1]
         for name in ("mean", "std"):
             values = tuple(np.atleast_1d(getattr(self, name)).tolist())
@@ -70,6 +81,8 @@ class Preprocessing:
                     f"(channels={channels!r}); give Preprocessing(..., mean=..., std=...) with {count} each"
                 )
             object.__setattr__(self, name, values)
+        if not np.isfinite([*self.mean, *self.std, self.scale]).all() or 0 in (*self.std, self.scale):  # type: ignore[misc]
+            raise JaxcamError("mean, std and scale must be finite numbers, and std and scale not 0")
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -136,9 +136,9 @@ class Dataset:
             if item.picture is not None:
                 size = hashlib.sha256(_content(item)).hexdigest()
             labels = [self.classes[label] for label in item.labels]
-            total.update(f"{item.name}\t{size}\t{labels}\t{item.size}\n".encode())
+            total.update(f"{item.name}\t{size}\t{labels}\t{item.size}\n".encode("utf-8", "surrogateescape"))
             for label in sorted(item.boxes):
-                total.update(f"{self.classes[label]}\t{item.boxes[label].shape}\n".encode())
+                total.update(f"{self.classes[label]}\t{item.boxes[label].shape}\n".encode("utf-8", "surrogateescape"))
                 total.update(np.ascontiguousarray(item.boxes[label], "<f4").tobytes())
         return total.hexdigest()
 

@@ -31,6 +31,9 @@ from jaxcam.metrics import METRICS
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.memory import room_for
 
+#: Pictures in the programs of a small run, however many would fit.
+_USUAL = 16
+
 
 class Progress(NamedTuple):
     """How far this process is.
@@ -123,6 +126,9 @@ def evaluate(
     if not 0 <= process < processes:
         raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
     folder = pathlib.Path(out)
+    root = data.root if isinstance(data, Dataset) else data
+    if isinstance(root, str | os.PathLike) and os.path.realpath(root) == os.path.realpath(folder):
+        raise JaxcamError(f"{folder}: holds the pictures; name another folder for the run")
     if isinstance(data, tuple):
         data = Dataset.of(*data, classes=network.classes)
     elif not isinstance(data, Dataset):
@@ -147,7 +153,9 @@ def evaluate(
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
             watch = _Watch(progress, units, mine, present, writer.spoilt)
             stop = threading.Event()
-            make = _makers(network, options, known, used, stop)
+            # No program is made for more pictures than a unit holds; but for the usual number it is always the same.
+            at_once = min(options.batch_size, max(_USUAL, len(units[0])))
+            make = _makers(network, dataclasses.replace(options, batch_size=at_once), known, used, stop)
             with (
                 contextlib.closing(_loaded(network, data, units, missing)) as loaded,
                 contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
@@ -174,7 +182,7 @@ def _methods(
     listed = [asked] if isinstance(asked, str) else list(asked)
     if "all" not in listed:
         return tuple(request(text) for text in listed)
-    if (folder / "manifest.json").exists():  # what "all" meant when the run was begun
+    with contextlib.suppress(JaxcamError):  # what "all" meant when the run was begun
         return tuple(request(text) for text in read_manifest(folder)["settings"]["methods"])
     chosen = []
     for name, info in METHODS.items():

@@ -21,7 +21,7 @@ import numpy as np
 from jaxcam.errors import JaxcamError
 
 LEVEL = 0.95
-REPLICATES = 2000
+REPLICATES, _MOST_REPLICATES = 2000, 100_000
 #: Nothing is called sure of fewer pictures: the level of the tests is not kept there.
 SURE_FROM = 10
 _CHUNK = 4_000_000  # weights held at a time
@@ -121,8 +121,10 @@ def check(level: float, replicates: int) -> None:
     """Refuses a level or a number of resamples that means nothing."""
     if not 0 < level < 1:
         raise JaxcamError(f"the level of the intervals must lie between 0 and 1, not {level:g}")
-    if replicates < 1:
-        raise JaxcamError(f"the number of bootstrap samples must be at least 1, not {replicates}")
+    if not 1 <= replicates <= _MOST_REPLICATES:
+        raise JaxcamError(
+            f"the number of bootstrap samples must be at least 1 and at most {_MOST_REPLICATES:,}, not {replicates}"
+        )
 
 
 def p_values(interval: Interval) -> np.ndarray:

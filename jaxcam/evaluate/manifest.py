@@ -20,11 +20,12 @@ from jaxcam import __version__
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, stamp
+from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, sealed, stamp
 from jaxcam.evaluate.store import Writer, in_use, read_units
+from jaxcam.explanation.engine import check_seed
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
-from jaxcam.metrics import BASELINES, BLURS, METRICS
+from jaxcam.metrics import BASELINES, BLURS, METRICS, step_counts
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.precision import check_precision
 
@@ -33,6 +34,7 @@ KEEP = ("coefficients", "maps", "curves")
 #: Pictures in a unit on a processor.
 BATCH = 12
 TARGETS = ("label", "predicted")
+_MOST_SEEDS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Options:
         for kind, value in (("limit", self.limit), ("batch size", self.batch_size), ("number of steps", self.steps)):
             if value is not None and value < 1:
                 raise JaxcamError(f"the {kind} must be at least 1, not {value}")
+        check_seed(self.seed)
         for kind, names, known in (
             ("metric", self.metrics, METRICS), ("baseline", (self.baseline,), BASELINES),
             ("blur to start from", (self.start,), BLURS),
@@ -121,6 +124,8 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
             f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "
             "that does both in one; take mean, blur or rise, or use jaxcam.Preprocessing"
         )
+    if any(METRICS[n].perturbation for n in options.metrics):
+        step_counts(rules.shape[:2], options.steps)  # which refuses more steps than there are pixels
     position = {item.name: i for i, item in enumerate(data.items)}
     subsets = {}
     for seed in options.seeds:
@@ -202,12 +207,14 @@ def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:
         try:
             return compare(folder, read_manifest(folder), manifest)
         except JaxcamError:
-            if read_units(folder) or in_use(folder):
-                raise  # else it was begun with a mistake, and nothing is lost by beginning anew
+            # Else it was begun with a mistake and nothing is lost, or it is damaged and the records are of this run.
+            run = stamp(json.loads(json.dumps(manifest)))
+            if in_use(folder) or any(unit.summary.get("run") != run for unit in read_units(folder).values()):
+                raise
     elif read_units(folder):
         raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
     with whole_file(file) as f:
-        f.write((json.dumps(manifest, indent=1) + "\n").encode())
+        f.write((json.dumps(sealed(json.loads(json.dumps(manifest))), indent=1) + "\n").encode())
         f.flush()
         os.fsync(f.fileno())
 
@@ -239,7 +246,9 @@ def _short(value: Any) -> str:
 def numbered(seeds: int | Sequence[int]) -> tuple[int, ...]:
     """`seeds` as the seeds themselves: a number means that many, from 0."""
     if isinstance(seeds, int):
-        if seeds < 1:
-            raise JaxcamError(f"the number of seeds must be at least 1, not {seeds}")
+        if not 1 <= seeds <= _MOST_SEEDS:
+            raise JaxcamError(f"the number of seeds must lie between 1 and {_MOST_SEEDS:,}, not {seeds}")
         return tuple(range(seeds))
+    if negative := [s for s in seeds if s < 0]:
+        raise JaxcamError(f"the seed of a subset must be at least 0, not {negative[0]}")
     return tuple(int(s) for s in seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -13,7 +14,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.evaluate.store import Unit, arrays_file, read_records
+from jaxcam.evaluate.store import MADE, Unit, arrays_file, made, read_records
+from jaxcam.files import read_file
 
 FORMAT = 1
 #: Columns that are not metrics, and their types; the rest are float64.
@@ -108,6 +110,8 @@ class Run:
             here = np.flatnonzero(wanted[:, 0] == unit)
             if result is None:
                 result = np.empty((len(wanted), *values.shape[1:]), values.dtype)
+            if not values.shape or values.shape[1:] != result.shape[1:] or wanted[here, 1].max() >= len(values):
+                raise _damaged(arrays_file(self.folder, int(unit)))
             result[here] = values[wanted[here, 1]]
         return result
 
@@ -117,11 +121,24 @@ class Run:
             return None
         try:
             with np.load(file, allow_pickle=False) as f:
-                return f[kind] if kind in f.files else None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-            raise JaxcamError(
-                f"{file}: is missing or damaged; remove it, and the same jaxcam evaluate makes it again"
-            ) from None
+                if MADE in f.files and str(f[MADE]) != made(unit, self._stamp):
+                    raise ValueError("of another unit, or another run")
+                if kind not in f.files:
+                    if kind in self.manifest["settings"]["keep"]:
+                        raise ValueError("not all that was kept")
+                    return None
+                values = f[kind]
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile):
+            raise _damaged(file) from None
+        return values
+
+    @functools.cached_property
+    def _stamp(self) -> str:
+        return stamp(self.manifest)
+
+
+def _damaged(file: pathlib.Path) -> JaxcamError:
+    return JaxcamError(f"{file}: is missing or damaged; remove it, and the same jaxcam evaluate makes it again")
 
 
 def read_manifest(folder: pathlib.Path) -> dict:
@@ -131,16 +148,22 @@ def read_manifest(folder: pathlib.Path) -> dict:
       JaxcamError: there is none, or it is not one.
     """
     file = folder / "manifest.json"
+    if not os.path.lexists(file):
+        raise JaxcamError(f"{folder}: holds no run of jaxcam evaluate (there is no manifest.json)")
+    data = read_file(file)
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = json.loads(data)
         written = manifest["format"]
-        manifest["settings"], manifest["images"], manifest["subsets"]
-    except FileNotFoundError:
-        raise JaxcamError(f"{folder}: holds no run of jaxcam evaluate (there is no manifest.json)") from None
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror or e})") from None
-    except (ValueError, KeyError, TypeError):
-        raise JaxcamError(f"{file}: is not the manifest of a run of jaxcam evaluate") from None
+        settings, *tables = (manifest[k] for k in ("settings", "images", "subsets"))
+        whole = all(isinstance(t, dict) for t in (settings, *tables)) and settings["batch_size"] >= 1
+        whole = whole and bool(settings["methods"]) and manifest.get("sha256") in (None, _digest(manifest))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        written, whole = FORMAT, False
+    if written == FORMAT and not whole:
+        raise JaxcamError(
+            f"{file}: is not the manifest of a run of jaxcam evaluate, or is damaged; the same jaxcam evaluate mends "
+            "it, where its records are whole"
+        )
     if written != FORMAT:
         raise JaxcamError(
             f"{file}: has the format {written}, and this jaxcam reads {FORMAT}; read it with the other one"
@@ -212,7 +235,19 @@ def check_units(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) ->
 
 def stamp(manifest: dict) -> str:
     """A digest of all that the results of a run depend on; every commit line carries it."""
-    said = {k: manifest[k] for k in ("settings", "images", "subsets")}
+    return _sha256({k: manifest[k] for k in ("settings", "images", "subsets")})
+
+
+def sealed(manifest: dict) -> dict:
+    """A manifest with a digest of all of it, by which one that was changed afterwards is known."""
+    return manifest | {"sha256": _digest(manifest)}
+
+
+def _digest(manifest: dict) -> str:
+    return _sha256({k: v for k, v in manifest.items() if k != "sha256"})
+
+
+def _sha256(said: dict) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.files import try_lock
+from jaxcam.files import read_file, try_lock
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
 _RECORDS = re.compile(r"records-(\d+)-of-(\d+)\.jsonl")
 _LOCKS = re.compile(r"records-(\d+)-of-(\d+)\.lock")
+#: Bytes of the records of a process: what a hundred million maps take.
+_MOST = 64 << 30
 _COMMIT = re.compile(rb'(\{"unit":.*),"sha256":"([0-9a-f]{16})"\}\n')
 
 
@@ -61,6 +63,15 @@ def records_file(folder: pathlib.Path, process: int, processes: int) -> pathlib.
 def arrays_file(folder: pathlib.Path, unit: int) -> pathlib.Path:
     """Where the arrays of a unit are."""
     return folder / "arrays" / f"unit-{unit:06}.npz"
+
+
+#: The name, in a file of arrays, of what says which unit of which run they are of.
+MADE = "made"
+
+
+def made(unit: int, run: str | None) -> str:
+    """What a file of arrays holds under `MADE`, so that two of them cannot be exchanged without a word."""
+    return f"unit {unit} of run {run}"
 
 
 def plain(value: Any) -> Any:
@@ -144,7 +155,7 @@ def read_records(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
     damaged = 0
     try:
         for file in sorted(p for p in folder.iterdir() if _RECORDS.fullmatch(p.name)):
-            found, _, spoilt = _parse(file.read_bytes())
+            found, _, spoilt = _parse(read_file(file, _MOST))
             damaged += spoilt
             for unit in found:
                 units.setdefault(unit.summary["unit"], unit)  # the same whichever process made it
@@ -189,7 +200,7 @@ class Writer:
                 stack.callback(self._claim(processes).release)
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
                 stack.callback(os.close, self._descriptor)
-                _, self._end, self.spoilt = _parse(self.file.read_bytes())
+                _, self._end, self.spoilt = _parse(read_file(self.file, _MOST))
                 if os.fstat(self._descriptor).st_size != self._end:
                     os.ftruncate(self._descriptor, self._end)
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
@@ -227,7 +238,8 @@ class Writer:
           JaxcamError: the disk is full or fails; nothing of the unit is left, and a later attempt may succeed.
         """
         if arrays:
-            self._write_arrays(arrays_file(self.folder, summary["unit"]), arrays)
+            told = {MADE: np.asarray(made(summary["unit"], self._stamp.get("run")))}
+            self._write_arrays(arrays_file(self.folder, summary["unit"]), {**arrays, **told})
         data = memoryview(encode({**summary, **self._stamp}, records))
         length = len(data)
         try:

@@ -15,7 +15,6 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import Options
 from jaxcam.evaluate.measures import Measures, timed
 from jaxcam.explanation.engine import Engine, Forward, Maps
-from jaxcam.methods.maps import signed_share
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.precision import PASSES
@@ -130,7 +129,6 @@ class Worker:
             with timed(seconds["methods"], label):
                 found[label] = self.engine.maps(request, forward, pairs, None)
         reference = found[options.reference.label].coefficients if options.reference else None
-        negative = [signed_share(a) for a in forward.activations]
         columns: list[list[dict]] = []
         kept: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for method in options.methods:
@@ -141,7 +139,7 @@ class Worker:
                     **common[i], "method": method.label, **{k: values[k][i] for k in options.metrics},
                     "completeness_gap": maps.gaps[i], "evaluations": maps.evaluations[i], "seconds": maps.seconds,
                     "empty": maps.why_empty(i, forward.activations[row]) or "",
-                    "negative": negative[row],
+                    "negative": forward.negative[row],
                 }
                 for i, (row, _) in enumerate(pairs)
             ])  # fmt: skip

@@ -18,7 +18,7 @@ from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.explanation.targets import FunctionTarget
-from jaxcam.methods.maps import why_empty
+from jaxcam.methods.maps import signed_share, why_empty
 from jaxcam.methods.registry import METHODS, Request
 from jaxcam.methods.result import Inputs, scalar_score
 from jaxcam.models.classifier import Classifier
@@ -26,6 +26,18 @@ from jaxcam.models.trees import named, numbers, on_purpose
 from jaxcam.shapley.sharded import replicate
 from jaxcam.transforms.finite import origin_of_nonfinite
 from jaxcam.transforms.precision import check_precision
+
+
+class BadPicture(JaxcamError):
+    """One picture's fault, not the network's: the others can still be explained.
+
+    Attributes:
+      source: what the picture is called.
+    """
+
+    def __init__(self, source: str, message: str):
+        super().__init__(f"{source}: {message}")
+        self.source = source
 
 
 class Forward(NamedTuple):
@@ -37,6 +49,7 @@ class Forward(NamedTuple):
       bypass: a pytree of the values that go around the layer, each with the axis `batch`; without leaves where none do.
       activations: `(n, h, w, K)`.
       logits: `(n, C)`.
+      negative: `(n,)` which share of the sum of absolute activations is below zero, see `maps.signed_share`.
       keys: `(batch,)` random keys, which depend on the seed and on the file name of the picture alone.
       sources: what the pictures are called.
       seconds: per picture.
@@ -47,6 +60,7 @@ class Forward(NamedTuple):
     bypass: Any
     activations: np.ndarray
     logits: np.ndarray
+    negative: np.ndarray
     keys: jax.Array
     sources: tuple[str, ...]
     seconds: float
@@ -106,6 +120,7 @@ class Engine:
         precision: str | None = None,
         passes: str | None = None,
     ):
+        check_seed(seed)
         self.precision, self._passes = check_precision(precision) or network.precision, check_precision(passes)
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
@@ -114,24 +129,25 @@ class Engine:
         self._at_zero: tuple[Forward | None, np.ndarray] | None = None
         self._stepped = SteppedMaps(mesh, states, self.precision)
         self._everywhere: Any = None
-        self._zero_origin: str | None = None
+        self._zero_origins: dict[tuple, str] = {}
 
     @on_purpose
     def forward(self, inputs: np.ndarray, sources: Sequence[str]) -> Forward:
         """Activations and logits of `inputs (n, s, s, C)`, `n` at most the batch size.
 
         Raises:
-          JaxcamError: they hold NaN or infinite values; the message names the weights or the picture.
+          JaxcamError: they hold NaN or infinite values; the message names the weights, or (`BadPicture`) the picture.
         """
         n = len(inputs)
         padded = jnp.asarray(_pad(inputs, self.batch_size))
         program = compiled.forward(self.features, self.head, self._passes)
         (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
         keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
+        found = np.asarray(activations)[:n]
+        negative = np.asarray([signed_share(a) for a in found])
         result = Forward(
-            padded, activations, bypass, np.asarray(activations)[:n], np.asarray(logits)[:n], keys, tuple(sources),
-            seconds / n,
-        )  # fmt: skip
+            padded, activations, bypass, found, np.asarray(logits)[:n], negative, keys, tuple(sources), seconds / n
+        )
         for source, a, f in zip(sources, result.activations, result.logits, strict=True):
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
                 raise self._not_finite(source)
@@ -144,7 +160,7 @@ class Engine:
         for name, value in named(self.network.params).items():
             if not np.isfinite(numbers(value)).all():
                 return JaxcamError(f"{self.network.name}: the weights {name} hold NaN or infinite values")
-        return JaxcamError(f"{source}: {self.network.name} gives NaN or infinite values for it")
+        return BadPicture(source, f"{self.network.name} gives NaN or infinite values for it")
 
     @on_purpose
     def maps(
@@ -253,15 +269,19 @@ class Engine:
         zero = _explained(self._logits_at_zero(forward), np.asarray([row]), np.asarray([target]), function)
         if np.isfinite(zero).all():
             return None
-        if self._zero_origin is None:
+        # What is explained decides it, and the picture where values go around the layer.
+        around = forward.sources[row] if jax.tree.leaves(forward.bypass) else None
+        owes = (target if function is None else function.function, around)
+        why = self._zero_origins.get(owes)
+        if why is None:
             inputs = self._inputs(forward, row, target, function)
             score = scalar_score(self.head, inputs.params, inputs.target)
             origin = origin_of_nonfinite(score, jnp.zeros_like(inputs.activations))
-            self._zero_origin = str(origin or "a constant of it is not")
+            why = self._zero_origins[owes] = str(origin or "a constant of it is not")
         others = [name for name, m in METHODS.items() if "references" in m.needs]
         return (
-            f"F(0), the logit where every activation is zero, is not finite: {self._zero_origin}; references at which "
-            f"it is, such as activations of pictures, go into {' or '.join(others)}"
+            f"F(0), the logit where every activation is zero, is not finite: {why}; references at which it is, such as "
+            f"activations of pictures, go into {' or '.join(others)}"
         )
 
     def _given(
@@ -307,6 +327,12 @@ class Engine:
             shape = (self.batch_size, logits.shape[-1])
             self._at_zero = forward if around else None, np.broadcast_to(np.asarray(logits, np.float64), shape)
         return self._at_zero[1]
+
+
+def check_seed(seed: int) -> None:
+    """Raises a JaxcamError unless it is a seed that JAX takes."""
+    if not -(2**63) <= seed < 2**63:
+        raise JaxcamError(f"the seed must be a whole number of at most 63 bits, not {seed}")
 
 
 def _explained(

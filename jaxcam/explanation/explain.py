@@ -8,19 +8,19 @@ import itertools
 import os
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import Picture, to_picture
-from jaxcam.errors import JaxcamError
-from jaxcam.explanation.engine import Engine, Forward, Maps
+from jaxcam.errors import JaxcamError, visible
+from jaxcam.explanation.engine import BadPicture, Engine, Forward, Maps
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.files import whole_file
-from jaxcam.methods.maps import place_map, signed_share
+from jaxcam.methods.maps import place_map
 from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
@@ -222,6 +222,8 @@ def explain(
         that is not a global average pool and a linear layer; the network gives NaN.
     """
     single = isinstance(images, typing.get_args(Picture)) or hasattr(images, "shape")
+    if not single and (hasattr(images, "read") or not hasattr(images, "__iter__")):
+        raise JaxcamError(f"a {type(images).__name__} is no picture; give a path, bytes, a PIL.Image or an array")
     listed: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
     batch_size = room_for(BATCH) if batch_size is None else batch_size
     named = [(os.fspath(p) if isinstance(p, str | os.PathLike) else f"image {i}", p) for i, p in enumerate(listed)]
@@ -246,6 +248,7 @@ def explain_each(
     seed: int = 0,
     precision: str | None = None,
     skipped: Callable[[str, str], None] = lambda name, why: None,
+    failed: Callable[[str, str], None] | None = None,
     done: Callable[[str, str, float], None] = lambda source, method, maps: None,
     states: States | None = None,
 ) -> Iterator[Explanation]:
@@ -255,6 +258,8 @@ def explain_each(
       images: pairs of what to call a picture and the picture.
       maps_at_once: maps computed at a time, `batch_size` unless given.
       skipped: called with a method and the reason when `methods="all"` leaves one out.
+      failed: called with what a picture is called and the reason where it cannot be explained, and the others are; an
+        error unless given.
       done: called with a batch's first picture, a method and how many of its maps are new, for progress; a
         map of many steps counts by parts.
       states: where the states of such maps are kept, and taken up from.
@@ -274,16 +279,20 @@ def explain_each(
         states=states,
         precision=precision,
     )
+    if references is not None and not len(references):
+        raise JaxcamError("references holds no picture; give some, or None for the usual ones")
     backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
     position, source = 0, iter(images)
     while chunk := list(itertools.islice(source, batch_size)):
-        labels = [name for name, _ in chunk]
-        pictures = [to_picture(picture, name=name) for name, picture in chunk]
-        inputs = engine.forward(np.stack([network.preprocessing(p) for p in pictures]), labels)
-        wanted = [choose(logits, position + i) for i, logits in enumerate(inputs.logits)]
+        good, inputs = _forward(engine, _prepared(network, chunk, failed), failed)
+        if inputs is None:
+            position += len(chunk)
+            continue
+        labels = [one.name for one in good]
+        wanted = [choose(logits, position + one.place) for one, logits in zip(good, inputs.logits, strict=True)]
         pairs = [(row, target) for row, chosen in enumerate(wanted) for target in chosen]
         if methods is None and not requests:
-            requests = requested(default_method(float(np.mean([signed_share(a) for a in inputs.activations]))))[1]
+            requests = requested(default_method(float(inputs.negative.mean())))[1]
         found: dict[str, Maps] = {}
         for name, wish in list(requests.items()):
             try:
@@ -295,9 +304,54 @@ def explain_each(
                 skipped(name, str(e))
         if not found:
             raise JaxcamError(f"{network.name}: no method can explain the layer {engine.layer}")
-        for row, named in enumerate(zip(labels, pictures, strict=True)):
-            yield _gather(network, engine, named, inputs, row, pairs, found)
+        for row, one in enumerate(good):
+            yield _gather(network, engine, (one.name, one.picture), inputs, row, pairs, found)
         position += len(chunk)
+
+
+class _Prepared(NamedTuple):
+    """A picture that could be read: its place in its batch, what it is called, as it is seen, and the input."""
+
+    place: int
+    name: str
+    picture: Image.Image
+    input: Any
+
+
+def _prepared(
+    network: Classifier, chunk: Sequence[tuple[str, Picture]], failed: Callable[[str, str], None] | None
+) -> list[_Prepared]:
+    """The pictures of a batch that can be read."""
+    good = []
+    for place, (name, given) in enumerate(chunk):
+        try:
+            picture = to_picture(given, name=name)
+            good.append(_Prepared(place, name, picture, network.preprocessing(picture)))
+        except (JaxcamError, MemoryError) as e:
+            why = str(e) if isinstance(e, JaxcamError) else "there is not enough memory to decode it"
+            if failed is not None:
+                failed(name, why)
+            elif isinstance(e, MemoryError) or name in why or visible(name) in why:
+                raise
+            else:
+                raise JaxcamError(f"{name}: {why}") from e
+    return good
+
+
+def _forward(
+    engine: Engine, good: list[_Prepared], failed: Callable[[str, str], None] | None
+) -> tuple[list[_Prepared], Forward | None]:
+    """The forward pass of those for which the network gives finite numbers; None where there are none."""
+    fine = good
+    while fine:
+        try:
+            return fine, engine.forward(np.stack([one.input for one in fine]), [one.name for one in fine])
+        except BadPicture as e:
+            if failed is None:
+                raise
+            failed(e.source, str(e))
+            fine = [one for one in fine if one.name != e.source]
+    return [], None
 
 
 def requested(methods: str | Sequence[str] | None) -> tuple[bool, dict[str, Request]]:
@@ -308,6 +362,8 @@ def requested(methods: str | Sequence[str] | None) -> tuple[bool, dict[str, Requ
     if methods is None:
         return False, {}
     asked = [m.lower() if isinstance(m, str) and m.lower() == "all" else m for m in as_list(methods)]
+    if not asked:
+        raise JaxcamError('no method named; name one, "all", or leave it to the layer (None)')
     named = [request(m) for m in asked if m != "all"]
     if "all" in asked:
         named = [*(request(m) for m in METHODS if m not in {r.name for r in named}), *named]
@@ -327,7 +383,7 @@ def _gather(
     """The explanation of one row of a batch, whose `found` maps are those of `pairs` of row and class."""
     picture, logits = named[1], inputs.logits[row]
     probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
-    negative = signed_share(inputs.activations[row])
+    negative = float(inputs.negative[row])
     infos = {name: request(name).info for name in found}
     doubts = {name: info.doubt_at(negative) for name, info in infos.items()}
     results = [

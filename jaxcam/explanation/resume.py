@@ -11,6 +11,7 @@ import pathlib
 import time
 import typing
 import zipfile
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,13 +23,15 @@ from jaxcam import __version__
 from jaxcam.data.images import MAX_BYTES
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.explain import Attribution, Explanation
-from jaxcam.files import check_writable, open_file, try_lock, whole_file
+from jaxcam.files import check_writable, open_file, read_file, try_lock, whole_file
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.stepping import State
 from jaxcam.transforms.precision import HIGHEST
 
 #: The folder, in that of the results, that holds the states.
 FOLDER = ".jaxcam-progress"
+#: What NumPy's reader makes of a file that is damaged, or none of ours.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 #: Seconds between two states of a map that are kept.
 INTERVAL = 10.0
 
@@ -123,8 +126,8 @@ class Unfinished:
         self._saved = time.monotonic()
         data = b""
         if self.first:
-            with contextlib.suppress(OSError):
-                data = self._file(source, label, target).read_bytes()
+            with contextlib.suppress(JaxcamError):
+                data = read_file(self._file(source, label, target))
         data = from_first(data)
         return _parsed(data, kinds) if data else None
 
@@ -161,7 +164,7 @@ def _parsed(data: bytes, kinds: tuple[type, ...]) -> State | None:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             blank = _blank({kind.__name__: kind for kind in kinds}[str(arrays["kind"])])
             leaves = [arrays[f"leaf{i}"] for i in range(len(jax.tree.leaves(blank)))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
     return jax.tree.unflatten(jax.tree.structure(blank), leaves)
 
@@ -174,16 +177,22 @@ def _blank(kind: Any) -> Any:
 def saved_digest(file: pathlib.Path) -> str | None:
     """The digest in a file of results; None where there is no such file, or not a whole one."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(read_file(file)), allow_pickle=False) as arrays:
             return str(arrays["digest"]) if "digest" in arrays else ""
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+    except _DAMAGED:
         return None
 
 
-def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier) -> Explanation:
-    """What `Explanation.save` wrote, with the picture that it leaves out."""
-    with np.load(file, allow_pickle=False) as arrays:
-        a = {k: arrays[k] for k in arrays.files if k != "heatmaps"}
+def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier) -> Explanation | None:
+    """What `Explanation.save` wrote, with the picture that it leaves out; None where the file is damaged."""
+    try:
+        with np.load(io.BytesIO(read_file(file)), allow_pickle=False) as arrays:
+            return _explanation({k: arrays[k] for k in arrays.files}, image, network)
+    except (*_DAMAGED, IndexError, TypeError):
+        return None
+
+
+def _explanation(a: dict[str, np.ndarray], image: Image.Image, network: Classifier) -> Explanation:
     results = [
         Attribution(
             method=str(a["methods"][i]), target=None if a["targets"][i] < 0 else int(a["targets"][i]),
@@ -199,5 +208,5 @@ def read_explanation(file: pathlib.Path, image: Image.Image, network: Classifier
     return Explanation(
         source=str(a["source"]), image=image, model=str(a["model"]), layer=str(a["layer"]),
         classes=tuple(a["classes"].tolist()), logits=a["all_logits"],
-        probabilities=np.asarray(network.probabilities(a["all_logits"])), results=tuple(results),
+        probabilities=np.asarray(network.probabilities(jax.numpy.asarray(a["all_logits"]))), results=tuple(results),
     )  # fmt: skip

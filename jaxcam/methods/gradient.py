@@ -40,6 +40,11 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
 
 
+def _product(activations: jax.Array, gradient: jax.Array) -> jax.Array:
+    """`A g`, 0 where A is, also where g is infinite or NaN."""
+    return activations * jnp.where((activations == 0) & ~jnp.isfinite(gradient), jnp.zeros_like(gradient), gradient)
+
+
 def grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """Grad-CAM: `alpha_k = mean over positions of g_k`.
 
@@ -83,6 +88,7 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target:
 def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """XGrad-CAM: `alpha_k = sum of (A_k / sum A_k) g_k`; 0 for a channel with `sum A_k = 0`.
 
+    What is zero counts for nothing, however steep the head is there (a root at 0).
     Arguments, cost and errors as in `grad_cam`.
 
     References:
@@ -90,7 +96,7 @@ def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: T
     """
     logit, g = _value_and_gradient(params, activations, head, target)
     total = jnp.sum(activations, axis=(0, 1))
-    return cam_of_coefficients(_ratio(jnp.sum(activations * g, axis=(0, 1)), total), activations, logit=logit)
+    return cam_of_coefficients(_ratio(jnp.sum(_product(activations, g), axis=(0, 1)), total), activations, logit=logit)
 
 
 def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -98,14 +104,15 @@ def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: T
 
     Grad-CAM with the gradient not averaged first. `alpha_k = sum of g_k * A_k` is what each channel gets in all;
     before the ReLU the map adds up to their sum, which on a linear head is F(A) - F(0). A channel that is zero
-    everywhere gets exactly 0. Arguments, cost and errors as in `grad_cam`.
+    everywhere gets exactly 0, however steep the head is there (a root at 0). Arguments, cost and errors as in
+    `grad_cam`.
 
     References:
       Draelos & Carin, Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural networks,
       arXiv:2011.08891, 2020.
     """
     logit, g = _value_and_gradient(params, activations, head, target)
-    return cam_of_contributions(g * activations, logit=logit)
+    return cam_of_contributions(_product(activations, g), logit=logit)
 
 
 def cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:

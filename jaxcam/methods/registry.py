@@ -333,7 +333,7 @@ def _value(what: str, text: str, default: Any) -> Any:
     value: Any
     try:
         value = plain[text.lower()] if text.lower() in plain else ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         value = text
     number = isinstance(value, int | float) and not isinstance(value, bool)
     whole = number and value % 1 == 0

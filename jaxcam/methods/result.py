@@ -90,6 +90,8 @@ def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.
             value = target(logits)
             if jnp.ndim(value) != 0:
                 raise JaxcamError(f"a target function must return a scalar, not shape {jnp.shape(value)}")
+            if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+                raise JaxcamError(f"a target function must return a real number, not {jnp.result_type(value)}")
             return value
         if jnp.ndim(logits) != 1:
             raise JaxcamError(

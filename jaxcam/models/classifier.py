@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -128,8 +129,8 @@ class Classifier:
         if str(name).lower() in lowered:
             return lowered.index(str(name).lower())
         try:
-            index = int(name)
-        except ValueError:
+            index = int(name) if isinstance(name, str) else operator.index(name)
+        except (ValueError, TypeError):
             raise unknown("class", name, self.classes) from None
         if not 0 <= index < len(self.classes):
             raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")

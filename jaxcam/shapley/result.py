@@ -34,10 +34,15 @@ class Estimate(NamedTuple):
     v_empty: jax.Array
 
 
+_MOST = 2**31 - 1
+
+
 def check_count(name: str, value: int, least: int = 1) -> int:
-    """`value`, or a JaxcamError unless it is a whole number of at least `least`."""
+    """`value`, or a JaxcamError unless it is a whole number of at least `least`, and one that JAX can count to."""
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
         raise JaxcamError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if value.__index__() > _MOST:
+        raise JaxcamError(f"{name} must be at most {_MOST:,}, not {value!r}")
     return value.__index__()
 
 

@@ -47,14 +47,14 @@ def load(
     if weights is not None:
         return _with_weights(pathlib.Path(weights), name, table)
     name = DEFAULT_MODEL if name is None else os.fspath(name)
-    if os.sep not in name and (_BUNDLED / name / "network.json").is_file():
+    if os.sep not in name and os.path.isfile(_BUNDLED / name / "network.json"):
         return load_network(_BUNDLED / name)
     if name in CATALOGUE:
         return _published(CATALOGUE[name])
     path = pathlib.Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # which an impossible name is not, without an error
         return load_network(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _foreign(path)
     raise unknown("model", name, [*bundled(), *CATALOGUE])
 

@@ -26,7 +26,7 @@ from safetensors.numpy import save as serialize_safetensors
 
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.files import check_writable, clipped, whole_file
+from jaxcam.files import MOST_LISTED, check_writable, clipped, read_file, whole_file
 from jaxcam.models.network import Network, graph
 from jaxcam.models.registry import FAMILIES
 from jaxcam.models.trees import flatten, unflatten
@@ -118,11 +118,13 @@ def read_manifest(folder: str | os.PathLike) -> dict:
     """
     file = pathlib.Path(folder) / "network.json"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        data = read_file(file, MOST_LISTED)
+    except JaxcamError as e:
+        raise JaxcamError(f"{e}; a network's folder holds one") from None
+    try:
+        manifest = json.loads(data)
         manifest["architecture"], manifest["preprocessing"], manifest["classes"], manifest["family"]
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror}); a network's folder holds one") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise JaxcamError(f"{file}: is not a manifest written by jaxcam") from None
     return manifest
 
@@ -141,31 +143,36 @@ def load_network(folder: str | os.PathLike) -> Network:
         preprocessing |= {k: tuple(preprocessing[k]) for k in ("mean", "std")}
         rules = Preprocessing(**preprocessing)
         expected = flatten(graph(config)[2])
-    except (KeyError, TypeError, ValueError) as e:
+        told = dict(manifest.get("provenance", {}))
+        classes = tuple(manifest["classes"])
+        if not all(isinstance(c, str) for c in classes):
+            raise TypeError("classes that are no names")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
     if "orbax" in manifest:
         source, listed = folder / _ORBAX, manifest["orbax"]
         tensors = _read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
     else:
         source = folder / "weights.safetensors"
-        tensors = _read_safetensors(source)
+        tensors = _read_safetensors(source, expected)
     _check_fit(str(source), tensors, expected)
     return Network(
-        name=manifest.get("name", folder.name),
+        name=str(manifest.get("name", folder.name)),
         config=config,
         params=unflatten({k: jax.device_put(v.astype(np.float32, copy=False)) for k, v in tensors.items()}),
-        classes=tuple(manifest["classes"]),
+        classes=classes,
         preprocessing=rules,
         multi_label=bool(manifest.get("multi_label", False)),
-        provenance=manifest.get("provenance", {}),
+        provenance=told,
     )
 
 
-def _read_safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_safetensors(file: pathlib.Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, which takes no more bytes than what is expected would in float64."""
     try:
-        return parse_safetensors(file.read_bytes())
-    except OSError as e:
-        raise JaxcamError(f"{file}: cannot be read ({e.strerror})") from None
+        return parse_safetensors(read_file(file, MOST_LISTED + 8 * sum(math.prod(x.shape) for x in expected.values())))
+    except JaxcamError:
+        raise
     except (SafetensorError, ValueError, KeyError) as e:
         raise JaxcamError(f"{file}: is not a safetensors file, or is cut off ({e})") from None
 
