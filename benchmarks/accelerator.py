@@ -54,12 +54,15 @@ def number(name: str, form: str, times: float = 1.0) -> Callable[[dict], str]:
     return lambda row: format(times * row[name], form) if row.get(name) is not None else ""
 
 
+COSTS = {
+    "ms": number("ms", ".2f"), "forward passes": number("forwards", ".2f"),
+    "compile, s": number("compile_s", ".1f"), "memory, MB": number("peak_mb", ",.1f"),
+}  # fmt: skip
 PARTS = {
     "correctness": Part(
         "Every method beside float64 on the processor", parts.correctness,
-        {f"error, {name}": number(name, ".1e") for name in parts.PRECISIONS},
-        "Errors are the largest of a coefficient, relative to the largest coefficient. At the highest precision below "
-        "1e-4; what lower ones lose is to be read here.",
+        {"error": number("highest", ".1e")},
+        "The largest error of a coefficient at the highest precision, relative to the largest coefficient: below 1e-4.",
     ),
     "shap_cam": Part(
         "SHAP-CAM of VGG16 at conv5_3", parts.shap,
@@ -73,12 +76,9 @@ PARTS = {
         "Errors are relative to the largest value, of coefficients over a few of the same orderings in float64.",
     ),
     "costs": Part(
-        "Methods in forward passes, from the input to the map at its size", parts.costs,
-        {
-            "ms": number("ms", ".2f"), "forward passes": number("forwards", ".2f"),
-            "compile, s": number("compile_s", ".1f"), "peak memory, MB": number("peak_mb", ",.0f"),
-        },
-        "Aim: LIFT-CAM below 1.1. The unit is one forward pass of the same network and batch, timed in turn.",
+        "Methods in forward passes, from the input to the map at its size", parts.first_costs, COSTS,
+        "Aim: LIFT-CAM below 1.1. The unit is one forward pass of the same network and batch, timed in turn. Memory is "
+        "the program's: arguments, results and temporary values.",
     ),
     "evaluation": Part(
         "An evaluation, decoding and records included", parts.evaluation,
@@ -96,6 +96,12 @@ PARTS = {
         },
         "Pictures of 500 x 375 in JPEG, to the network's input. An evaluation of n pictures a second needs n of these.",
     ),
+    "more_costs": Part("The same of other networks and batches", parts.more_costs, COSTS),
+    "precision": Part(
+        "What lower precisions lose", parts.lower_precisions,
+        {name: number(name, ".1e") for name in parts.PRECISIONS},
+        "Errors as in the first table.",
+    ),
 }  # fmt: skip
 
 
@@ -104,10 +110,11 @@ class Book:
 
     def __init__(self, folder: pathlib.Path, settings: parts.Settings, until: float):
         self.path, self.until = folder / f"accelerator-{card()}.json", until
-        self.record: dict[str, Any] = {"machine": machine(), "settings": dataclasses.asdict(settings), "parts": {}}
+        chosen = {"small": settings.small, "methods": list(settings.methods)}
+        self.record: dict[str, Any] = {"machine": machine(), "settings": chosen, "parts": {}}
         if self.path.is_file():
             there = json.loads(self.path.read_text())
-            if all(there[k] == json.loads(json.dumps(self.record[k])) for k in ("machine", "settings")):
+            if all(there[k] == self.record[k] for k in ("machine", "settings")):
                 self.record = there
 
     def row(self, part: str, name: str, measure: Callable[[], dict], again: bool) -> None:
@@ -133,7 +140,7 @@ class Book:
         p, rows = PARTS[part], self.record["parts"].get(part, {})
         lines = [
             f"## {p.title}\n",
-            f"{p.aims}\n",
+            *([f"{p.aims}\n"] if p.aims else []),
             "| | " + " | ".join(p.columns) + " |",
             "|---" * (1 + len(p.columns)) + "|",
         ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import os
+import itertools
 import statistics
 import subprocess
 import tempfile
@@ -22,7 +22,7 @@ from benchmarks.coalitions import TARGET, ordering_masks
 from benchmarks.peer import Peer
 from benchmarks.speed import drawn
 from benchmarks.timing import compiled, interleaved, largest_error, ratio
-from jaxcam.data.loader import stream
+from jaxcam.data.loader import cores, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.evaluate import evaluate
 from jaxcam.methods.maps import resize_map, scale_map
@@ -88,38 +88,59 @@ def noise(*shape: int) -> jax.Array:
 
 
 def correctness(settings: Settings) -> Rows:
-    """Every method on a network that fits its head."""
+    """Every method at the highest precision, on a network that fits its head."""
     for asked in settings.requests:
-        linear = asked.info.heads is not None
-        config: Any
-        if settings.small:
-            config, size = (SMALL_LINEAR if linear else SMALL), 32
-        else:
-            config = (
-                ResNetConfig(50, num_classes=10, width=0.25) if linear else VGGConfig(16, num_classes=10, width=0.25)
-            )
-            size = 128
-        yield asked.label, functools.partial(errors, config, size, asked)
+        yield asked.label, functools.partial(errors, settings.small, asked, ("highest",))
 
 
-def errors(config: Any, size: int, asked: Request) -> dict:
-    """The largest error of a coefficient at each precision, beside float64 on the processor."""
-    net, key = network(config), jax.random.key(0)
-    features, head = net.split()
+def lower_precisions(settings: Settings) -> Rows:
+    """Every method at the others."""
+    if others := tuple(name for name in differing() if name != "highest"):
+        for asked in settings.requests:
+            yield asked.label, functools.partial(errors, settings.small, asked, others)
 
-    def coefficients(params, a, x):
+
+def subject(small: bool, asked: Request) -> tuple[Network, str | None, int]:
+    """A network, the layer that it is cut at, and the size of its inputs: with convolutions on either side."""
+    linear = asked.info.heads is not None
+    if small:
+        return (network(SMALL_LINEAR), None, 32) if linear else (network(SMALL), "conv5_1", 32)
+    if linear:
+        return network(ResNetConfig(50, num_classes=10, width=0.25)), None, 128
+    return network(VGGConfig(16, num_classes=10, width=0.25)), "conv5_2", 128
+
+
+def coefficients(net: Network, head: Callable, asked: Request) -> Callable:
+    """`(params, activations, image) -> (K,)`."""
+
+    def of(params, a, x):
         references = jnp.stack([jnp.zeros_like(a), 0.5 * jnp.flip(a, (0, 1))])
-        return asked.call(Inputs(params, a, head, TARGET, key, references, x, net.whole, params)).coefficients
+        given = Inputs(params, a, head, TARGET, jax.random.key(0), references, x, net.whole, params)
+        return asked.call(given).coefficients
 
+    return of
+
+
+@functools.lru_cache(maxsize=64)
+def exact(small: bool, asked: Request) -> tuple[np.ndarray, np.ndarray]:
+    """Activations, and in float64 on the processor a method's coefficients."""
+    net, layer, size = subject(small, asked)
+    features, head = net.split(at=layer)
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         params, x = jax.tree.map(lambda v: jnp.asarray(np.asarray(v), jnp.float64), (net.params, noise(size, size, 3)))
-        a = jax.jit(features)(params, x)
-        want = np.asarray(jax.jit(coefficients)(params, a, x))
-        a = np.asarray(a, np.float32)
-    given = (net.params, jnp.asarray(a), noise(size, size, 3))
+        a = jax.jit(features)(params, x).astype(jnp.float32)
+        want = jax.jit(coefficients(net, head, asked))(params, a.astype(jnp.float64), x)
+        return np.asarray(a), np.asarray(want)
+
+
+def errors(small: bool, asked: Request, precisions: tuple[str, ...]) -> dict:
+    """The largest error of a coefficient at some precisions, beside float64."""
+    net, layer, size = subject(small, asked)
+    a, want = exact(small, asked)
     found = {}
-    for name in differing():
-        got = np.asarray(jax.jit(for_cpu(at_precision(coefficients, name)))(*given), np.float64)
+    for name in precisions:
+        run = jax.jit(for_cpu(at_precision(coefficients(net, net.split(at=layer)[1], asked), name)))
+        got = np.asarray(run(net.params, jnp.asarray(a), noise(size, size, 3)), np.float64)
         found[name] = float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
     return found
 
@@ -261,8 +282,21 @@ def close() -> None:
 # --- what a map costs -------------------------------------------------------------------------------------------------
 
 
-def costs(settings: Settings) -> Rows:
+def first_costs(settings: Settings) -> Rows:
+    """Every method on VGG16, 32 pictures at a time."""
+    return itertools.islice(_costs(settings), _first(settings))
+
+
+def more_costs(settings: Settings) -> Rows:
     """Every method on three networks at three batches; those that fill a device by themselves on one picture."""
+    return itertools.islice(_costs(settings), _first(settings), None)
+
+
+def _first(settings: Settings) -> int:
+    return sum(request(m).info.batched and request(m).info.heads is None for m in settings.methods or METHODS)
+
+
+def _costs(settings: Settings) -> Rows:
     networks: dict[str, Any]
     if settings.small:
         networks, batches, size = {"small VGG": SMALL, "small ResNet": SMALL_LINEAR}, (2, 1), 32
@@ -398,7 +432,7 @@ def peer_cam(settings: Settings, batch: int) -> dict:
 
 def decoding(settings: Settings) -> Rows:
     """The loader with nothing behind it."""
-    for threads in dict.fromkeys([4, max(4, os.cpu_count() or 1)]):
+    for threads in dict.fromkeys([4, max(4, cores())]):
         yield f"{threads} threads", functools.partial(decoded, settings, threads)
 
 
@@ -410,5 +444,4 @@ def decoded(settings: Settings, threads: int) -> dict:
     begun = time.perf_counter()
     for _ in stream(data.items, net.preprocessing, threads=threads):
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"threads": threads, "cores": cores, "rate": count / (time.perf_counter() - begun)}
+    return {"threads": threads, "cores": cores(), "rate": count / (time.perf_counter() - begun)}

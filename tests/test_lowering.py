@@ -104,7 +104,7 @@ def operations(text: str) -> tuple[collections.Counter[str], set[str]]:
     The choice of a branch by the platform, and how often alike ones are written down, are left out.
     """
     found = collections.Counter(re.findall(r"\b(?:stablehlo|chlo)\.\w+", text))
-    for name in ("case", "return", "constant", "convolution"):
+    for name in ("case", "return", "constant", "broadcast_in_dim", "convolution"):
         found.pop(f"stablehlo.{name}", None)
     convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
     return found, {re.sub(r"%[\w#]+|loc\(.*", "", line).strip() for line in convolutions}

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import TypeVar
@@ -159,8 +160,13 @@ class Loaded:
     seconds: float
 
 
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def stream(
-    items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int = 4, ahead: int = 32
+    items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int | None = None, ahead: int = 32
 ) -> Generator[Loaded, None, None]:
     """Reads pictures in threads and yields them in order, at most `ahead` of them before they are asked for.
 
@@ -168,12 +174,14 @@ def stream(
 
     Args:
       items: any number, taken as they are needed.
-      threads: Pillow decodes outside of the interpreter's lock, so they run at once.
+      threads: Pillow decodes outside of the interpreter's lock, so they run at once; one for each core, and at least 4,
+        unless given.
       ahead: bounds the memory to this many inputs, and `threads` pictures on their way.
 
     Raises:
       JaxcamError: `threads` or `ahead` is below 1.
     """
+    threads = max(4, cores()) if threads is None else threads
     if threads < 1 or ahead < 1:
         raise JaxcamError("at least one thread must decode pictures, and at least one picture ahead")
     return in_order(lambda numbered: load(*numbered, preprocessing), enumerate(items), threads=threads, ahead=ahead)

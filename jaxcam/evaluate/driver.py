@@ -236,7 +236,8 @@ def _loaded(
     """The decoded pictures of the missing units, made in the background."""
     places = np.concatenate([units[n] for n in missing])
     items = [data.items[i] for i in places]
-    decoded: Any = stream(items, network.preprocessing)
+    # A unit is being made, and one waits: the next is decoded meanwhile.
+    decoded: Any = stream(items, network.preprocessing, ahead=max(32, 2 * max(len(units[n]) for n in missing)))
     served = (dataclasses.replace(x, index=int(i)) for i, x in zip(places, decoded, strict=True))
     with contextlib.closing(decoded):
         for n in missing:
