@@ -9,9 +9,11 @@ from jaxcam.cutting import tag as tag
 from jaxcam.cutting import tokens as tokens
 from jaxcam.data.preprocessing import Preprocessing as Preprocessing
 from jaxcam.errors import JaxcamError as JaxcamError
-from jaxcam.explanation.explain import Explanation as Explanation
 from jaxcam.explanation.explain import explain as explain
 from jaxcam.explanation.figures import plot as plot
+from jaxcam.explanation.overlays import overlay as overlay
+from jaxcam.explanation.result import Attribution as Attribution
+from jaxcam.explanation.result import Explanation as Explanation
 from jaxcam.methods.coalition import ablation_cam as ablation_cam
 from jaxcam.methods.contribution import deep_shap_cam as deep_shap_cam
 from jaxcam.methods.contribution import hires_lift_cam as hires_lift_cam

@@ -9,15 +9,17 @@ import platform
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from networks import CLASSES, VGG, network, picture
 from PIL import Image
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 from test_images import huge_png
 
 import jaxcam
-from jaxcam.cli import main
+from jaxcam.cli import arguments, main
 from jaxcam.methods.registry import METHODS
 from jaxcam.zoo.store import save_network
 
@@ -74,6 +76,98 @@ def test_explain_writes_what_the_python_api_gives(explain, place, tmp_path, caps
         with Image.open(tmp_path / "out" / f"{name}.png") as figure:
             figure.load()
             assert min(figure.size) > 300
+
+
+def test_a_file_for_each_map_at_the_photos_size(explain, place, tmp_path):
+    options = ("--top", 2, "--out", tmp_path, "--format", "jpg", "--box", "--method", "lift_cam")
+    assert explain("a.png", "--overlay-only", *options) == 0
+    [found] = jaxcam.explain(jaxcam.load("net"), ["a.png"], methods=["lift_cam", "grad_cam"], targets=2)
+    names = {f"a-{r.method}-{r.class_name.replace(' ', '_')}.jpg" for r in found.results}
+    assert {p.name for p in tmp_path.iterdir()} == {"a.npz"} | names
+    for name in names:
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (70, 40)
+    shown = np.asarray(Image.open(tmp_path / f"a-lift_cam-{found.results[0].class_name.replace(' ', '_')}.jpg"), float)
+    result = found["lift_cam", found.results[0].target]
+    want = jaxcam.overlay("a.png", result.heatmap, box=result.box())
+    assert np.abs(shown - np.asarray(want, float)).mean() < 12  # JPEG
+    assert explain("a.png", "--heatmap-only", "--out", tmp_path / "heat", "--signed", "--scale", "shared") == 0
+    assert {p.suffix for p in (tmp_path / "heat").iterdir()} == {".npz", ".png"}
+
+
+def test_names_as_people_type_them(place, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(place)
+    out = ("--out", str(tmp_path / "out"), "--no-figure", "--json", "-")
+    command = ["explain", "--model", "net", "--method", "grad_cam,xgrad_cam", "a.png", "--target", "Golf_Ball", "b.png"]
+    assert main([*command, "other/a.png", *out]) == 0
+    images = json.loads(capsys.readouterr().out)["images"]
+    assert sorted(i["image"] for i in images) == ["a.png", "b.png", "other/a.png"]
+    assert [r["method"] for r in images[0]["results"]] == ["grad_cam", "xgrad_cam"]
+    assert main(["explain", "--model", "net", "a.png", "--methods", "grad_cam", *out, "b.png"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["images"]) == 2
+    assert arguments.methods(["shap_cam:num_permutations=5,estimator=plain,lift_cam", "cam"]) == [
+        "shap_cam:num_permutations=5,estimator=plain", "lift_cam", "cam"
+    ]  # fmt: skip
+
+
+def test_a_narrow_terminal_breaks_no_name(explain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("jaxcam.cli.explain._console", lambda stream, quiet: Console(width=80, file=stream))
+    assert explain("a.png", "b.png", "--method", "hires_lift_cam", "--top", 3, "--out", tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    text = "\n".join(lines)
+    assert text.count(" hires_lift_cam ") == 6 and text.count("a.png") == 1
+    assert all(text.count(f" {name} ") for name in ("golf ball", "grad_cam"))
+    row = next(line for line in lines if " grad_cam " in line)
+    assert " - " in row  # Grad-CAM promises no completeness
+
+
+def test_a_folder_says_what_it_skipped(explain, place, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "notes.txt", "b.doc"):
+        (tmp_path / "in" / name).write_bytes((place / "a.png").read_bytes())
+    assert explain(tmp_path / "in", "--out", tmp_path / "out", "--no-figure") == 0
+    assert "2 files skipped that are no pictures (b.doc, notes.txt)" in capsys.readouterr().out
+
+
+def test_a_method_in_detail(capsys):
+    for name, info in METHODS.items():
+        assert main(["methods", name]) == 0
+        shown = capsys.readouterr().out
+        assert info.title in shown and all(f" {option} " in shown for option in info.options)
+    assert main(["methods", "shap_cam"]) == 0
+    assert "orderings" in capsys.readouterr().out
+    assert main(["methods", "lift_cat"]) == 2
+
+
+def test_doctor_explains_the_bundled_picture(capsys, monkeypatch):
+    monkeypatch.setenv("JAXCAM_CACHE", "/nowhere/at/all")
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert f"jax {jax.__version__}" in told and "works:     yes, efficientnet_lite0 sees" in told
+    monkeypatch.setattr("jaxcam.cli.explain.EXAMPLE", pathlib.Path("/nowhere.jpg"))
+    assert main(["doctor"]) == 1
+    assert "works:     no: JaxcamError" in capsys.readouterr().out
+
+
+def test_programs_are_kept_between_runs(place, tmp_path):
+    """In processes of their own, as the settings are the whole process's."""
+    script = (
+        "import sys, jax; from jaxcam.cli import main; count = [0]\n"
+        "def heard(event, **more): count[0] += event.endswith('cache_hits')\n"
+        "jax.monitoring.register_event_listener(heard)\n"
+        "assert main(sys.argv[1:]) == 0\nprint('hits', count[0], file=sys.stderr)"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+    env |= {"JAXCAM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(pathlib.Path(jaxcam.__file__).parents[1])}
+    command = [sys.executable, "-c", script, "explain", "a.png", "--model", "net", "--out", str(tmp_path / "out")]
+    hits = []
+    for more in ({}, {}, {"JAXCAM_PROGRAMS": "0"}):
+        done = subprocess.run(command, cwd=place, env=env | more, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        hits.append(int(done.stderr.split()[-1]))
+        assert done.stderr.splitlines()[:-1] == []
+    assert hits[0] == 0 and hits[1] > 0 and hits[2] == 0
 
 
 def test_json_on_standard_output_is_nothing_but_json(explain, tmp_path, capsys):
@@ -142,12 +236,21 @@ def test_bad_photos(place, tmp_path, fails, make, why):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("given", "why"),
     [
         (["--model", "vgg16_slimm"], "no model called 'vgg16_slimm'"),
         (["--method", "grad_cat"], "no method called 'grad_cat'; did you mean grad_cam"),
-        (["--method", "grad_cam", "{place}/b.png"], "name the pictures before the options"),
-        (["--target", "{place}/b.png"], "name the pictures before the options"),
+        (["--method", "{place}/b.png"], "--method names nothing but a photo"),
+        (["--target", "{place}/b.png"], "--target names nothing but a photo"),
+        (["https://example.org/photo.jpg"], "is an address; download the picture"),
+        (["-"], "not read from standard input"),
+        (["{place}/*.tiff"], "no file fits this pattern"),
+        (["--format", "gif"], "no format called 'gif'"),
+        (["--overlay-only", "--format", "svg"], "no format called 'svg'"),
+        (["--cmap", "virids"], "no colour map called 'virids'; did you mean viridis"),
+        (["--scale", "all"], "no scale called 'all'"),
+        (["--alpha", "2"], "opacity from 0 to 1"),
+        (["--box", "0"], "share of the maximum"),
         (["--target", "golf bal"], "no class called 'golf bal'; did you mean golf ball?"),
         (["--target", "4"], "there is no class 4"),
         (["--layer", "conv5_7"], "no layer called 'conv5_7'; did you mean conv5_"),
@@ -159,21 +262,21 @@ def test_bad_photos(place, tmp_path, fails, make, why):
         (["--top", "two"], "invalid int value"),
         (["--batch-size", "0"], "batch size"),
         (["--top", "2", "--target", "tench"], "not allowed with"),
-        (["--modl", "net"], "unrecognized arguments"),
+        (["--modl", "net"], "there is no option --modl; did you mean --model? (see jaxcam explain --help)"),
     ],
 )
-def test_bad_arguments(place, tmp_path, fails, arguments, why):
-    arguments = [a.format(place=place) for a in arguments]
+def test_bad_arguments(place, tmp_path, fails, given, why):
+    given = [a.format(place=place) for a in given]
     for option, value in (("--model", place / "net"), ("--out", tmp_path)):
-        if option not in arguments:
-            arguments += [option, value]
-    assert why in fails("explain", place / "a.png", *arguments)
+        if option not in given:
+            given += [option, value]
+    assert why in fails("explain", place / "a.png", *given)
 
 
 def test_no_photo_and_no_command(fails):
     assert "no picture named" in fails("explain")
     assert "COMMAND" in fails()
-    assert "invalid choice" in fails("explian")
+    assert "no command 'explian'; did you mean explain?" in fails("explian")
 
 
 def test_nan_in_the_weights(place, tmp_path, fails):
@@ -228,16 +331,19 @@ def test_example_is_one_of_the_photos(place, tmp_path, monkeypatch, capsys):
     assert "install it again" in capsys.readouterr().err
 
 
-def test_version_and_help_import_nothing_heavy():
+def test_help_imports_nothing_heavy_and_version_tells_the_devices():
     script = (
         "import sys\nfrom jaxcam.cli import main\n"
-        "for option in ('--version', '--help'):\n"
+        "def run(option):\n"
         "    try: main([option])\n"
         "    except SystemExit as e: assert e.code == 0\n"
+        "run('--help')\n"
         "assert not {'jax', 'numpy', 'PIL', 'rich', 'matplotlib'} & set(sys.modules), sys.modules.keys()\n"
+        "run('--version')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert f"jaxcam {jaxcam.__version__}" in done.stdout and "explain" in done.stdout
+    assert "explain" in done.stdout
+    assert f"jaxcam {jaxcam.__version__}, jax {jax.__version__} on " in done.stdout and "x cpu" in done.stdout
 
 
 def test_as_a_module_without_traceback(tmp_path):

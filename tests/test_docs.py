@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxcam.cli import main, parser
+from jaxcam.cli.arguments import parse
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.cutting.libraries import LIBRARIES
 from jaxcam.methods.registry import METHODS
@@ -107,7 +108,7 @@ def test_page(page, tmp_path, monkeypatch, capsys, quick_keys):
             # Blank lines before it: a traceback names the page's own line.
             exec(compile("\n" * line + body, str(page), "exec"), space)
     for arguments in commands(page):
-        options = parser().parse_args(arguments)
+        options = parse(*parser(), arguments)
         assert callable(options.run)
         if arguments[0] in CHEAP:
             assert main(arguments) == 0, capsys.readouterr().err
@@ -118,7 +119,7 @@ def test_methods_of_commands_exist(page):
     from jaxcam.methods.registry import request
 
     for arguments in commands(page):
-        options = parser().parse_args(arguments)
+        options = parse(*parser(), arguments)
         named = [*(getattr(options, "method", None) or ()), *(getattr(options, "methods", None) or ())]
         for name in [*named, *filter(None, [getattr(options, "reference", None)])]:
             assert name == "all" or request(name)

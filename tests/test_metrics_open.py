@@ -106,7 +106,7 @@ def measured():
     def values(some, scale=1):
         measures = Measures(net, engine.params, tuple(METRICS), batch_size=2, baseline="mean", steps=STEPS)
         shared = measures.shared(forward, [pairs[i] for i in some], [box[: int(i < 3)] for i in some])
-        of = Maps(scale * alpha[some], scale * maps[some], alpha[some, 0], np.ones(len(some)), 0.0)
+        of = Maps(scale * alpha[some], scale * maps[some], scale * maps[some], alpha[some, 0], np.ones(len(some)), 0.0)
         return measures.of_maps(of, shared, alpha[::-1][some], {}, lambda: None)[0]
 
     return values([0, 1, 2, 3]), values([2]), values([0, 1, 2, 3], scale=np.float32(8))

@@ -14,12 +14,12 @@ ROOMS = """
     training explanation zoo converters models cutting
     data methods metrics shapley
     transforms.coalition transforms.deeplift transforms.lrp transforms
-    files errors
+    notebooks files errors
 """.split()
 #: Siblings that must not know each other.
 APART = {"transforms.coalition", "transforms.deeplift", "transforms.lrp"}
 #: Modules that lie in no folder.
-LOOSE = {"errors", "files"}
+LOOSE = {"errors", "files", "notebooks"}
 
 
 def modules() -> dict[str, pathlib.Path]:

@@ -1,6 +1,6 @@
-"""The command line: `jaxcam explain`, `evaluate`, `report`, `models`, `methods`, `metrics`, `convert`, `train`.
+"""The command line: `jaxcam explain`, `evaluate`, `report`, `models`, `methods`, `metrics`, `convert` and others.
 
-Nothing heavy is imported before a command runs, so that help and version are quick.
+Nothing heavy is imported before a command runs, so that help is quick.
 """
 
 from __future__ import annotations
@@ -13,27 +13,20 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcam import __version__
-from jaxcam.cli import convert, evaluate, explain, listing, report, train
+from jaxcam.cli import arguments, convert, doctor, evaluate, explain, listing, report, train
 from jaxcam.errors import JaxcamError, visible
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise JaxcamError(f"{message} (see {self.prog} --help)")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        (file or sys.stdout).write(message)  # argparse's own says nothing of a full disk
-
-
-def parser() -> argparse.ArgumentParser:
-    """The parser of every command; each sets `run`, a function of the parsed arguments."""
-    top = _Parser(prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False)
-    top.add_argument("--version", action="version", version=f"jaxcam {__version__}")
+def parser() -> tuple[argparse.ArgumentParser, Any]:
+    """The parser, and its commands; each sets `run`, a function of the parsed arguments."""
+    top = arguments.Parser(
+        prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False
+    )
+    top.add_argument("--version", action=doctor.Version)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (explain, evaluate, report, listing, convert, train):
+    for module in (explain, evaluate, report, listing, convert, train, doctor):
         module.add_commands(commands)
-    return top
+    return top, commands
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       The exit status: 0; 1 where some pictures could not be explained; 2 for any other mistake, told in one
       line on stderr; 130 when interrupted.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    typed = sys.argv[1:] if argv is None else list(argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
@@ -51,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not sys.warnoptions:  # as Pillow's remarks on odd files: not for this command's user
             warnings.simplefilter("ignore")
         try:
-            return _run(arguments)
+            return _run(typed)
         except JaxcamError as e:
             return _say(f"error: {e}", 2)
         except NotImplementedError as e:  # an operation without a rule; the message names it
@@ -73,13 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
 
 
-def _run(arguments: list[str]) -> int:
+def _run(typed: list[str]) -> int:
     try:
-        options = parser().parse_args(arguments)
+        options = arguments.parse(*parser(), typed)
         for name, value in vars(options).items():
             if value == "" and name != "table" or isinstance(value, list) and "" in value:
                 raise JaxcamError(f"{name.replace('_', '-')} is given as nothing; is a variable empty?")
-        options.arguments = arguments
+        options.arguments = typed
         return options.run(options)
     finally:
         sys.stdout.flush()  # here, where a full disk can still be told in a line

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.cli import networks, processes
+from jaxcam.cli import arguments, networks, processes
 from jaxcam.cli.memory import keep_freed_memory
+from jaxcam.cli.programs import keep_programs
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
@@ -34,12 +35,12 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
     networks.add_options(p)
     p.add_argument(
-        "--methods", nargs="+", action="extend", metavar="M", help="methods of `jaxcam methods`, with options where "
-        f"wanted (shap_cam:num_permutations=100), or all (default: {DEFAULT_METHOD})",
+        "--methods", "--method", nargs="+", action="extend", metavar="M", help="methods of `jaxcam methods`, with "
+        f"options where wanted (shap_cam:num_permutations=100), or all (default: {DEFAULT_METHOD})",
     )  # fmt: skip
     p.add_argument(
-        "--metrics", nargs="+", action="extend", metavar="M", help="metrics of `jaxcam metrics`, or all that "
-        "the data allow (default: those marked there)",
+        "--metrics", "--metric", nargs="+", action="extend", metavar="M", help="metrics of `jaxcam metrics`, or all "
+        "that the data allow (default: those marked there)",
     )  # fmt: skip
     p.add_argument("--reference", metavar="M", help="add the cosine of the coefficients with those of this method")
     p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
@@ -84,7 +85,8 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be used."""
-    methods = options.methods or [DEFAULT_METHOD]
+    methods = arguments.methods(options.methods) or [DEFAULT_METHOD]
+    options.metrics = arguments.names(options.metrics) or None
     _check_names(options, methods)
     keep_freed_memory()
     from jaxcam.data.datasets import read_class_names
@@ -98,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     for line in data.summary():
         print(visible(line))
+    keep_programs()
     network = networks.load(options)
     for line in _cost_of_precision(options, network, data, methods):
         print(visible(line))

@@ -10,16 +10,17 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
-from jaxcam.cli import networks, processes
+from jaxcam.cli import arguments, drawing, networks, processes
 from jaxcam.cli.pictures import expand, stems
-from jaxcam.cli.table import rows_of, table_of
+from jaxcam.cli.programs import keep_programs
+from jaxcam.cli.table import rows_of, show
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from jaxcam.explanation.explain import Explanation
+    from jaxcam.explanation.result import Explanation
     from jaxcam.explanation.resume import Digests
     from jaxcam.models.classifier import Classifier
 
@@ -36,12 +37,12 @@ def add_commands(commands: Any) -> None:
         "images",
         nargs="*",
         metavar="IMAGE",
-        help="photos in any common format, or folders of them; name them before options",
+        help="photos in any common format, or folders of them",
     )
     p.add_argument("--example", action="store_true", help="explain the picture that comes with jaxcam")
     networks.add_options(p)
     p.add_argument(
-        "--method", nargs="+", action="extend", metavar="M",
+        "--method", "--methods", nargs="+", action="extend", metavar="M",
         help=f"methods of `jaxcam methods`, or all (default: {DEFAULT_METHOD}; {SIGNED_METHOD} where activations are "
         "negative as well); options follow a colon, as in shap_cam:num_permutations=1000,estimator=plain",
     )  # fmt: skip
@@ -51,7 +52,9 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the methods that sample (default: 0)")
     which = p.add_mutually_exclusive_group()
-    which.add_argument("--target", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index")
+    which.add_argument(
+        "--target", "--targets", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index"
+    )
     which.add_argument(
         "--top", type=int, default=1, metavar="N", help="explain the N most probable classes of each photo (default: 1)"
     )
@@ -63,32 +66,39 @@ def add_commands(commands: Any) -> None:
         "a processor)",
     )  # fmt: skip
     networks.add_precision(p, "highest")
-    p.add_argument("--no-figure", action="store_true", help="write the arrays only")
     p.add_argument(
         "--resume", action="store_true", help="take up what the same command left when it was stopped, and leave the "
         "same for the next time (photos are then computed one at a time)",
     )  # fmt: skip
+    drawing.add_options(p)
     processes.add_options(p)
     p.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be read."""
-    named = [*options.images, *([str(EXAMPLE)] if options.example else [])]
+    swallowed = [
+        *arguments.photos_among(options.method, "--method"),
+        *arguments.photos_among(options.target, "--target"),
+    ]
+    options.method = arguments.methods(options.method)
+    named = [*options.images, *swallowed, *([str(EXAMPLE)] if options.example else [])]
     if not named:
         raise JaxcamError("no picture named; give the path of a photo, or --example (see jaxcam explain --help)")
     if options.example and not EXAMPLE.is_file():
         raise JaxcamError("this installation of jaxcam lacks its example picture; install it again")
     # Everything that can be wrong is found out before the first picture is decoded.
     processes.check(options)
+    drawing.check(options)
     _check_names(options)
     methods = _requests(options)
-    paths = expand(named, pathlib.Path(options.out))
+    paths, said = expand(named, pathlib.Path(options.out))
     if options.json not in (None, "-") and (hit := [p for p in paths if _same_place(p, options.json)]):
         raise JaxcamError(f"--json {options.json} would take the place of the picture {hit[0]}; name another file")
     first = processes.start(options)
     from jaxcam.files import check_writable
 
+    keep_programs()
     network = networks.load(options)
     network.resolve_layer(options.layer)
     targets: Any = [network.class_index(t) for t in options.target] if options.target else options.top
@@ -97,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
         check_writable(pathlib.Path(options.json).parent)
         if pathlib.Path(options.json).is_dir():
             raise JaxcamError(f"{options.json}: is a folder; name a file")
-    broken, records = _explain(options, network, methods, targets, paths, out, first)
+    broken, records = _explain(options, network, methods, targets, paths, out, first, said)
     if not first:
         return 0
     for _, message in broken:
@@ -115,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _explain(
     options: argparse.Namespace, network: Classifier, methods: list | None, targets: Any, paths: list[str],
-    out: pathlib.Path, first: bool,
+    out: pathlib.Path, first: bool, notices: list[str],
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
     from jaxcam.cli.progress import maps_bar
@@ -125,7 +135,6 @@ def _explain(
     from jaxcam.transforms.memory import room_for
 
     broken: list[tuple[str, str]] = []
-    notices: list[str] = []
     everything, requests = requested(methods)
     labels = [*requests, *(["all"] if everything else [])] or ["default"]
     settings = settings_digest(
@@ -134,7 +143,7 @@ def _explain(
     )  # fmt: skip
     check_alike(settings)
     digests = Digests(settings)
-    names = stems(paths, out)
+    names = stems(paths, out, f".{options.format}", drawing.room(options))
     console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first)
     done: dict[str, tuple[list[tuple], dict]] = {}
     doubts: dict[str, None] = {}
@@ -146,7 +155,7 @@ def _explain(
     unfinished = Unfinished(out, digests, paths) if options.resume else None
     left, complete = paths, False
     if unfinished is not None:
-        left = _take_up(paths, names, out, network, digests, keep, notices, figure=not options.no_figure)
+        left = _take_up(options, paths, names, out, network, digests, keep, notices)
         if unfinished.strangers:
             notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
     at_once = room_for(BATCH) if options.batch_size is None else options.batch_size
@@ -164,8 +173,8 @@ def _explain(
             for explanation in explanations:
                 if not first:
                     continue
-                path, figure = explanation.source, not options.no_figure
-                keep(explanation, _write(explanation, out, names[path], figure=figure, digest=digests.of(path)))
+                path = explanation.source
+                keep(explanation, _write(options, explanation, out, names[path], digests.of(path)))
                 if unfinished is not None:
                     unfinished.forget(path)
         complete = True
@@ -175,8 +184,8 @@ def _explain(
     rows = [row for path in paths if path in done for row in done[path][0]]
     records = [done[path][1] for path in paths if path in done]
     if rows:
-        console.print(table_of(rows, network.name, records[0]["layer"], network.classes))
-        what = "arrays" if options.no_figure else "figures and arrays"
+        show(console, rows, network.name, records[0]["layer"], network.classes)
+        what = "arrays" if options.no_figure else "pictures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
     if done:
         first_done = next(path for path in paths if path in done)
@@ -196,8 +205,8 @@ def _same_place(path: str, other: str) -> bool:
 
 
 def _take_up(
-    paths: list[str], names: dict[str, str], out: pathlib.Path, network: Classifier, digests: Digests, keep: Any,
-    notices: list[str], *, figure: bool,
+    options: argparse.Namespace, paths: list[str], names: dict[str, str], out: pathlib.Path, network: Classifier,
+    digests: Digests, keep: Any, notices: list[str],
 ) -> list[str]:  # fmt: skip
     """The pictures that an earlier run has not finished; the results of the others are read, and kept."""
     import jax
@@ -214,12 +223,10 @@ def _take_up(
             others += found not in (None, digests.of(path))
             explanation = read_explanation(file, open_image(path), network) if found == digests.of(path) else None
             if explanation is not None:
-                picture = out / f"{names[path]}.png"
-                if figure and not picture.is_file():
-                    from jaxcam.explanation.figures import plot
-
-                    plot(explanation, picture)
-                keep(explanation, [str(file), *([str(picture)] if figure else [])])
+                drawn = drawing.files(options, explanation, out, names[path])
+                if not all(picture.is_file() for picture in drawn):
+                    drawing.write(options, explanation, out, names[path])
+                keep(explanation, [str(file), *map(str, drawn)])
                 left.remove(path)
         if others:
             notices.append(f"{others} older results were made with other settings or pictures, and are made anew")
@@ -255,33 +262,22 @@ def _requests(options: argparse.Namespace) -> list | None:
 
 
 def _check_names(options: argparse.Namespace) -> None:
-    """Errors that need no network; among them a photo swallowed by the option before it."""
+    """Errors that need no network."""
     from jaxcam.methods.registry import request
 
-    for name in options.method or ():
-        if name.lower() == "all":
-            continue
-        try:
+    for name in options.method:
+        if name.lower() != "all":
             request(name)
-        except JaxcamError:
-            if os.path.isfile(name):
-                raise JaxcamError(f"{name} was read as a method; name the pictures before the options") from None
-            raise
-    for name in options.target or ():
-        if pathlib.Path(name).suffix and os.path.isfile(name):
-            raise JaxcamError(f"{name} was read as a class; name the pictures before the options")
 
 
-def _write(explanation: Explanation, out: pathlib.Path, stem: str, *, figure: bool, digest: str) -> list[str]:
+def _write(
+    options: argparse.Namespace, explanation: Explanation, out: pathlib.Path, stem: str, digest: str
+) -> list[str]:
     """Writes the files of one picture and returns their paths; the arrays last, as they say that all is done."""
-    files = [out / f"{stem}.npz"]
-    if figure:
-        from jaxcam.explanation.figures import plot
-
-        files.append(out / f"{stem}.png")
-        plot(explanation, files[1])
-    explanation.save(files[0], digest=digest)
-    return [str(f) for f in files]
+    arrays = out / f"{stem}.npz"
+    drawn = drawing.write(options, explanation, out, stem)
+    explanation.save(arrays, digest=digest)
+    return [str(arrays), *drawn]
 
 
 def _console(stream: Any, *, quiet: bool) -> Console:

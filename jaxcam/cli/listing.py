@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +33,11 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     models.set_defaults(run=_models)
     methods = commands.add_parser(
-        "methods", help="list the methods", allow_abbrev=False,
-        description="Lists the methods with what they cost, what they promise and where they come from.",
+        "methods", help="list the methods, or show one in detail", allow_abbrev=False,
+        description="Lists the methods with what they cost, what they promise and where they come from; or shows one "
+        "with its options.",
     )  # fmt: skip
+    methods.add_argument("name", nargs="?", metavar="NAME", help="the method to show")
     methods.set_defaults(run=_methods)
     metrics = commands.add_parser(
         "metrics", help="list the metrics", allow_abbrev=False,
@@ -53,8 +57,8 @@ def _table(*columns: str) -> Table:
     from rich.table import Table
 
     table = Table()
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=not place)  # a name is never broken
     return table
 
 
@@ -165,14 +169,54 @@ def _pairs(values: dict) -> str:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    del options
-    from jaxcam.methods.registry import METHODS
+    from jaxcam.methods.registry import METHODS, request
 
+    if options.name is not None:
+        _method(request(options.name).name)
+        return 0
     table = _table("method", "", "cost of one map", "what its coefficients promise", "needs", "map from", "paper")
     for name, info in METHODS.items():
         _add(table, name, info.title, info.cost, info.promise, ", ".join(info.needs), info.map_from, info.paper)
-    _console(220).print(table)
+    console = _console(220)
+    console.print(table)
+    console.print("jaxcam methods NAME shows one with its options", markup=False)
     return 0
+
+
+def _method(name: str) -> None:
+    """Shows a method, its options and their defaults."""
+    from jaxcam.methods.registry import METHODS
+
+    info, console = METHODS[name], _console(100)
+    text = inspect.getdoc(info.function) or ""
+    said = {
+        "cost of one map": info.cost, "its coefficients": info.promise, "paper": info.paper,
+        "needs": ", ".join(info.needs), "map from": info.map_from,
+        "runs under jax.grad": "yes" if info.differentiable else "no",
+        "defined for": info.heads.kind if info.heads else "",
+    }  # fmt: skip
+    console.print(visible(f"{name}: {info.title}. {text.split(chr(10) * 2)[0]}"), markup=False)
+    for what, told in said.items():
+        if told:
+            console.print(visible(f"  {what}: {told}"), markup=False)
+    if not info.options:
+        console.print("  no options", markup=False)
+        return
+    pairs = [(option, p.default) for option, p in info.options.items()]
+    table = _table("option", "default", "")
+    for option, default in pairs:
+        _add(table, option, "" if default is inspect.Parameter.empty else default, _argument(text, option))
+    console.print(table)
+    option, default = pairs[0]
+    console.print(f"as in --method {name}:{option}={default}", markup=False)
+
+
+def _argument(text: str, name: str) -> str:
+    """What a docstring says of an argument, whichever names it shares its line with."""
+    found = re.search(
+        rf"^  (?:\w+, )*{re.escape(name)}(?:, \w+)*: (.*?)(?=^  \S|^\S|\Z)", text, re.MULTILINE | re.DOTALL
+    )
+    return " ".join(found[1].split()) if found else ""
 
 
 def _metrics(options: argparse.Namespace) -> int:

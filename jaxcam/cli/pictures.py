@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 from collections.abc import Sequence
 
 from jaxcam.errors import JaxcamError
@@ -13,48 +14,79 @@ from jaxcam.files import clipped
 _LONGEST_STEM = 240
 
 
-def expand(named: Sequence[str], out: pathlib.Path) -> list[str]:
+def expand(named: Sequence[str], out: pathlib.Path) -> tuple[list[str], list[str]]:
     """The paths with each folder replaced by the pictures in it and below, sorted; hidden ones are left out.
 
+    Returns:
+      The paths, and what is to be said of files in the folders that are no pictures.
+
     Raises:
-      JaxcamError: a folder holds no pictures, or is the one that results go to.
+      JaxcamError: a folder holds no pictures, or is the one that results go to; a name is an address, a pattern that
+        fits nothing, or `-`.
     """
     paths: list[str] = []
+    said: list[str] = []
     for name in named:
         folder = pathlib.Path(name)
         if not os.path.isdir(name):  # which a circle of links or an impossible name is not, without an error
-            paths.append(name)
+            paths.append(_file(name))
             continue
         if os.path.realpath(out) == os.path.realpath(folder):
             raise JaxcamError(f"{folder}: is a folder that the results would go to; give another --out")
-        found = sorted(p for p in folder.rglob("*") if _is_picture(p, folder, out))
+        files = sorted(p for p in folder.rglob("*") if _is_shown(p, folder, out))
+        found = [p for p in files if _is_picture(p)]
+        others = [p for p in files if not _is_picture(p)]
         if not found:
             raise JaxcamError(f"{folder}: is a folder without pictures")
+        if others:
+            some = ", ".join(p.name for p in others[:3]) + (", ..." if len(others) > 3 else "")
+            said.append(f"{folder}: {len(others)} file{'s' * (len(others) > 1)} skipped that are no pictures ({some})")
         paths += map(str, found)
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys(paths)), said
 
 
-def _is_picture(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path) -> bool:
+def _file(name: str) -> str:
+    """The name of a file; one that only looks like it is told what it is."""
+    if name == "-":
+        raise JaxcamError("-: pictures are not read from standard input; save it to a file, and name that")
+    if re.match(r"[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        raise JaxcamError(f"{name}: is an address; download the picture, and name the file")
+    if "*" in name and not os.path.lexists(name):
+        raise JaxcamError(f"{name}: no file fits this pattern")
+    return name
+
+
+def _is_picture(path: pathlib.Path) -> bool:
     from jaxcam.data.datasets import SUFFIXES
 
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    if hidden or path.suffix.lower() not in SUFFIXES or os.path.isdir(path):
+    return path.suffix.lower() in SUFFIXES
+
+
+def _is_shown(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path) -> bool:
+    """Whether a path in a folder is a file that is not hidden, and that no earlier run wrote."""
+    if any(part.startswith(".") for part in path.relative_to(folder).parts) or os.path.isdir(path):
         return False
-    return pathlib.Path(os.path.realpath(out)) not in pathlib.Path(os.path.realpath(path)).parents  # earlier figures
+    return pathlib.Path(os.path.realpath(out)) not in pathlib.Path(os.path.realpath(path)).parents
 
 
-def stems(paths: Sequence[str], out: pathlib.Path) -> dict[str, str]:
-    """A file name without ending for each path: its stem, with a number where that is taken or is the photo itself.
+def stems(paths: Sequence[str], out: pathlib.Path, ending: str = ".png", room: int = 0) -> dict[str, str]:
+    """A file name without ending for each path: its stem, with a number where that is taken or is a photo's own.
 
-    A stem is clipped where the name would be longer than the 255 bytes that most disks take.
+    A name is a photo's where with the ending, or with more words behind it, it is that of one of the paths. A stem is
+    clipped where the name, with `room` bytes of more words, would be longer than the 255 bytes that most disks take.
     """
-    taken = {_real(p) for p in paths}
+    place = os.path.join(_real(out), "")
+    taken = [t for t in map(_real, paths) if t.startswith(place)]
+
+    def a_photos(stem: str) -> bool:
+        return any(t == f"{place}{stem}{ending}" or t.startswith(f"{place}{stem}-") for t in taken)
+
     found: dict[str, str] = {}
     used: set[str] = set()
     for path in dict.fromkeys(paths):
-        base = stem = clipped(pathlib.Path(path).stem, _LONGEST_STEM)
+        base = stem = clipped(pathlib.Path(path).stem, _LONGEST_STEM - room)
         number = 2
-        while stem.lower() in used or _real(out / f"{stem}.png") in taken:
+        while stem.lower() in used or a_photos(stem):
             stem, number = f"{base}-{number}", number + 1
         used.add(stem.lower())  # as some file systems see no difference
         found[path] = stem

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import os
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING
 from jaxcam.errors import visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from jaxcam.explanation.explain import Explanation
+    from jaxcam.explanation.result import Explanation
 
 
 _FEW, _LETTERS = 100, 120
@@ -19,11 +22,13 @@ _FEW, _LETTERS = 100, 120
 
 def rows_of(explanation: Explanation) -> list[tuple]:
     """A row for each result of a picture."""
+    from jaxcam.explanation.result import gap_of
+
     return [
         (
             explanation.source, r.class_name, "" if r.target is None else f"{100 * r.probability:.1f} %",
             f"{r.logit:.3f}", r.method,
-            f"{r.completeness_gap:.1e}", f"{1000 * r.seconds:.1f}", _short(r.empty or ""),
+            gap_of(r), f"{1000 * r.seconds:.1f}", _short(r.empty or ""),
         )
         for r in explanation.results
     ]  # fmt: skip
@@ -41,15 +46,41 @@ def known(classes: Sequence[str]) -> str:
     return textwrap.shorten(f"{len(classes)} classes: {', '.join(classes)}", _LETTERS, placeholder=" ...")
 
 
-def table_of(rows: Sequence[tuple], model: str, layer: str, classes: Sequence[str]) -> Table:
-    """The table of all rows."""
+_COLUMNS = ("image", "class", "probability", "logit", "method", "completeness\ngap", "ms")
+
+
+def show(console: Console, rows: Sequence[tuple], model: str, layer: str, classes: Sequence[str]) -> None:
+    """Prints all rows: one table, or one for each picture where names would be broken in a narrow terminal."""
+    title = f"{model}, knows {known(classes)}; maps at {layer}"
+    pictures = list(dict.fromkeys(row[0] for row in rows))
+    names = dict(zip(pictures, short_names(pictures), strict=True))
+    named = [(names[row[0]], *row[1:]) for row in rows]
+    together = table_of(named, title)
+    widest = console.options.update(max_width=10_000)
+    if together.__rich_measure__(console, widest).maximum <= console.width:
+        console.print(together)
+        return
+    console.print(visible(title), markup=False, highlight=False, style="italic")
+    for name in names.values():
+        console.print(table_of([row[1:] for row in named if row[0] == name], name, _COLUMNS[1:]))
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The names of files; the whole path of those that share a name."""
+    names = [os.path.basename(p) or p for p in paths]
+    count = collections.Counter(names)
+    return [name if count[name] == 1 else path for name, path in zip(names, paths, strict=True)]
+
+
+def table_of(rows: Sequence[tuple], title: str, columns: Sequence[str] = _COLUMNS) -> Table:
+    """A table of rows; the reason of an empty map has a column of its own where there is one."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(visible(f"{model}, knows {known(classes)}; maps at {layer}")), title_justify="left")
-    for name in ("image", "class", "probability", "logit", "method", "completeness gap", "ms"):
-        right = name in ("probability", "logit", "completeness gap", "ms")
-        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
+    table = Table(title=Text(visible(title)), title_justify="left")
+    for name in columns:
+        words, left = name in ("image", "class"), name in ("image", "class", "method")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not words)
     notes = any(row[-1] for row in rows)
     if notes:
         table.add_column("empty map", overflow="fold")

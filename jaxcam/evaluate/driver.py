@@ -28,6 +28,7 @@ from jaxcam.explanation.engine import Engine
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
+from jaxcam.metrics.registry import metric_name
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.memory import room_for
 
@@ -214,7 +215,7 @@ def _metrics(asked: str | Sequence[str] | None, boxes: bool, reference: str | No
     if asked is None:
         listed = [name for name, m in METRICS.items() if m.default]
     else:
-        listed = [asked] if isinstance(asked, str) else list(asked)
+        listed = [n if n == "all" else metric_name(n) for n in ([asked] if isinstance(asked, str) else asked)]
     if "all" in listed:
         listed = [n for n, m in METRICS.items() if n not in referring and (boxes or not m.needs_boxes)]
     if reference is not None and not set(referring) & set(listed):

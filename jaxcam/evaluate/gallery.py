@@ -8,7 +8,6 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib import colormaps
 from PIL import Image
 
 from jaxcam.data.images import open_image
@@ -16,12 +15,12 @@ from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube
+from jaxcam.explanation.overlays import ALPHA, overlay
 from jaxcam.methods.maps import place_map
 from jaxcam.metrics.registry import METRICS
 
 SIDE = 160  # pixels of a thumbnail
 _QUALITY = 82
-_COLOURS = "turbo"
 
 
 class Case(NamedTuple):
@@ -95,7 +94,7 @@ class Gallery:
         picture = Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         maps = self.run.arrays("maps", rows=rows)
         assert maps is not None
-        return Case(pair, data_uri(np.asarray(picture)), [data_uri(overlay(picture, m)) for m in maps])
+        return Case(pair, data_uri(picture), [data_uri(under(picture, m)) for m in maps])
 
 
 def _preprocessing(fields: dict) -> Preprocessing | None:
@@ -107,21 +106,16 @@ def _preprocessing(fields: dict) -> Preprocessing | None:
     return Preprocessing(**shown)
 
 
-def overlay(picture: Image.Image, map: np.ndarray) -> np.ndarray:
-    """The greyed picture under a map `(h, w)` that covers it all, `(H, W, 3)` uint8; an empty map leaves it grey."""
-    heat = place_map(map, (0, 0, picture.width, picture.height), (picture.height, picture.width))[..., None]
-    grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
-    if not heat.any():
-        return np.repeat(np.uint8(255 * grey), 3, -1)
-    strength = 0.3 + 0.35 * heat
-    mixed = (1 - strength) * grey + strength * colormaps[_COLOURS](heat[..., 0])[..., :3]
-    return np.clip(np.round(255 * mixed), 0, 255).astype(np.uint8)
+def under(picture: Image.Image, map: np.ndarray) -> Image.Image:
+    """The picture under a map `(h, w)` that covers it all; an empty map leaves it grey."""
+    heat = place_map(map, (0, 0, picture.width, picture.height), (picture.height, picture.width))
+    return overlay(picture, heat, alpha=ALPHA if heat.any() else 0.0)
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """An image `(h, w, 3)` uint8 as a JPEG data URI."""
+def data_uri(picture: Image.Image) -> str:
+    """A picture as a JPEG data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import html
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from jaxcam import notebooks
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.store import MADE, Unit, arrays_file, made, read_records
 from jaxcam.files import read_file
@@ -24,7 +26,7 @@ _TYPES |= {"method": str, "empty": str}
 _OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A run, finished or not.
 
@@ -56,6 +58,32 @@ class Run:
 
     def __len__(self) -> int:
         return len(self.columns["index"])
+
+    def __repr__(self) -> str:
+        """Where it is, how much of it is done, and its means, in a few lines."""
+        named = [(name, zip(self.metrics, row, strict=True)) for name, *row in self._means()]
+        means = [f"  {name}: {', '.join(f'{metric} {mean}' for metric, mean in row)}" for name, row in named]
+        return "\n".join([f"Run {self.folder}: {self._done()}", *means])
+
+    def _repr_html_(self) -> str:
+        """The same as a table, which a notebook shows; `summarize` gives intervals."""
+        return notebooks.table(self._means(), ("method", *self.metrics)) + f"<p>{html.escape(self._done())}</p>"
+
+    def _done(self) -> str:
+        """How much of it is done."""
+        count = len(np.unique(self.columns["index"]))
+        broken = f", {len(self.broken)} could not be used" if self.broken else ""
+        return f"{count} of {len(self.images)} pictures{broken}" + ("" if self.complete else "; unfinished")
+
+    def _means(self) -> list[tuple[str, ...]]:
+        """Each method with the mean of each metric where it is defined."""
+        rows = []
+        for method in self.methods:
+            here = self.columns["method"] == method
+            found = [self.columns[metric][here] for metric in self.metrics]
+            defined = [x[np.isfinite(x)] for x in found]
+            rows.append((method, *(f"{x.mean():.3f}" if x.size else "-" for x in defined)))
+        return rows
 
     @property
     def methods(self) -> tuple[str, ...]:

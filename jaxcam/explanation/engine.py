@@ -71,7 +71,7 @@ class Maps(NamedTuple):
 
     Attributes:
       coefficients: `(p, K)`.
-      maps: `(p, h, w)`.
+      maps, signed: `(p, h, w)`, after and before the ReLU.
       gaps: `(p,)` completeness gaps.
       evaluations: `(p,)` head evaluations spent, NaN for a method that does not count them.
       seconds: per map.
@@ -80,6 +80,7 @@ class Maps(NamedTuple):
 
     coefficients: np.ndarray
     maps: np.ndarray
+    signed: np.ndarray
     gaps: np.ndarray
     evaluations: np.ndarray
     seconds: float
@@ -188,10 +189,12 @@ class Engine:
             numbered: list[Any] = [(pairs[i][0], function.number if function else pairs[i][1]) for i in places]
             found.append(self._maps(request, forward, numbered, function, references, done))
         order = np.argsort(np.concatenate(list(kinds.values())), kind="stable")
-        coefficients, maps, gaps, evaluations = (np.concatenate(a)[order] for a in list(zip(*found, strict=True))[:4])
+        coefficients, maps, signed, gaps, evaluations = (
+            np.concatenate(a)[order] for a in list(zip(*found, strict=True))[:5]
+        )
         seconds = sum(m.seconds * len(m.gaps) for m in found) / len(pairs)
         notes = [note for m in found for note in m.notes]
-        return Maps(coefficients, maps, gaps, evaluations, seconds, tuple(notes[i] for i in order))
+        return Maps(coefficients, maps, signed, gaps, evaluations, seconds, tuple(notes[i] for i in order))
 
     def _maps(
         self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,
@@ -250,7 +253,7 @@ class Engine:
             self._note(forward, *pair, function, c, int(n))
             for pair, c, n in zip(pairs, coefficients, left_out, strict=True)
         )
-        return Maps(coefficients, maps, gaps, evaluations, total / len(pairs), notes)
+        return Maps(coefficients, maps, diagnostics["signed_map"], gaps, evaluations, total / len(pairs), notes)
 
     def _note(
         self, forward: Forward, row: int, target: int, function: FunctionTarget | None, coefficients: np.ndarray,

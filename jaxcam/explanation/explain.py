@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import os
@@ -17,10 +16,9 @@ from PIL import Image
 from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.explanation.engine import BadPicture, Engine, Forward, Maps
+from jaxcam.explanation.result import Attribution, Explanation
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
-from jaxcam.files import whole_file
-from jaxcam.methods.maps import place_map
 from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
@@ -29,154 +27,6 @@ from jaxcam.transforms.memory import room_for
 
 #: Pictures, and maps, at a time on a processor.
 BATCH = 8
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Attribution:
-    """What one method says about one class in one picture.
-
-    Attributes:
-      method: its name in `METHODS`, with its options: `shap_cam:num_permutations=1000`.
-      target: the index of the class; None of a function of the logits.
-      class_name: its name; of a function, that one's.
-      probability: softmax, or sigmoid for a multi-label network, of the logit; NaN of a function.
-      logit: F(A).
-      coefficients: `(K,)`.
-      map: `(h, w)` at the layer's resolution, in the units of the logit, not scaled.
-      completeness_gap: `sum alpha - (F(A) - F(0))`, with the mean of F over the references in place of F(0)
-        for `deep_shap_cam`; close to 0 only for a method that promises completeness.
-      seconds: wall time of this map when run in its batch: the picture's share of the forward pass
-        plus the map's share of the method, without compilation.
-      empty: why the map shows nothing; None where it does.
-      region: `(x0, y0, x1, y1)`, the part of the picture that the network saw, in its pixels.
-      size: `(H, W)` of the picture.
-      negative: which share of the sum of absolute activations is below zero at the layer.
-      doubt: what speaks against the map however well its numbers add up; None where nothing is known to.
-    """
-
-    method: str
-    target: int | None
-    class_name: str
-    probability: float
-    logit: float
-    coefficients: np.ndarray
-    map: np.ndarray
-    completeness_gap: float
-    seconds: float
-    empty: str | None
-    region: tuple[float, float, float, float]
-    size: tuple[int, int]
-    doubt: str | None = None
-    negative: float = float("nan")
-
-    @property
-    def cancellation(self) -> float:
-        """`sum |alpha| / |F(A) - F(0)|` of a method that is complete: 1 where nothing speaks against the class; inf
-        where all cancels; NaN of coefficients that are no contributions."""
-        return request(self.method).info.cancellation(self.coefficients)
-
-    @property
-    def heatmap(self) -> np.ndarray:
-        """`(H, W)` float32: the map in [0, 1] at the picture's own size, 0 where the network saw nothing."""
-        return place_map(self.map, self.region, self.size)
-
-    def heatmap_at(self, size: tuple[int, int]) -> np.ndarray:
-        """`heatmap` for a copy of the picture resized to `size (H, W)`."""
-        (x0, y0, x1, y1), x, y = self.region, size[1] / self.size[1], size[0] / self.size[0]
-        return place_map(self.map, (x0 * x, y0 * y, x1 * x, y1 * y), size)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Explanation:
-    """What the methods say about one picture.
-
-    Attributes:
-      source: the picture's path, or `image 0`, `image 1` ... in the order given.
-      image: the picture as read, RGB.
-      model: the network's name.
-      layer: where the maps were made.
-      classes: names of the C classes.
-      logits, probabilities: `(C,)`.
-      results: one `Attribution` per target and method, targets outermost.
-    """
-
-    source: str
-    image: Image.Image
-    model: str
-    layer: str
-    classes: tuple[str, ...]
-    logits: np.ndarray
-    probabilities: np.ndarray
-    results: tuple[Attribution, ...]
-
-    def __getitem__(self, key: tuple[str, str | int]) -> Attribution:
-        """The result of `(method, class)`, the class by name or index; of a function of the logits, by name."""
-        name = request(key[0]).label
-        for result in self.results:
-            if result.method == name and key[1] in (result.target, result.class_name):
-                return result
-        raise KeyError(key)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The numbers without the maps, ready for `json`; values that are not finite become None."""
-        first = self.results[0]
-        keys = (
-            "method",
-            "target",
-            "class_name",
-            "probability",
-            "logit",
-            "completeness_gap",
-            "seconds",
-            "empty",
-            "doubt",
-            "negative",
-            "cancellation",
-        )
-        return {
-            "image": self.source, "width": self.image.width, "height": self.image.height, "region": list(first.region),
-            "model": self.model, "layer": self.layer, "map_size": list(first.map.shape),
-            "results": [
-                {**{k: _plain(getattr(r, k)) for k in keys}, "coefficients": list(map(_plain, r.coefficients.tolist()))}
-                for r in self.results
-            ],
-        }  # fmt: skip
-
-    def save(self, path: str | os.PathLike, *, digest: str = "") -> None:
-        """Writes everything but the picture to an `.npz`, which appears whole or not at all.
-
-        Arrays `coefficients (R, K)`, `maps (R, h, w)`, `heatmaps (R, H, W)` (float16) and one entry per
-        result of `methods`, `targets`, `class_names`, `probabilities`, `logits`, `completeness_gaps`, `seconds`,
-        `negative`, `empty` and `doubt` ("" where there is none; the target of a function is -1); besides
-        `all_logits (C,)`,
-        `classes (C,)`, `region (4,)`, `source`, `model`, `layer` and `digest`, which tells a later run what the file
-        was made with.
-        """
-        r = self.results
-        with whole_file(path) as f:
-            np.savez_compressed(
-                f,
-                source=self.source, model=self.model, layer=self.layer, digest=digest,
-                classes=list(self.classes), all_logits=_storable(self.logits), region=r[0].region,
-                methods=[x.method for x in r], targets=[-1 if x.target is None else x.target for x in r],
-                class_names=[x.class_name for x in r],
-                probabilities=[x.probability for x in r], logits=[x.logit for x in r],
-                completeness_gaps=[x.completeness_gap for x in r], seconds=[x.seconds for x in r],
-                empty=[x.empty or "" for x in r], doubt=[x.doubt or "" for x in r], negative=[x.negative for x in r],
-                coefficients=_storable(np.stack([x.coefficients for x in r])),
-                maps=_storable(np.stack([x.map for x in r])),
-                heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
-            )  # fmt: skip
-
-
-def _storable(values: Any) -> np.ndarray:
-    """An array of a type that NumPy itself knows: bfloat16 and its like, which a file would not name, as float32."""
-    values = np.asarray(values)
-    return values.astype(np.float32) if values.dtype.kind == "V" else values
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 def explain(
@@ -389,7 +239,7 @@ def _gather(
     results = [
         Attribution(
             method=name, **_told(network, target, logits, probabilities),
-            coefficients=maps.coefficients[i], map=maps.maps[i],
+            coefficients=maps.coefficients[i], map=maps.maps[i], signed_map=maps.signed[i],
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),

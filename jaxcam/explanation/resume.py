@@ -22,7 +22,7 @@ from PIL import Image
 from jaxcam import __version__
 from jaxcam.data.images import MAX_BYTES
 from jaxcam.errors import JaxcamError
-from jaxcam.explanation.explain import Attribution, Explanation
+from jaxcam.explanation.result import Attribution, Explanation
 from jaxcam.files import check_writable, open_file, read_file, try_lock, whole_file
 from jaxcam.models.classifier import Classifier
 from jaxcam.shapley.stepping import State
@@ -202,6 +202,7 @@ def _explanation(a: dict[str, np.ndarray], image: Image.Image, network: Classifi
             empty=str(a["empty"][i]) or None, region=tuple(a["region"].tolist()), size=(image.height, image.width),
             doubt=str(a["doubt"][i]) or None if "doubt" in a else None,
             negative=float(a["negative"][i]) if "negative" in a else float("nan"),
+            signed_map=a["signed_maps"][i] if "signed_maps" in a else None,
         )
         for i in range(len(a["methods"]))
     ]  # fmt: skip

@@ -17,7 +17,12 @@ def project(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
     Returns:
       `(h, w)`, in the units of the coefficients times those of the activations.
     """
-    return jax.nn.relu(jnp.einsum("hwk,k->hw", activations, coefficients, precision="highest"))
+    return jax.nn.relu(combine(coefficients, activations))
+
+
+def combine(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
+    """`sum_k alpha_k A_k`, `(h, w)`: the map of `project` before its ReLU."""
+    return jnp.einsum("hwk,k->hw", activations, coefficients, precision="highest")
 
 
 def resize_map(map: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -33,7 +38,10 @@ def scale_map(map: jax.Array) -> jax.Array:
 
 
 def place_map(
-    map: np.ndarray | jax.Array, region: tuple[float, float, float, float], size: tuple[int, int]
+    map: np.ndarray | jax.Array,
+    region: tuple[float, float, float, float],
+    size: tuple[int, int],
+    span: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """The map over a whole picture: resized as `resize_map` does to the part that it covers, scaled, 0 elsewhere.
 
@@ -43,9 +51,10 @@ def place_map(
       map: `(h, w)`.
       region: `(x0, y0, x1, y1)`, the part of the picture that the map covers, in pixels; need not be whole ones.
       size: `(H, W)` of the picture.
+      span: the values that become 0 and 1; the least and the greatest of the resized map unless given.
 
     Returns:
-      `(H, W)` float32 in [0, 1].
+      `(H, W)` float32, in [0, 1] unless a span is given.
     """
     values = np.asarray(map, np.float32)
     x0, y0, x1, y1 = region
@@ -53,9 +62,9 @@ def place_map(
     columns, in_columns = _interpolation(values.shape[1], size[1], x0, x1)
     seen = rows @ values @ columns.T
     placed = np.zeros(size, np.float32)
-    span = np.ptp(seen) if seen.size else 0.0
-    if span > 0:
-        placed[np.ix_(in_rows, in_columns)] = (seen - seen.min()) / span
+    low, high = span or ((seen.min(), seen.max()) if seen.size else (0.0, 0.0))
+    if high > low:
+        placed[np.ix_(in_rows, in_columns)] = (seen - low) / (high - low)
     return placed
 
 

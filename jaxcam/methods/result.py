@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxcam import notebooks
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.maps import project
+from jaxcam.methods.maps import combine, scale_map
 
 #: Whatever the head takes first: a pytree of arrays.
 Params = Any
@@ -47,12 +49,40 @@ class CAM(NamedTuple):
       map: `(h, w)` at the layer's resolution, not scaled: `relu(sum_k alpha_k A_k)`, or `relu(sum_k C_k)` of
         contributions `C (h, w, K)`. The method's entry in `METHODS` says which.
       diagnostics: per method, arrays such as `logit` F(A), `logit_zero` F(0), `completeness_gap`
-        `sum_k alpha_k - (F(A) - F(0))`, `evaluations` (head evaluations spent).
+        `sum_k alpha_k - (F(A) - F(0))`, `evaluations` (head evaluations spent); and of all `signed_map (h, w)`, the
+        map before its ReLU: below zero where what is seen speaks against the class.
     """
 
     coefficients: jax.Array
     map: jax.Array
     diagnostics: dict[str, jax.Array]
+
+    def __repr__(self) -> str:
+        """Shapes, and of concrete arrays what they hold, in a few lines."""
+        told = [f"{name}={_told(value)}" for name, value in self.diagnostics.items()]
+        return (
+            f"CAM(\n  coefficients={_told(self.coefficients)},\n  map={_told(self.map)},\n"
+            f"  diagnostics: {', '.join(told)}\n)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The map in colours and a small table, which a notebook shows; of a batch or under a trace, the text."""
+        if isinstance(self.map, jax.core.Tracer) or jnp.ndim(self.map) != 2:
+            return f"<pre>{html.escape(repr(self))}</pre>"
+        named = [("coefficients", self.coefficients), ("map", self.map), *self.diagnostics.items()]
+        rows = [(name, _told(value)) for name, value in named]
+        return notebooks.embedded(notebooks.heat_png(scale_map(self.map)), "the map") + notebooks.table(rows)
+
+
+def _told(value: Any) -> str:
+    """An array in a few words; of one that is traced, or not all of it here, the shape."""
+    shape = f"{jnp.result_type(value)}{list(jnp.shape(value))}"
+    if isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True) or not jnp.size(value):
+        return shape
+    if jnp.ndim(value) == 0:
+        return f"{float(value):.4g}"
+    least, most = float(jnp.min(value)), float(jnp.max(value))
+    return f"{shape} in [{least:.4g}, {most:.4g}]"
 
 
 class Inputs(NamedTuple):
@@ -98,6 +128,11 @@ def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.
                 f"the head must return the logits (C,) of one example, not shape {jnp.shape(logits)}; take its batch "
                 "axis away, as in head(params, activations[None])[0]"
             )
+        if isinstance(target, str):
+            raise JaxcamError(
+                f"a method takes the index of a class, not its name; network.class_index({target!r}) finds it, and "
+                "jaxcam.explain takes names"
+            )
         if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
             raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
         if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
@@ -126,7 +161,8 @@ def cam_of_coefficients(
     Where the logit is NaN, as that of a traced class that does not exist, all of it is.
     """
     alpha = _of_a_logit(logit, coefficients)
-    return CAM(alpha, project(alpha, activations), {"logit": logit} | diagnostics)
+    signed = combine(alpha, activations)
+    return CAM(alpha, jax.nn.relu(signed), {"logit": logit, "signed_map": signed} | diagnostics)
 
 
 def cam_of_contributions(contributions: jax.Array, *, logit: jax.Array, **diagnostics: jax.Array) -> CAM:
@@ -135,7 +171,8 @@ def cam_of_contributions(contributions: jax.Array, *, logit: jax.Array, **diagno
     Where the logit is NaN, as that of a traced class that does not exist, all of it is.
     """
     found = _of_a_logit(logit, contributions)
-    return CAM(jnp.sum(found, (0, 1)), jax.nn.relu(jnp.sum(found, -1)), {"logit": logit} | diagnostics)
+    signed = jnp.sum(found, -1)
+    return CAM(jnp.sum(found, (0, 1)), jax.nn.relu(signed), {"logit": logit, "signed_map": signed} | diagnostics)
 
 
 def _of_a_logit(logit: jax.Array, found: jax.Array) -> jax.Array:

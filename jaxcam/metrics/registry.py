@@ -219,3 +219,15 @@ METRICS: dict[str, Metric] = {
         Metric("gap", "Completeness gap", "gap", "zero", None, ("completeness_gap",)),
     )
 }  # fmt: skip
+
+
+def metric_name(asked: str) -> str:
+    """The name in `METRICS` of a metric asked for by its name, its abbreviation or its title, in any case.
+
+    Raises:
+      JaxcamError: there is none; the message names the nearest ones.
+    """
+    for name, metric in METRICS.items():
+        if asked.casefold() in {name.casefold(), metric.short.casefold(), metric.title.casefold()}:
+            return name
+    raise unknown("metric", asked, METRICS)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
 
+from jaxcam import notebooks
 from jaxcam.data.images import Picture, to_picture
 from jaxcam.data.preprocessing import AnyPreprocessing
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, unknown, visible
 from jaxcam.models.trees import digest
 
 #: `(params, x) -> logits (C,)`; or with a batch axis for both.
@@ -102,6 +104,26 @@ class Classifier:
         """The sha256 of the weights."""
         return digest(self.params)
 
+    def __repr__(self) -> str:
+        """Its kind, layers and classes in a few lines; no weights."""
+        return "\n  ".join(f"{name}: {text}" if name else text for name, text in self._told())
+
+    def _repr_html_(self) -> str:
+        """The same as a table, which a notebook shows."""
+        return notebooks.table((name or "network", text) for name, text in self._told())
+
+    def _told(self) -> list[tuple[str, str]]:
+        """What is worth knowing of it at a glance."""
+        count = sum(math.prod(jax.numpy.shape(leaf)) for leaf in jax.tree.leaves(self.params))
+        layers, classes = self.layers, self.classes
+        said = [
+            ("", f"{type(self).__name__} {self.name!r}, {count:,} numbers"),
+            ("input", " x ".join(map(str, self.preprocessing.shape))),
+            ("layers", f"{len(layers)}, {_ends(layers)}; {self.default_layer} unless told otherwise"),
+            ("classes", f"{len(classes)}, {_ends(classes)}" + ("; several at once" if self.multi_label else "")),
+        ]
+        return [(name, visible(text)) for name, text in said]
+
     def with_params(self, params: Any) -> Any:
         """The same network with other weights of the same shapes."""
         this: Any = self
@@ -120,14 +142,15 @@ class Classifier:
         return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
 
     def class_index(self, name: str | int) -> int:
-        """The index of a class given by its name (case does not matter) or index.
+        """The index of a class given by its name or index; case, hyphens and underscores do not matter.
 
         Raises:
           JaxcamError: no class has that name or index; the message names the nearest ones.
         """
-        lowered = [c.lower() for c in self.classes]
-        if str(name).lower() in lowered:
-            return lowered.index(str(name).lower())
+        for plain in (str.casefold, _plain):
+            known = list(map(plain, self.classes))
+            if plain(str(name)) in known:
+                return known.index(plain(str(name)))
         try:
             index = int(name) if isinstance(name, str) else operator.index(name)
         except (ValueError, TypeError):
@@ -135,3 +158,13 @@ class Classifier:
         if not 0 <= index < len(self.classes):
             raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")
         return index
+
+
+def _ends(names: Sequence[str]) -> str:
+    """A few names, or the first and the last of many."""
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])} ... {names[-1]}"
+
+
+def _plain(name: str) -> str:
+    """A name without what people write differently."""
+    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split())

@@ -59,7 +59,7 @@ class Part:
         return self(params, x), ()
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Network(Classifier):
     """A VGG, ResNet or other family's network that can be explained: pure functions, and the data that goes with them.
 

@@ -25,7 +25,7 @@ from jaxcam.transforms.precision import check_precision
 _KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Wrapped(Classifier):
     """A network of the user's own, from `wrap`.
 

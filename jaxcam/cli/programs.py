@@ -1,0 +1,53 @@
+"""Compiled programs, kept between the runs of a command."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import platform
+
+#: The switch: `JAXCAM_PROGRAMS=0` keeps none.
+SWITCH = "JAXCAM_PROGRAMS"
+#: Bytes; what was used longest ago goes first.
+MOST = 256 << 20
+#: Programs that compile faster than this are not worth a file.
+_SECONDS = 0.05
+
+
+def keep_programs() -> pathlib.Path | None:
+    """Has JAX keep what it compiles in the cache folder, and returns where; None where it is not to, or cannot.
+
+    A folder of JAX's own, where the user named one, stays. It is for a command, whose process is its own, to ask for
+    it; the library never does.
+    """
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    import jax
+
+    from jaxcam.zoo.download import cache_folder
+
+    if jax.config.jax_compilation_cache_dir:
+        return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    folder = cache_folder() / "programs" / _processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # no home, or not ours to write
+        return None
+    if not os.access(folder, os.W_OK):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MOST)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return folder
+
+
+def _processor() -> str:
+    """The kind of processor: a program compiled for one may not run on another that shares the folder."""
+    told = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told += sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
