@@ -28,8 +28,9 @@ def keep_programs() -> pathlib.Path | None:
 
     from jaxcam.zoo.download import cache_folder
 
-    if jax.config.jax_compilation_cache_dir:
-        return pathlib.Path(jax.config.jax_compilation_cache_dir)
+    named = jax.config.values["jax_compilation_cache_dir"]
+    if named:
+        return pathlib.Path(named)
     folder = cache_folder() / "programs" / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
