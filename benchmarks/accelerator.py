@@ -93,6 +93,7 @@ PARTS = {
         {
             "threads": number("threads", ".0f"), "cores": number("cores", ".0f"),
             "pictures/s": number("rate", ",.0f"),
+            "of each core": number("rate_of_a_core", ",.0f"),
         },
         "Pictures of 500 x 375 in JPEG, to the network's input. An evaluation of n pictures a second needs n of these.",
     ),
