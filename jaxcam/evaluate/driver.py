@@ -194,7 +194,7 @@ def _methods(
 
 def _batch_size(folder: pathlib.Path, pictures: int) -> int:
     """That of the run in a folder, on whatever device it was begun; else by the memory of this one."""
-    if (folder / "manifest.json").exists():
+    with contextlib.suppress(JaxcamError):
         return read_manifest(folder)["settings"]["batch_size"]
     return room_for(BATCH, most=pictures)
 

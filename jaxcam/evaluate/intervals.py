@@ -1,9 +1,11 @@
 """How sure a mean over pictures is: intervals for few pictures and near bounds, and tests for many comparisons.
 
-All that an evaluation says of confidence is made here. Three rules:
+All that an evaluation says of confidence is made here. Four rules:
 
 - A mean of numbers has a bootstrap-t interval over clusters, which follows skewed values where the percentiles of the
   means do not: of ten pictures nine of which are 0, these cover the truth half of the time.
+- A mean of numbers many of which are at a bound, as drops of 0 are, has an interval by empirical likelihood where there
+  are few clusters: resamples without a single other value leave the bootstrap-t too wide there.
 - A share (of values that are 0 or 1) has Wilson's interval. So has the end of any interval that the values leave open:
   between given bounds nothing varies more than a share, whose values are all at the bounds.
 - Nothing is called sure below `SURE_FROM` clusters, and otherwise by Holm's step-down test of all comparisons that the
@@ -24,6 +26,8 @@ LEVEL = 0.95
 REPLICATES, _MOST_REPLICATES = 2000, 100_000
 #: Nothing is called sure of fewer pictures: the level of the tests is not kept there.
 SURE_FROM = 10
+#: Of fewer clusters, values of which such a share is at a bound have an interval by empirical likelihood.
+_FEW, _PILED = 1000, 1 / 10
 _CHUNK = 4_000_000  # weights held at a time
 
 
@@ -60,6 +64,12 @@ def bootstrap(
     symmetric values keeps its level where the two others lie too near (Hall 1988). Where so many replicates have equal
     values that a quantile is infinite, as with two values in ten that are not 0, that end is Wilson's for a share at
     the bounds; so are both ends of equal values.
+
+    Where two values and a tenth of them are at one of the bounds, and there are fewer than 1,000 clusters, the interval
+    is that of empirical likelihood (Owen 2001) with half an observation more at either bound, as Jeffreys' prior has
+    for shares, and 1/N more for the quantile of chi-squared. Simulated for drops of which 50 to 95 % are 0 it covers
+    93 to 97 % of the time at 10, 20, 60 and 300 pictures, the bootstrap-t 94 to 99.5 %; of which fewer are 0, or where
+    the others are symmetric around 50, up to 98.8 % at ten. Not so differences, whose bounds are far from them.
 
     Shares have Wilson's interval for as many independent values as would have the standard error between clusters: no
     more than there are, and no fewer than clusters (by Kish, `(sum n_i)^2 / sum n_i^2`). Differences of shares have
@@ -107,12 +117,19 @@ def bootstrap(
                 inner = np.where(equal, mean, np.stack([mean - width, mean + width]))
             else:
                 inner = mean - error * _quantiles(t, [(1 + level) / 2, (1 - level) / 2])
+            at = np.maximum(*((present & (values == end)).sum(0) for end in (floor, ceiling)))
+            piled = (at >= np.maximum(2, _PILED * count)) & (error > 0) & (number < _FEW)
+            if differences or (bounds and not np.isfinite(bounds).all()):
+                piled[:] = False
             least, most = bounds or (-np.inf, np.inf)
             if not np.isfinite([least, most]).all():  # nothing is the most that values can vary
                 inner = np.clip(inner, least, most)
                 low, high = (np.where(np.isfinite(i), i, o) for i, o in zip(inner, (low, high), strict=True))
             else:
                 low, high = np.fmax(inner[0], low), np.fmin(inner[1], high)
+            if piled.any():
+                some, n = sums[:, piled] + mean[piled] * sizes[:, piled], sizes[:, piled]
+                low[piled], high[piled] = _likelihood(some, n, floor, ceiling, level)
     low, high = (np.where(number > 1, end, np.nan) for end in (np.minimum(low, mean), np.maximum(high, mean)))
     return Interval(mean, error, low, high, count, number)
 
@@ -181,6 +198,37 @@ def _wilson(
         centre = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z * np.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
     return floor + (ceiling - floor) * (centre - half), floor + (ceiling - floor) * (centre + half)
+
+
+def _likelihood(
+    sums: np.ndarray, sizes: np.ndarray, floor: float, ceiling: float, level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The means that empirical likelihood does not refuse, for sums of so many values between bounds, by cluster."""
+    number = (sizes > 0).sum(0)
+    each = sizes.sum(0) / number
+    weights = np.concatenate([np.ones(len(sums)), [0.5, 0.5]])[:, None]
+    most = _z(level) ** 2 * (1 + 1 / number)
+
+    def allowed(mean: np.ndarray) -> np.ndarray:
+        """Whether twice the logarithm of the likelihood ratio is small; its multiplier lies where its slope is 0."""
+        y = np.concatenate([sums - mean * sizes, [(floor - mean) * each, (ceiling - mean) * each]])
+        low, high = -1 / y.max(0), -1 / y.min(0)
+        for _ in range(24):  # the error of the ratio is the square of this one's
+            middle = (low + high) / 2
+            rises = (weights * y / (1 + middle * y)).sum(0) > 0
+            low, high = np.where(rises, middle, low), np.where(rises, high, middle)
+        return 2 * (weights * np.log1p(middle * y)).sum(0) <= most
+
+    ends = []
+    for bound in (floor, ceiling):
+        inside = (sums.sum(0) + (floor + ceiling) / 2 * each) / (sizes.sum(0) + each)
+        outside = np.full_like(inside, bound)
+        for _ in range(28):
+            middle = (inside + outside) / 2
+            good = allowed(middle)
+            inside, outside = np.where(good, middle, inside), np.where(good, outside, middle)
+        ends.append(inside)
+    return ends[0], ends[1]
 
 
 def _shares_differ(

@@ -103,6 +103,7 @@ def how(summary: Summary) -> str:
     shares = [METRICS[k].short for k in summary.metrics if METRICS[k].shares]
     others = len(shares) < len(summary.metrics)
     made = [f"bootstrap-t from {summary.replicates:,} samples of the pictures, seed {summary.seed}"] if others else []
+    made += ["by empirical likelihood where values pile up at a bound"] if others else []
     made += [f"Wilson's for shares ({', '.join(shares)})"] if shares else []
     return f"{100 * summary.level:g} % intervals ({'; '.join(made)})"
 
