@@ -19,12 +19,18 @@ from PIL import Image
 import jaxcam
 from jaxcam.cli import main
 from jaxcam.errors import JaxcamError
-from jaxcam.evaluate import evaluate
+from jaxcam.evaluate import evaluate, measures
+from jaxcam.evaluate.manifest import Options
+from jaxcam.evaluate.work import Worker
+from jaxcam.explanation import compiled
 from jaxcam.explanation.lower_precision import costs, told
+from jaxcam.methods.registry import request
+from jaxcam.metrics import METRICS
 from jaxcam.transforms import PRECISIONS, at_precision, for_cpu
+from jaxcam.transforms.precision import PASSES, choosing
 from jaxcam.zoo.store import save_network
 
-METHODS = ["lift_cam", "grad_cam", "ablation_cam", "shap_cam:num_permutations=4,estimator=antithetic"]
+ASKED = ["lift_cam", "grad_cam", "ablation_cam", "shap_cam:num_permutations=4,estimator=antithetic"]
 
 
 def drawn(*shape, seed=0):
@@ -131,13 +137,33 @@ def test_a_head_that_was_cut_asks_for_what_the_method_does():
     assert set(precisions(at_precision(lift, "tf32"), a)) == {"HIGH"}
 
 
+def test_an_evaluation_lowers_its_forward_passes_and_nothing_that_maps_are_made_of():
+    net = network()
+    features, head = net.split()
+    images, rows = (jax.ShapeDtypeStruct(shape, d) for shape, d in (((2, 16, 16, 3), jnp.float32), ((2,), jnp.int32)))
+    maps = jax.ShapeDtypeStruct((2, 4, 4, 8), jnp.float32)
+    made = Worker(net, Options((request("lift_cam"),), ("ad",), batch_size=2), stopping=lambda: False)
+    assert (made.engine.precision, made.engine.passes, made.measures.precision) == (None, PASSES, PASSES)
+    with choosing("highest"):
+        forward = compiled.forward(features, head, made.engine.passes)
+        assert precisions(forward, net.params, images) == ["HIGH", "HIGHEST", "HIGHEST"]
+        lift = compiled.maps(request("lift_cam"), head, net.whole)
+        assert set(precisions(lift, net.params, maps, ((), None), {}, rows, rows)) == {"HIGHEST"}
+    with choosing(made.measures.precision):
+        heat, logits = jax.ShapeDtypeStruct((2, 16, 16), jnp.float32), jax.ShapeDtypeStruct((2, 3), jnp.float32)
+        score = measures._compiled(METRICS["ad"].function, METRICS["ad"].needs, net.whole, "softmax")
+        of_picture = {"image": images, "baseline": images, "logits": logits}
+        asked = precisions(score, net.params, of_picture, rows, {"heatmap": heat, "target": rows})
+        assert asked == ["HIGH"] * 3
+
+
 PICTURE = networks.picture(30, 30, seed=3)
 
 
 @pytest.fixture(scope="module")
 def explained():
     net = network()
-    return {p: jaxcam.explain(net, PICTURE, methods=METHODS, precision=p)[0] for p in PRECISIONS}
+    return {p: jaxcam.explain(net, PICTURE, methods=ASKED, precision=p)[0] for p in PRECISIONS}
 
 
 def test_on_a_processor_tf32_is_float32_and_bfloat16_is_not(explained):
@@ -151,15 +177,15 @@ def test_on_a_processor_tf32_is_float32_and_bfloat16_is_not(explained):
 
 
 def test_without_a_choice_it_is_the_highest_and_wrap_makes_one(explained):
-    [plain] = jaxcam.explain(network(), PICTURE, methods=METHODS)
-    [chosen] = jaxcam.explain(network(precision="bfloat16"), PICTURE, methods=METHODS)
+    [plain] = jaxcam.explain(network(), PICTURE, methods=ASKED)
+    [chosen] = jaxcam.explain(network(precision="bfloat16"), PICTURE, methods=ASKED)
     for found, name in ((plain, "highest"), (chosen, "bfloat16")):
         for one, other in zip(found.results, explained[name].results, strict=True):
             np.testing.assert_array_equal(one.coefficients, other.coefficients)
 
 
 def test_what_it_costs_is_measured(explained):
-    found = costs(network(), PICTURE, precision="bfloat16", methods=METHODS)
+    found = costs(network(), PICTURE, precision="bfloat16", methods=ASKED)
     assert [c.method for c in found] == [r.method for r in explained["highest"].results]
     for cost, one, other in zip(found, explained["highest"].results, explained["bfloat16"].results, strict=True):
         x, y = (r.coefficients.astype(np.float64) for r in (one, other))

@@ -122,7 +122,7 @@ class Engine:
         passes: str | None = None,
     ):
         check_seed(seed)
-        self.precision, self._passes = check_precision(precision) or network.precision, check_precision(passes)
+        self.precision, self.passes = check_precision(precision) or network.precision, check_precision(passes)
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
         self.layer = network.resolve_layer(layer)
@@ -141,7 +141,7 @@ class Engine:
         """
         n = len(inputs)
         padded = jnp.asarray(_pad(inputs, self.batch_size))
-        program = compiled.forward(self.features, self.head, self._passes)
+        program = compiled.forward(self.features, self.head, self.passes)
         (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
         keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
         found = np.asarray(activations)[:n]
