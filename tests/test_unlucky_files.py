@@ -262,6 +262,10 @@ def test_a_huge_batch_takes_no_more_memory_than_the_pictures(tmp_path):
     pictures = [np.full((9, 9, 3), 50 + i, np.uint8) for i in range(3)]
     found = evaluate(network(), (pictures, [0, 1, 2]), out=tmp_path, methods="grad_cam", metrics="ic", batch_size=10**8)
     assert found.complete and len(found) == 3
+    first = evaluate(network(), (pictures, [0, 1, 2]), out=tmp_path / "chosen", methods="grad_cam", metrics="ic")
+    (tmp_path / "chosen" / "manifest.json").write_text("{")  # it told the size of the batches, and what "all" meant
+    again = evaluate(network(), (pictures, [0, 1, 2]), out=tmp_path / "chosen", methods="grad_cam", metrics="ic")
+    assert again.complete and again.manifest["settings"] == first.manifest["settings"]
 
 
 @pytest.mark.parametrize("field", [{"size": 0}, {"size": 10**9}, {"resize": "crop"}, {"interpolation": "x"},
