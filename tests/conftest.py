@@ -17,9 +17,12 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     # Most of the time goes into compiling. LLVM's optimisations are left out, XLA's stay; and what one worker, or a
     # process that a test starts, has compiled is there for the others, all of which inherit these settings.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # A program in one piece: taking small ones apart for several threads costs a third of the time to compile them.
+    _flags = ["--xla_cpu_parallel_codegen_split_count=1"]
     if importlib.metadata.version("jaxlib").startswith("0.10."):  # a later one does not know the flag, and ends
         # The older way to write a loop for LLVM takes half the time of the one through MLIR.
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        _flags.append("--xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         _PROGRAMS = tempfile.TemporaryDirectory(prefix="jaxcam-tests-", ignore_cleanup_errors=True)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
