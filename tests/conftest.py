@@ -110,3 +110,18 @@ def server():
 
     with serving(CONTENT) as files:
         yield files
+
+
+@pytest.fixture
+def fails(capsys):
+    """Checks that a command fails with one line, and returns it."""
+
+    from jaxcam.cli import main
+
+    def check(*arguments, status=2):
+        assert main([str(a) for a in arguments]) == status
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("jaxcam: error: "), lines
+        return lines[0]
+
+    return check

@@ -41,19 +41,6 @@ def explain(place, monkeypatch):
     return lambda *arguments: main(["explain", *map(str, arguments), "--model", "net", "--method", "grad_cam"])
 
 
-@pytest.fixture
-def fails(capsys):
-    """Checks that a command fails with one line, and returns it."""
-
-    def check(*arguments, status=2):
-        assert main([str(a) for a in arguments]) == status
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1 and lines[0].startswith("jaxcam: error: "), lines
-        return lines[0]
-
-    return check
-
-
 def test_explain_writes_what_the_python_api_gives(explain, place, tmp_path, capsys):
     assert explain("a.png", "b.png", "--top", 2, "--out", tmp_path / "out", "--json", tmp_path / "numbers.json") == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "a.png", "b.npz", "b.png"]

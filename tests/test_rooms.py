@@ -10,7 +10,7 @@ import jaxcam
 ROOT = pathlib.Path(__file__).parents[1]
 #: From the top: a folder may import the folders that are named after it, and no others.
 ROOMS = """
-    cli evaluate
+    cli evaluate serve
     training explanation zoo converters models cutting
     data methods metrics shapley
     transforms.coalition transforms.deeplift transforms.lrp transforms
