@@ -122,13 +122,17 @@ def test_an_answer_that_takes_too_long_is_given_up(tiny):
 def test_the_command_serves_this_machine_and_ends_in_one_line(tmp_path):
     env = os.environ | {"PYTHONPATH": str(pathlib.Path(jaxcam.__file__).parents[1]), "JAXCAM_CACHE": str(tmp_path)}
     command = [sys.executable, "-m", "jaxcam", "serve", "--port", "0"]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
         address = process.stdout.readline().split()[0]
         assert address.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(address, timeout=20) as page:
             assert b"Where does a network look?" in page.read()
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.communicate()
     assert "Traceback" not in told
 
 
@@ -146,6 +150,7 @@ def address(tiny):
     made = serve.app({"tiny": tiny}, hosts=("127.0.0.1",))
     server = uvicorn.Server(uvicorn.Config(made, port=0, log_level="error"))
     socket = server.config.bind_socket()
+    socket.listen()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{socket.getsockname()[1]}/"

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     try:
         listening = server.config.bind_socket()
+        listening.listen()  # before the line below: whoever reads it may ask
     except (OSError, SystemExit):
         raise JaxcamError(f"{options.host}:{options.port} cannot be listened on; give another --port") from None
     print(f"http://{options.host}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)

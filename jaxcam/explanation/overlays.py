@@ -82,7 +82,9 @@ def colours(values: np.ndarray, cmap: str | Colormap | None, signed: bool) -> np
       JaxcamError: there is no such colour map.
     """
     table = colour_map(cmap, signed)
-    return table((values + 1) / 2 if signed else values)[..., :3].astype(np.float32)
+    found = np.asarray(table(np.arange(table.N))[:, :3], np.float32)
+    places = (values + 1) / 2 if signed else values
+    return found[np.minimum((places * table.N).astype(np.intp), table.N - 1)]  # as the table itself does, only faster
 
 
 def colour_map(cmap: str | Colormap | None, signed: bool = False) -> Colormap:
