@@ -153,7 +153,7 @@ def test_two_runs_do_not_share_a_folder(place, tmp_path, capsys):
         (["--permutations", "-3"], "at least 1, not -3"),
         (["--method", "shap_cam:num_permutations=0"], "num_permutations must be a whole number of at least 1, not 0"),
         (["--out", "{place}/photos"], "is a folder that the results would go to"),
-        (["{place}/net"], "one name too many"),
+        (["{place}/net"], "is a folder without pictures"),
         (["--coordinator", "localhost:1"], "--processes is missing"),
         (["--coordinator", "nowhere", "--processes", "2", "--process", "0"], "HOST:PORT"),
         (["--coordinator", "localhost:1", "--processes", "2", "--process", "2"], "between 0 and 1"),
