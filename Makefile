@@ -1,4 +1,4 @@
-# make demo | test | lint | clean. All of it happens in .venv; nothing outside this folder is written.
+# make demo | test | lint | docs | clean. All of it happens in .venv; nothing outside this folder is written.
 PYTHON ?= python3
 VENV ?= .venv
 ZOO ?= .venv-zoo
@@ -7,14 +7,16 @@ DEMO := demo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint zoo clean
+.PHONY: help demo test lint docs zoo clean
 
 help:
 	@echo "make demo    explain the bundled picture; the maps go to $(DEMO)/"
 	@echo "make test    linter, types and tests"
 	@echo "make lint    linter and types only"
+	@echo "make docs    the site, in docs/_build/html: warnings are errors, notebooks are run"
 	@echo "make zoo     public networks of other libraries, in an environment of their own, $(ZOO)"
 	@echo "make clean   remove $(VENV), $(DEMO) and caches"
 
@@ -29,6 +31,9 @@ lint: $(INSTALLED_DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy jaxcam converters
 
+docs: $(INSTALLED_DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -b html -d docs/_build/doctrees docs docs/_build/html
+
 # Without their dependencies, many of which pin an old JAX; what is needed of these follows.
 zoo: $(INSTALLED_DEV)
 	$(PYTHON) -m venv $(ZOO)
@@ -39,7 +44,7 @@ zoo: $(INSTALLED_DEV)
 	$(ZOO)/bin/python -m pytest -m zoo -rs tests/test_zoo_models.py
 
 clean:
-	rm -rf $(ZOO) $(VENV) $(DEMO) build .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(ZOO) $(VENV) $(DEMO) docs/_build docs/api docs/gallery docs/notebooks build .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than pyproject.toml as long as what is installed fits it.
@@ -55,3 +60,7 @@ $(INSTALLED): pyproject.toml | $(BIN)/python
 $(INSTALLED_DEV): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED) $@
+
+$(INSTALLED_DOCS): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@

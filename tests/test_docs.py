@@ -22,7 +22,7 @@ from jaxcam.transforms.primitives import VOCABULARY
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "CONTRIBUTING.md"]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Blocks that hold one of these words need a package that may be absent.
 OPTIONAL = {"import equinox": "equinox", "import keras": "keras", "import haiku": "haiku", ".serialize(": "flatbuffers"}
 #: Commands so cheap that they are run, after the page's Python.

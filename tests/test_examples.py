@@ -1,6 +1,7 @@
-"""The example that trains: the explanation's term takes the shortcut away."""
+"""The examples: the explanation's term takes the shortcut away, and every cell of the notebooks runs."""
 
 import importlib.util
+import json
 import pathlib
 
 import jax
@@ -36,3 +37,26 @@ def test_half_of_the_test_patches_lie(example):
     images, labels = example.pictures(np.random.default_rng(0), 400, telling=True)
     # The patch is drawn over the noise: its colour is exact.
     assert ((np.asarray(images[:, 0, -1, 0]) == 1.5) == np.asarray(labels)).all()
+
+
+NOTEBOOKS = sorted(SCRIPT.parent.glob("*.ipynb"))
+
+
+def test_there_are_notebooks():
+    assert len(NOTEBOOKS) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(notebook, tmp_path, monkeypatch):
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    space: dict = {"__name__": notebook.stem}
+    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None  # the site makes them
+            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), space)
+    plt.close("all")
