@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from test_images import huge_png
 
 import jaxcam
-from jaxcam.cli import arguments, main
+from jaxcam.cli import arguments, main, progress
 from jaxcam.methods.registry import METHODS
 from jaxcam.zoo.store import save_network
 
@@ -125,6 +126,23 @@ def test_a_method_in_detail(capsys):
     assert main(["methods", "shap_cam"]) == 0
     assert "orderings" in capsys.readouterr().out
     assert main(["methods", "lift_cat"]) == 2
+
+
+def test_quiet_says_nothing(explain, tmp_path, capsys):
+    assert explain("a.png", "--quiet", "--out", tmp_path) == 0
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == "" and (tmp_path / "a.npz").is_file()
+
+
+def test_a_line_every_minute_where_no_terminal_is(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.maps_bar(Console(file=io.StringIO()), 100) as done:
+        for _ in range(10):
+            now[0] += 25.0
+            done("a.png", "shap_cam", 0.5)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and lines[0] == "jaxcam: 2 of 100 maps, 50.0 s/map, 1:22:05 left"
 
 
 def test_doctor_explains_the_bundled_picture(capsys, monkeypatch):

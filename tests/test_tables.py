@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from evaluation_runs import make_run
 from rich.console import Console
 
+from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import tables
 from jaxcam.evaluate.paper_figures import TABLES_7_TO_10, PaperFigure, published
 from jaxcam.evaluate.run import read_run
@@ -115,7 +117,7 @@ def test_latex_escapes_and_balances(run, summary):
     assert text.count("\\toprule") == text.count("\\midrule") == text.count("\\bottomrule") == 1
     assert "num\\_samples" in text and "\\textbf{" in text and "$\\uparrow$" in text and "$^\\dagger$" in text
     body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
-    columns = text.split("\\begin{tabular}{")[1].split("}")[0]
+    columns = text.split("\\begin{tabular}{@{}")[1].split("@")[0]
     for row in body:
         assert row.endswith(r"\\") and row.replace("\\&", "").count("&") == len(columns) - 1
     assert text.replace("\\{", "").replace("\\}", "").count("{") == text.replace("\\{", "").replace("\\}", "").count(
@@ -125,6 +127,31 @@ def test_latex_escapes_and_balances(run, summary):
     assert tables.latex_text("50% & $x_1 #{~^\\}") == (
         r"50\% \& \$x\_1 \#\{\textasciitilde{}\textasciicircum{}\textbackslash{}\}"
     )
+
+
+def test_latex_as_an_article_wants_it(run, summary):
+    table = tables.main_table(run, summary, paper=False)
+    assert "paper" not in tables.latex(table, caption="Ours.").split("\\caption")[1]
+    stacked, beside, none = (tables.latex(table, intervals=where) for where in tables.INTERVALS)
+    assert stacked.count("\\shortstack[r]{") > none.count("\\shortstack[r]{") > 0
+    assert beside.count("\\scriptsize [") == stacked.count("\\scriptsize [") > 0 == none.count("\\scriptsize [")
+    named = tables.latex(table, label="tab:mine", caption=r"Maps of $N$ pictures.")
+    assert r"\label{tab:mine}" in named and r"\caption{Maps of $N$ pictures.}" in named
+
+
+def test_several_runs_are_one_table(run, summary):
+    table = tables.main_table(run, summary)
+    both = tables.together([("runs/a_b", table), ("runs/c", table)])
+    text = tables.latex(both)
+    assert text.count("\\multicolumn") == 2 and r"\emph{runs/a\_b}" in text
+    body = text.split("\\midrule\n")[1].split("\\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2 * (1 + len(table.rows)) and all(row.endswith("\\\\") for row in body)
+    lines = [line for line in tables.markdown(both).splitlines() if line.startswith("| ")]
+    assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    assert both.caption.startswith("runs/a_b: Mean over") and "runs/c: Mean over" in both.caption
+    other = dataclasses.replace(table, columns=table.columns[:-1])
+    with pytest.raises(JaxcamError, match="other columns"):
+        tables.together([("a", table), ("b", other)])
 
 
 def test_csv_holds_every_digit(run, summary):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam.cli import arguments, networks, processes
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.cli.programs import keep_programs
+from jaxcam.cli.progress import Lines, clock
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
@@ -80,6 +81,7 @@ def add_commands(commands: Any) -> None:
         "--process", type=int, default=0, metavar="I", help="this process's number, from 0, where several share a run"
     )
     p.add_argument("--processes", type=int, default=1, metavar="N", help="how many processes share it (default: 1)")
+    p.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     p.set_defaults(run=run)
 
 
@@ -98,13 +100,14 @@ def run(options: argparse.Namespace) -> int:
         options.data, kind=options.kind, split=options.split, boxes=options.boxes, names=names,
         include_hard=options.include_hard,
     )  # fmt: skip
+    say: Callable[[str], None] = (lambda line: None) if options.quiet else (lambda line: print(visible(line)))
     for line in data.summary():
-        print(visible(line))
+        say(line)
     keep_programs()
     network = networks.load(options)
     for line in _cost_of_precision(options, network, data, methods):
-        print(visible(line))
-    with _progress() as report:
+        say(line)
+    with _progress(options.quiet) as report:
         watch = _Watch(report)
         found = evaluate(
             network, data, methods=methods, metrics=options.metrics, out=options.out,
@@ -115,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
             about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
-        print(visible(f"{options.out}: this run was finished before; nothing was left to do"))
+        say(f"{options.out}: this run was finished before; nothing was left to do")
     if watch.spoilt:
         print(
             visible(
@@ -124,7 +127,8 @@ def run(options: argparse.Namespace) -> int:
             ),
             file=sys.stderr,
         )
-    _summary(found)
+    if not options.quiet:
+        _summary(found)
     for name, why in found.broken.items():
         told = why if name in why or visible(name) in why else f"{name}: {why}"
         print("jaxcam: broken: " + visible(" ".join(told.split())), file=sys.stderr)
@@ -177,15 +181,19 @@ class _Watch:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
-    """A bar with rate and time left on a terminal; nothing elsewhere."""
+def _progress(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A bar with rate and time left on a terminal; a line every minute elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if quiet:
         yield lambda state: None
+        return
+    if not console.is_terminal:
+        lines = Lines()
+        yield lambda state: lines(lambda: f"{state.done} of {state.total} pictures, {_pace(state)}")
         return
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Bar(*columns, console=console, transient=True) as bar:
@@ -201,11 +209,9 @@ def _pace(state: Progress) -> str:
     """Rate, time left, and broken pictures, in words."""
     if not state.rate:
         return "compiling"
-    left = round((state.total - state.done) / state.rate)
-    hours, minutes, seconds = left // 3600, left // 60 % 60, left % 60
-    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    left = clock((state.total - state.done) / state.rate)
     rate = f"{state.rate:.1f} pictures/s" if state.rate >= 1 else f"{1 / state.rate:.1f} s/picture"
-    return f"{rate}, {clock} left" + (f", {state.broken} broken" if state.broken else "")
+    return f"{rate}, {left} left" + (f", {state.broken} broken" if state.broken else "")
 
 
 def _summary(found: Run) -> None:

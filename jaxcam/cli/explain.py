@@ -70,6 +70,7 @@ def add_commands(commands: Any) -> None:
         "--resume", action="store_true", help="take up what the same command left when it was stopped, and leave the "
         "same for the next time (photos are then computed one at a time)",
     )  # fmt: skip
+    p.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     drawing.add_options(p)
     processes.add_options(p)
     p.set_defaults(run=run)
@@ -144,7 +145,7 @@ def _explain(
     check_alike(settings)
     digests = Digests(settings)
     names = stems(paths, out, f".{options.format}", drawing.room(options))
-    console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first)
+    console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first or options.quiet)
     done: dict[str, tuple[list[tuple], dict]] = {}
     doubts: dict[str, None] = {}
 

@@ -1,8 +1,10 @@
-"""How far a command has come: a bar on a terminal, nothing elsewhere."""
+"""How far a command has come: a bar on a terminal, a line every minute elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,40 @@ if TYPE_CHECKING:
 Done = Callable[[str, str, float], None]
 
 
+#: Seconds between two lines.
+INTERVAL = 60.0
+
+
+class Lines:
+    """Writes a line to standard error every minute: for a log, where a bar would be nothing but noise."""
+
+    def __init__(self) -> None:
+        self._last = self.begun = time.monotonic()
+
+    def __call__(self, text: Callable[[], str]) -> None:
+        """Writes what `text()` is, unless the last line is less than a minute old."""
+        now = time.monotonic()
+        if now - self._last >= INTERVAL:
+            self._last = now
+            print("jaxcam: " + visible(text()), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def maps_bar(console: Console, total: int) -> Iterator[Done]:
     """A bar over `total` maps with their rate and the time left, while the block runs."""
-    if not console.is_terminal or console.quiet:
+    if console.quiet:
         yield lambda source, method, maps: None
+        return
+    if not console.is_terminal:
+        lines, made = Lines(), 0.0
+
+        def count(source: str, method: str, maps: float) -> None:
+            nonlocal made
+            made += maps
+            speed = made / (time.monotonic() - lines.begun)
+            lines(lambda: f"{made:.0f} of {total} maps, {rate(speed)}, {clock((total - made) / speed)} left")
+
+        yield count
         return
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -42,3 +73,10 @@ def rate(speed: float | None) -> str:
     if not speed:
         return ""
     return f"{speed:.1f} maps/s" if speed >= 1 else f"{1 / speed:.1f} s/map"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as hours, minutes and seconds."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jaxcam.errors import JaxcamError, visible
 
 if TYPE_CHECKING:
+    from jaxcam.evaluate.run import Run
+    from jaxcam.evaluate.statistics import Summary
     from jaxcam.evaluate.tables import Table
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
@@ -25,7 +27,10 @@ def add_commands(commands: Any) -> None:
         description="The results of a run, finished or not: by default a table here, and a page, report.html, in "
         "the run's folder.",
     )  # fmt: skip
-    p.add_argument("folder", metavar="RUN", help="the folder that jaxcam evaluate wrote to")
+    p.add_argument(
+        "folder", nargs="+", metavar="RUN", help="the folder that jaxcam evaluate wrote to; of several, one table as "
+        "Markdown or LaTeX",
+    )  # fmt: skip
     p.add_argument("--out", metavar="FILE|-", help="where to write; - for standard output")
     p.add_argument(
         "--format", choices=_FORMATS, help="what to write (default: by the ending of --out, else html); without --out "
@@ -34,6 +39,16 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--data", metavar="DIR", help="the folder of the pictures, where it is not where it was")
     p.add_argument("--focus", metavar="M", help="the method that differences and best and worst cases are told of")
     p.add_argument("--level", type=float, default=95, metavar="PERCENT", help="of the intervals (default: 95)")
+    p.add_argument("--no-paper", action="store_true", help="leave the paper's figures out of the table")
+    article = p.add_argument_group("LaTeX")
+    article.add_argument(
+        "--intervals", choices=("stacked", "beside", "none"), default="stacked", help="where they stand (default: "
+        "stacked, below the values, which fits a narrow column)",
+    )  # fmt: skip
+    article.add_argument("--label", metavar="L", help="of the table (default: tab:results)")
+    article.add_argument(
+        "--caption", metavar="TEXT", help="its caption, as LaTeX (default: what the table says of itself)"
+    )
     p.add_argument("--samples", type=int, default=2000, metavar="N", help="bootstrap samples (default: 2000)")
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: 0)")
     p.set_defaults(run=run)
@@ -50,26 +65,36 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.evaluate import read_run, statistics, tables
     from jaxcam.evaluate.report import focus_method, report
 
-    found = read_run(options.folder)
+    if len(options.folder) > 1:
+        if kind not in ("markdown", "latex"):
+            raise JaxcamError("of several runs there is one table, as Markdown or LaTeX: give --format or --out")
+        runs = [read_run(folder) for folder in options.folder]
+        parts = [(folder, _table(options, run, _summary(options, run)))
+                 for folder, run in zip(options.folder, runs, strict=True)]  # fmt: skip
+        _write(_as_text(options, kind, tables.together(parts)), options.out)
+        return 0
+    [folder] = options.folder
+    found = read_run(folder)
     focus = options.focus or focus_method(found)
     if focus not in found.methods:
         raise unknown("method of this run", focus, found.methods)
-    summary = statistics.summarise(found, level=options.level / 100, replicates=options.samples, seed=options.seed)
-    table = tables.main_table(found, summary)
+    summary = _summary(options, found)
+    table = _table(options, found, summary)
     if kind == "terminal":
         _print(table, options.out)
     elif kind == "csv":
         _write(tables.comma_separated(found, summary, focus), options.out)
     elif kind in ("markdown", "latex"):
-        write = {"markdown": tables.markdown, "latex": tables.latex}[kind]
         shown = [table, tables.difference_table(found, summary, focus)] if len(found.methods) > 1 else [table]
         seeds = statistics.over_seeds(found)
         if len(seeds.seeds) > 1:
             shown += [tables.seeds_table(found, seeds, k) for k in found.metrics]
-        _write("\n".join(map(write, shown)), options.out)
+        first, *others = shown
+        write = {"markdown": tables.markdown, "latex": tables.latex}[kind]
+        _write("\n".join([_as_text(options, kind, first), *map(write, others)]), options.out)
     else:
         page = report(found, summary, focus=focus, data=pathlib.Path(options.data) if options.data else None)
-        out = options.out or str(pathlib.Path(options.folder) / "report.html")
+        out = options.out or str(pathlib.Path(folder) / "report.html")
         _write(page, out)
         if out != "-":
             if not options.out:
@@ -78,10 +103,33 @@ def run(options: argparse.Namespace) -> int:
     if not found.complete:
         damaged = f" ({found.spoilt} damaged parts of its records are left out)" if found.spoilt else ""
         print(
-            visible(f"jaxcam: {options.folder} is not finished{damaged}; these are the pictures done so far"),
+            visible(f"jaxcam: {folder} is not finished{damaged}; these are the pictures done so far"),
             file=sys.stderr,
         )
     return 0
+
+
+def _summary(options: argparse.Namespace, run: Run) -> Summary:
+    """The means and intervals of a run."""
+    from jaxcam.evaluate.statistics import summarise
+
+    return summarise(run, level=options.level / 100, replicates=options.samples, seed=options.seed)
+
+
+def _table(options: argparse.Namespace, run: Run, summary: Summary) -> Table:
+    """The table of a run."""
+    from jaxcam.evaluate.tables import main_table
+
+    return main_table(run, summary, paper=not options.no_paper)
+
+
+def _as_text(options: argparse.Namespace, kind: str, table: Table) -> str:
+    """The main table as Markdown or LaTeX."""
+    from jaxcam.evaluate import tables
+
+    if kind == "markdown":
+        return tables.markdown(table)
+    return tables.latex(table, intervals=options.intervals, label=options.label, caption=options.caption)
 
 
 def _format(options: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcam.errors import visible
+from jaxcam.errors import JaxcamError, visible
 from jaxcam.evaluate.intervals import SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
@@ -129,10 +129,16 @@ def how_many(summary: Summary) -> str:
     return pictures if summary.pairs == summary.images else f"{pictures}, {summary.pairs:,} pairs of picture and class"
 
 
-def main_table(run: Run, summary: Summary) -> Table:
-    """Methods down, metrics across, the number of empty maps, and the paper's figures where there are any."""
+def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
+    """Methods down, metrics across, the number of empty maps, and the paper's figures where there are any.
+
+    Args:
+      paper: whether these are shown.
+    """
     name = titles(run)
-    figures = {(m, k): published(run.manifest, m, k) for m in summary.methods for k in summary.metrics}
+    figures = {
+        (m, k): published(run.manifest, m, k) if paper else None for m in summary.methods for k in summary.metrics
+    }
     heads = [Column("Method", numeric=False)]
     with_paper = [k for k in summary.metrics if any(figures[m, k] for m in summary.methods)]
     for k in summary.metrics:
@@ -174,6 +180,24 @@ def _doubts(run: Run) -> list[str]:
         info = METHODS.get(method.partition(":")[0])
         found.append((title, info.doubt_at(float(negative.mean())) if info and negative.size else None))
     return told_together(found)
+
+
+def together(tables: Sequence[tuple[str, Table]]) -> Table:
+    """The same table of several runs as one: a line with the name of each above its rows.
+
+    Raises:
+      JaxcamError: they have other columns, as runs with other metrics do.
+    """
+    (first, table), *others = tables
+    for name, other in others:
+        if other.columns != table.columns:
+            raise JaxcamError(
+                f"{name} has other columns than {first}; measure the same, or leave the paper's figures out"
+            )
+    rows = [row for name, one in tables for row in ((Cell(name),), *one.rows)]
+    captions = dict.fromkeys(f"{name}: {one.caption}" for name, one in tables)
+    notes = dict.fromkeys(note for _, one in tables for note in one.notes)
+    return dataclasses.replace(table, caption=" ".join(captions), rows=tuple(rows), notes=tuple(notes))
 
 
 def score_cell(summary: Summary, i: int, j: int) -> Cell:
@@ -281,7 +305,7 @@ def terminal(table: Table, width: int) -> Any:
     from rich.text import Text
 
     def needs(column: int) -> int:
-        cells = [row[column] for row in table.rows]
+        cells = [row[column] for row in table.rows if column < len(row)]
         longest = max(
             (max(len(visible(c.text)) + c.tied, len(c.interval) + 2 * bool(c.interval)) for c in cells), default=0
         )
@@ -303,7 +327,7 @@ def terminal(table: Table, width: int) -> Any:
                 overflow="fold", min_width=None if column else 12,
             )  # fmt: skip
         for row in table.rows:
-            grid.add_row(*(_terminal_cell(row[column]) for column in (0, *part)))
+            grid.add_row(*(_terminal_cell(row[column]) for column in (0, *part) if column < len(row)))
         result.append(grid)
     return Group(*result, *(Text(visible(line)) for line in (table.caption, *table.notes)))
 
@@ -323,7 +347,8 @@ def markdown(table: Table) -> str:
     """A GitHub-flavoured Markdown table with its caption above and its notes below."""
     heads = [_markdown_text(h.line) for h in table.columns]
     rule = ["---:" if h.numeric else ":---" for h in table.columns]
-    rows = [[_markdown_cell(c) for c in row] for row in table.rows]
+    width = len(table.columns)
+    rows = [[*map(_markdown_cell, row), *[""] * (width - len(row))] for row in table.rows]
     lines = [_markdown_text(table.caption), ""]
     lines += ["| " + " | ".join(cells) + " |" for cells in (heads, rule, *rows)]
     lines += [line for note in table.notes for line in ("", _markdown_text(note))]
@@ -354,26 +379,52 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in visible(text))
 
 
-def latex(table: Table) -> str:
-    """A `table` environment for the booktabs package (needs textcomp, which LaTeX has had inside since 2020)."""
+#: Where an interval stands in LaTeX.
+INTERVALS = ("stacked", "beside", "none")
+
+
+def latex(table: Table, *, intervals: str = "stacked", label: str | None = None, caption: str | None = None) -> str:
+    """A `table` environment for the booktabs package (needs textcomp, which LaTeX has had inside since 2020).
+
+    Args:
+      intervals: below the values, which fits a column of two; beside them; or left out.
+      label: of the table; `tab:` and its name unless given.
+      caption: its text, as LaTeX; what the table says of itself unless given.
+    """
     columns = "".join("r" if h.numeric else "l" for h in table.columns)
-    rows = [" & ".join(_latex_cell(c) for c in row) + r" \\" for row in table.rows]
+    rows = [
+        " & ".join(_latex_cell(c, intervals) for c in row) + r" \\" if len(row) == len(table.columns)
+        else rf"\addlinespace \multicolumn{{{len(columns)}}}{{l}}{{\emph{{{latex_text(row[0].text)}}}}} \\"
+        for row in table.rows
+    ]  # fmt: skip
+    told = latex_text(" ".join((table.caption, *table.notes))) if caption is None else caption
     lines = [
-        "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
-        rf"\caption{{{latex_text(' '.join((table.caption, *table.notes)))}}}", rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{columns}}}", r"\toprule",
-        " & ".join(latex_text(h.line) for h in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
+        "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{told}}}", rf"\label{{{label or f'tab:{table.name}'}}}",
+        rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule",
+        " & ".join(_latex_head(h) for h in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
         r"\end{tabular}", r"\end{table}",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_head(head: Column) -> str:
+    """The head of a column, its unit on a second line where it has one."""
+    arrow = f" {DIRECTIONS[head.better][0]}" if head.better else ""
+    if not head.unit:
+        return latex_text(head.text + arrow)
+    return rf"\shortstack[r]{{{latex_text(head.text + arrow)}\\{{\scriptsize ({latex_text(head.unit)})}}}}"
+
+
+def _latex_cell(cell: Cell, intervals: str) -> str:
     text = latex_text(cell.text)
     if cell.best:
         text = rf"\textbf{{{text}}}"
     text += r"$^\dagger$" if cell.tied else ""
-    return text + (rf" {{\scriptsize [{latex_text(cell.interval)}]}}" if cell.interval else "")
+    if not cell.interval or intervals == "none":
+        return text
+    range_ = rf"{{\scriptsize [{latex_text(cell.interval)}]}}"
+    return rf"\shortstack[r]{{{text}\\{range_}}}" if intervals == "stacked" else f"{text} {range_}"
 
 
 #: The columns of `comma_separated`.
