@@ -125,3 +125,15 @@ def fails(capsys):
         return lines[0]
 
     return check
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A headless browser; skips where there is none."""
+    import browser
+
+    binary = browser.find()
+    if binary is None:
+        pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
+    with browser.Browser(binary, str(tmp_path_factory.mktemp("profile"))) as found:
+        yield found

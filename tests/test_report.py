@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 
-import browser
 import matplotlib
 import numpy as np
 import pytest
@@ -243,15 +242,6 @@ def test_axes_of_time_have_round_ticks_however_long_they_are(folder):
         chart = charts.cost_charts(run, dataclasses.replace(summary, seconds=np.asarray(seconds)))[0].svg
         shown = re.findall(r"text-anchor: middle[^>]*>([^<]*)</text>", chart)
         assert set(told.split()) <= set(shown) and len(shown) < 9, shown
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    binary = browser.find()
-    if binary is None:
-        pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
-    with browser.Browser(binary, str(tmp_path_factory.mktemp("profile"))) as b:
-        yield b
 
 
 _SMALL = """[...document.querySelectorAll('p, td, th, figcaption, figcaption span, dd, li, h4')]

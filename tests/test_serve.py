@@ -11,7 +11,6 @@ import subprocess
 import sys
 import urllib.request
 
-import browser
 import numpy as np
 import pytest
 from networks import CLASSES, VGG, network, picture
@@ -156,15 +155,6 @@ def address(tiny):
     yield f"http://127.0.0.1:{socket.getsockname()[1]}/"
     server.should_exit = True
     thread.join(10)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    binary = browser.find()
-    if binary is None:
-        pytest.skip("no Chromium here (JAXCAM_CHROMIUM names one)")
-    with browser.Browser(binary, str(tmp_path_factory.mktemp("profile"))) as found:
-        yield found
 
 
 _SEND = """(async () => {
