@@ -236,7 +236,7 @@ METHODS: dict[str, Method] = {
     "shap_cam": Method(
         sampling.shap_cam, "SHAP-CAM", "num_permutations x K forward, behind the first layer",
         "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", needs=("key",),
-        complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, differentiable=False, batched=False,
+        complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, batched=False,
         steps=sampling.stepped_shap_cam, contains_activation=True,
     ),
     "kernel_shap_cam": Method(
@@ -247,7 +247,7 @@ METHODS: dict[str, Method] = {
     "lime_cam": Method(
         sampling.lime_cam, "LIME-CAM", "num_samples (K) forward, behind the first layer",
         "a sparse linear model near A", "Ribeiro et al., KDD 2016", needs=("key",), symmetric=False,
-        differentiable=False, batched=False, contains_activation=True,
+        batched=False, contains_activation=True,
     ),
     "lrp_cam": Method(
         contribution.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",

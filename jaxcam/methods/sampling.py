@@ -219,6 +219,7 @@ class Exact:
     """The Shapley values of a game that has nothing to evaluate, as `Steps`: one."""
 
     count = 1
+    repeats = 0
     states = (PermutationState,)
 
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:

@@ -80,6 +80,10 @@ class ScoreChunks:
     def count(self) -> int:
         return -(-self.channels // self.size)
 
+    @property
+    def repeats(self) -> None:
+        return None
+
     def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> ScoreState:
         """The order of the channels, and the scores of the image and of nothing. Cost: 1 or 2 evaluations."""
         _check(data.activations, data.image)

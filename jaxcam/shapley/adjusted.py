@@ -200,6 +200,10 @@ class Adjusted:
     def count(self) -> int:
         return -(-self.spend.total // self.size)
 
+    @property
+    def repeats(self) -> int | None:
+        return -((self.spend.pilot - self.spend.total) // self.size) if self.tolerance is None else None
+
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> Pilot:
         of_game, of_fit = jax.random.split(jax.random.wrap_key_data(problem.key, impl=self.impl))
         present, layer = problem.present, problem.layer

@@ -137,7 +137,7 @@ class Permutations:
       antithetic: whether orderings come in pairs.
       chunk_size: the most coalitions at once, on each device.
       impl: of the random key.
-      tolerance: as in `permutation_shapley`; no part of what is compiled.
+      tolerance: as in `permutation_shapley`; no part of what a step compiles to.
     """
 
     total: int
@@ -154,6 +154,10 @@ class Permutations:
     @property
     def count(self) -> int:
         return -(-self.total // self.size)
+
+    @property
+    def repeats(self) -> int | None:
+        return self.count if self.tolerance is None else None
 
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> PermutationState:
         players = problem.present.shape[0]

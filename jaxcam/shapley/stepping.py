@@ -41,6 +41,10 @@ class Steps(Protocol):
     def __hash__(self) -> int:
         """Equal for equal steps."""
 
+    @property
+    def repeats(self) -> int | None:
+        """How often a step of the last kind follows the first state of that kind; None where a state may end it."""
+
     def start(self, problem: Any, sharding: RowSharding = ONE_DEVICE) -> State:
         """The first state."""
 
@@ -58,11 +62,15 @@ class Steps(Protocol):
 
 
 def run(steps: Steps, problem: Any) -> State:
-    """The last state; pure, for the inside of a program."""
+    """The last state; pure, for the inside of a program. Where nothing ends it early, gradients go through it."""
     state = steps.start(problem)
     while type(state) is not steps.states[-1]:
         state = steps.advance(problem, state)
-    return jax.lax.while_loop(lambda s: ~steps.done(s), lambda s: steps.advance(problem, s), state)
+    if steps.repeats is None:
+        return jax.lax.while_loop(lambda s: ~steps.done(s), lambda s: steps.advance(problem, s), state)
+    # Backwards each step is computed anew: kept, all of them would be as many activations as there are coalitions.
+    step = jax.checkpoint(lambda s: steps.advance(problem, s))
+    return jax.lax.fori_loop(0, steps.repeats, lambda _, s: step(s), state)
 
 
 def _itself(data: Any) -> Any:
