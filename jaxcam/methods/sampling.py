@@ -425,7 +425,8 @@ def lime_cam(
     players = game.num_players
     count = players if num_samples is None else check_count("num_samples", num_samples)
     energy = jnp.sum(jnp.square(activations), axis=(0, 1))
-    share = energy / jnp.maximum(jnp.sum(energy), jnp.finfo(energy.dtype).tiny)
+    total = jnp.sum(energy)
+    share = jnp.where(total > 0, energy / jnp.where(total > 0, total, 1), 0)
 
     def weight(masks):
         return jnp.exp(-jnp.matmul(1.0 - masks, share, precision="highest") / gamma**2)
