@@ -120,6 +120,10 @@ class Enumeration:
     def count(self) -> int:
         return -(-self.total // self.size)
 
+    @property
+    def repeats(self) -> int:
+        return self.count - 1
+
     def start(self, problem: Problem, sharding: RowSharding = ONE_DEVICE) -> EnumerationState:
         first = self._values(problem, jnp.arange(self.size), sharding)
         values = jnp.zeros(self.total, first.dtype).at[: self.size].set(first)
