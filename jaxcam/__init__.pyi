@@ -21,10 +21,17 @@ from jaxcam.methods.contribution import hires_lrp_cam as hires_lrp_cam
 from jaxcam.methods.contribution import lift_cam as lift_cam
 from jaxcam.methods.contribution import lrp_cam as lrp_cam
 from jaxcam.methods.contribution import multiplier_cam as multiplier_cam
+from jaxcam.methods.controls import random_cam as random_cam
+from jaxcam.methods.eigen import eigen_cam as eigen_cam
+from jaxcam.methods.eigen import eigen_grad_cam as eigen_grad_cam
 from jaxcam.methods.gradient import cam as cam
 from jaxcam.methods.gradient import grad_cam as grad_cam
+from jaxcam.methods.gradient import grad_cam_elementwise as grad_cam_elementwise
 from jaxcam.methods.gradient import grad_cam_pp as grad_cam_pp
 from jaxcam.methods.gradient import hires_cam as hires_cam
+from jaxcam.methods.gradient import layer_cam as layer_cam
+from jaxcam.methods.gradient import shapley_cam as shapley_cam
+from jaxcam.methods.gradient import smooth_grad_cam_pp as smooth_grad_cam_pp
 from jaxcam.methods.gradient import xgrad_cam as xgrad_cam
 from jaxcam.methods.maps import project as project
 from jaxcam.methods.maps import resize_map as resize_map

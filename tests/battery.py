@@ -120,6 +120,7 @@ OPTIONS: dict[str, Callable[[int, jax.Array], dict]] = {
     "shap_cam": lambda channels, logit: {"num_permutations": 2, "estimator": "antithetic"},
     "kernel_shap_cam": lambda channels, logit: {"num_samples": 2 * (channels - 1)},  # as few as determine all channels
     "lime_cam": lambda channels, logit: {"num_samples": LIMED, "beta": BETA * jnp.abs(logit)},
+    "smooth_grad_cam_pp": lambda channels, logit: {"num_samples": 2, "sigma": 0.0},
     "score_cam": lambda channels, logit: {"score": "logit", "top": SCORED, "chunk_size": SCORED},
 }
 

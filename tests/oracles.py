@@ -64,6 +64,56 @@ def hires_cam(a: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.maximum(map, 0), alpha
 
 
+def smooth_grad_cam_pp(a: np.ndarray, gradients: list[np.ndarray]) -> np.ndarray:
+    """Omeiza et al. 2019, eqs. 6 to 8, with the gradients at the noisy copies, and D2 for D1 in the numerator."""
+    h, w, channels = a.shape
+    alpha = np.zeros(channels)
+    for i, j, k in np.ndindex(h, w, channels):
+        d1, d2, d3 = (np.mean([g[i, j, k] ** power for g in gradients]) for power in (1, 2, 3))
+        denominator = 2 * d2 + a[:, :, k].sum() * d3
+        alpha[k] += (d2 / denominator if denominator != 0 else 0.0) * max(d1, 0.0)
+    return alpha
+
+
+def shapley_cam(a: np.ndarray, gradient: Callable[[np.ndarray], np.ndarray], step: float = 1e-5) -> np.ndarray:
+    """Cai 2025: the mean over positions of g - H A / 2, with H A by central differences of the gradient along A."""
+    bend = (gradient(a + step * a) - gradient(a - step * a)) / (2 * step)
+    return (gradient(a) - bend / 2).mean((0, 1))
+
+
+def layer_cam(a: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Jiang et al. 2021, eqs. 6 to 8: each activation weighted by its own gradient where that is positive; the map
+    after the ReLU, and what each channel has of the sum of the map before it."""
+    h, w, channels = a.shape
+    map, alpha = np.zeros((h, w)), np.zeros(channels)
+    for i, j, k in np.ndindex(h, w, channels):
+        weight = g[i, j, k] if g[i, j, k] > 0 else 0.0
+        map[i, j] += weight * a[i, j, k]
+        alpha[k] += weight * a[i, j, k]
+    return np.maximum(map, 0), alpha
+
+
+def grad_cam_elementwise(a: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The products of gradient and activation where they are positive, summed over the channels and over positions."""
+    h, w, channels = a.shape
+    map, alpha = np.zeros((h, w)), np.zeros(channels)
+    for i, j, k in np.ndindex(h, w, channels):
+        if g[i, j, k] * a[i, j, k] > 0:
+            map[i, j] += g[i, j, k] * a[i, j, k]
+            alpha[k] += g[i, j, k] * a[i, j, k]
+    return map, alpha
+
+
+def first_component(x: np.ndarray) -> tuple[np.ndarray, float]:
+    """Muhammad & Yeasin 2020, eqs. 2 and 3: V_1 of O = U S V^T, of O (h w, K) with no mean taken off; its sign is that
+    by which it adds up to something positive. And how well it is determined: the relative gap to the second eigenvalue
+    of O^T O, times the cosine to equal coefficients, which give the sign."""
+    _, s, v = np.linalg.svd(x.reshape(-1, x.shape[-1]), full_matrices=False)
+    second = s[1] if len(s) > 1 else 0.0
+    sign = np.sign(v[0].sum())
+    return v[0] * sign, (1 - (second / s[0]) ** 2) * abs(v[0].sum()) / np.sqrt(x.shape[-1])
+
+
 def cam(weights: np.ndarray, target: int) -> np.ndarray:
     """Zhou et al. 2016: the weights (K, C) of the linear layer after global average pooling."""
     return weights[:, target].copy()

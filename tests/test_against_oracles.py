@@ -14,7 +14,19 @@ from reference import seeded
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.contribution import deep_shap_cam, hires_lift_cam, lift_cam, multiplier_cam
-from jaxcam.methods.gradient import cam, grad_cam, grad_cam_pp, hires_cam, xgrad_cam
+from jaxcam.methods.controls import random_cam
+from jaxcam.methods.eigen import eigen_cam, eigen_grad_cam, first_component
+from jaxcam.methods.gradient import (
+    cam,
+    grad_cam,
+    grad_cam_elementwise,
+    grad_cam_pp,
+    hires_cam,
+    layer_cam,
+    shapley_cam,
+    smooth_grad_cam_pp,
+    xgrad_cam,
+)
 from jaxcam.methods.registry import METHODS
 
 SHAPE, HIDDEN, CLASSES, TARGET = (6, 4, 7), 12, 5, 2
@@ -93,6 +105,151 @@ def test_hires_cam(seed):
     assert_close(got.map, map)
     assert_close(got.coefficients, alpha)
     assert np.abs(map - np.maximum((alpha * a64).sum(-1), 0)).max() > 0.1 * map.max()  # no map of coefficients
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_layer_cam_and_grad_cam_elementwise(seed):
+    p64, a64, p, a = problem(seed)
+    a = a - np.float32(0.3)  # of activations that are nowhere negative they are one
+    a64 = np.asarray(a, np.float64)
+    g = oracles.vgg_gradient(p64, a64, TARGET)
+    maps = {}
+    for method, oracle in ((layer_cam, oracles.layer_cam), (grad_cam_elementwise, oracles.grad_cam_elementwise)):
+        got = compiled(method)(p, a, TARGET)
+        maps[method], alpha = oracle(a64, g)
+        assert_close(got.map, maps[method])
+        assert_close(got.coefficients, alpha)
+    assert np.abs(maps[layer_cam] - maps[grad_cam_elementwise]).max() > 0.01 * maps[layer_cam].max()
+    positive = jnp.abs(a)
+    layer, elementwise = (compiled(m)(p, positive, TARGET) for m in (layer_cam, grad_cam_elementwise))
+    assert_close(layer.map, elementwise.map, 1e-6)
+    assert np.abs(layer.map - compiled(hires_cam)(p, positive, TARGET).map).max() > 0.1 * layer.map.max()
+
+
+@pytest.mark.parametrize("name", ["gelu_tanh", "attention", "squeeze_excite"])
+def test_shapley_cam(name):
+    smooth, target = heads.HEADS[name], 1
+    a = seeded.activations(8, heads.SHAPE)
+    with jax.enable_x64(True):
+        params = heads.to_jax(smooth.params, jnp.float64)
+        gradient = jax.jit(jax.grad(lambda a: smooth.fn(params, a)[target]))
+        want = oracles.shapley_cam(a, lambda x: np.asarray(gradient(x)))
+        got = jax.tree.map(np.asarray, compiled(shapley_cam, smooth.fn)(params, jnp.asarray(a), target))
+        mean_gradient = oracles.grad_cam(a, np.asarray(gradient(a)))
+    assert_close(got.coefficients, want, 1e-8)
+    assert_close(got.map, np.maximum((want * a).sum(-1), 0), 1e-8)
+    assert np.abs(want - mean_gradient).max() > 0.02 * np.abs(want).max()
+
+
+def test_shapley_cam_is_exact_of_a_quadratic_and_grad_cam_on_a_head_of_relus():
+    rng = np.random.default_rng(0)
+    h, g = rng.normal(size=(6, 6)), rng.normal(size=6)
+    h, a = h + h.T, rng.normal(size=(1, 1, 6))
+
+    def head(p, a):
+        x = a[0, 0]
+        return (p["g"] @ x + x @ p["h"] @ x / 2)[None]
+
+    with jax.enable_x64(True):
+        alpha = shapley_cam({"h": h, "g": g}, jnp.asarray(a), head=head, target=0).coefficients
+        shapley = oracles.shapley(lambda x: float(head({"h": h, "g": g}, x)[0]), a)
+    np.testing.assert_allclose(a[0, 0] * np.asarray(alpha), shapley, rtol=1e-9)
+    _, _, p, a = problem(1)
+    np.testing.assert_array_equal(
+        compiled(shapley_cam)(p, a, TARGET).coefficients, compiled(grad_cam)(p, a, TARGET).coefficients
+    )
+
+
+def test_smooth_grad_cam_pp():
+    p64, a64, p, a = problem(1)
+    key, head = jax.random.key(4), heads.HEADS["vgg"].fn
+    run = jax.jit(functools.partial(smooth_grad_cam_pp, head=head, target=TARGET, num_samples=5))
+    noise = np.asarray(
+        [jax.random.normal(k, SHAPE) * (a.max() - a.min()) for k in jax.random.split(key, 5)], np.float64
+    )
+    alphas = []
+    for sigma in (0.0, 0.3):
+        got = run(p, a, key, sigma=sigma)
+        gradients = [oracles.vgg_gradient(p64, a64 + sigma * n, TARGET) for n in noise]
+        alphas.append(oracles.smooth_grad_cam_pp(a64, gradients))
+        assert_close(got.coefficients, alphas[-1], 1e-4)
+        assert_close(got.map, np.maximum((alphas[-1] * a64).sum(-1), 0), 1e-4)
+        assert_close(got.diagnostics["logit"], oracles.vgg_logits(p64, a64)[TARGET])
+    assert_close(alphas[0], oracles.grad_cam_pp(a64, oracles.vgg_gradient(p64, a64, TARGET)))
+    assert np.abs(alphas[1] - alphas[0]).max() > 0.1 * alphas[0].max()
+    for scale in (1e-20, 1e12):  # powers of the gradient leave float32's range long before it does
+        sized = run({**p, "w3": p["w3"] * scale, "b3": p["b3"] * scale}, a, key, sigma=0.0)
+        g = oracles.vgg_gradient({**p64, "w3": p64["w3"] * scale}, a64, TARGET)
+        assert_close(sized.coefficients, oracles.grad_cam_pp(a64, g), 1e-4)
+    with pytest.raises(JaxcamError, match="num_samples must be a whole number of at least 1, not 0"):
+        smooth_grad_cam_pp(p, a, key, head=head, target=TARGET, num_samples=0)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_eigen_cam(seed):
+    p64, a64, p, a = problem(seed)
+    got = compiled(eigen_cam)(p, a, TARGET)
+    alpha, _ = oracles.first_component(a64)
+    assert_close(got.coefficients, alpha)
+    assert_close(got.map, a64 @ alpha)
+    assert (alpha >= 0).all() and (a64 @ alpha >= 0).all()  # of activations that are nowhere negative
+    assert_close(got.diagnostics["logit"], oracles.vgg_logits(p64, a64)[TARGET])
+    np.testing.assert_array_equal(got.map, compiled(eigen_cam)(p, a, TARGET + 1).map)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_eigen_grad_cam_speaks_for_the_class(seed):
+    p64, a64, p, a = problem(seed)
+    got = compiled(eigen_grad_cam)(p, a, TARGET)
+    products = a64 * oracles.vgg_gradient(p64, a64, TARGET)
+    v, determined = oracles.first_component(products)
+    assert_close(got.map, np.maximum(products @ v, 0), 1e-5 / determined)
+    assert_close(got.coefficients, products.sum((0, 1)) * v, 1e-5 / determined)
+    assert (got.diagnostics["signed_map"] * products.sum(-1)).sum() > 0
+    against = jax.jit(lambda p, a: eigen_grad_cam(p, a, head=heads.HEADS["vgg"].fn, target=lambda z: -z[TARGET]))(p, a)
+    assert_close(against.diagnostics["signed_map"], -np.asarray(got.diagnostics["signed_map"]))
+
+
+component = jax.jit(first_component)
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (3, 2, 11)])
+@pytest.mark.parametrize("size", [1.0, 1e-25, 1e25])
+def test_the_first_component_of_more_and_of_fewer_positions_than_channels(shape, size):
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    want, determined = oracles.first_component(x.astype(np.float64))
+    assert determined > 1e-3
+    assert_close(component(x * np.float32(size)), want, 2e-6 / determined)
+
+
+def test_components_that_are_equally_large_dead_or_without_a_sign():
+    def gradient(x):
+        return jax.grad(lambda x: (first_component(x) * jnp.arange(1.0, 1 + x.shape[-1])).sum())(x)
+
+    twice = np.zeros((2, 2, 3), np.float32)
+    twice[0, 0, 0] = twice[1, 1, 2] = 2.0  # two channels of one size, that are nowhere together
+    np.testing.assert_allclose(component(twice), [0.5**0.5, 0, 0.5**0.5], atol=1e-6)
+    opposite = np.stack([np.ones((2, 2)), -np.ones((2, 2))], -1).astype(np.float32)
+    for x in (twice, np.zeros((2, 2, 3), np.float32), opposite, np.ones((1, 1, 3), np.float32)):
+        assert np.isfinite(gradient(jnp.asarray(x))).all()
+        assert np.isfinite(component(x)).all()
+    assert not component(opposite).any() and not component(np.zeros((2, 2, 3), np.float32)).any()
+    near = twice.copy()
+    near[1, 1, 2] *= 0.999  # a thousandth less: 0.998 of the eigenvalue, and told apart
+    np.testing.assert_allclose(component(near), [1, 0, 0], atol=1e-6)
+
+
+def test_random_cam_draws_evenly_of_the_key_alone():
+    _, _, p, a = problem(1)
+    head = heads.HEADS["vgg"].fn
+    draw = jax.jit(lambda key, a, target: random_cam(p, a, key, head=head, target=target))
+    one = draw(jax.random.key(1), a, 0)
+    np.testing.assert_array_equal(one.coefficients, draw(jax.random.key(1), 2 * a, 1).coefficients)
+    assert (one.coefficients != draw(jax.random.key(2), a, 0).coefficients).all()
+    assert_close(one.map, np.maximum((np.asarray(one.coefficients, np.float64) * np.asarray(a)).sum(-1), 0))
+    wide = random_cam(None, jnp.ones((1, 1, 20000)), jax.random.key(0), head=lambda p, a: a.sum((0, 1)), target=0)
+    shares, _ = np.histogram(wide.coefficients, np.linspace(-1, 1, 11))
+    assert wide.coefficients.min() >= -1 and wide.coefficients.max() < 1 and np.abs(shares / 2000 - 1).max() < 0.1
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])

@@ -95,11 +95,19 @@ def is_conserved(e, one, name):
     close(one.coefficients.sum(dtype=np.float64) + np.sum(parts), e.logit, scale)
 
 
-@formula("grad_cam", "grad_cam_pp", "xgrad_cam")
+@formula("grad_cam", "grad_cam_pp", "xgrad_cam", "smooth_grad_cam_pp")
 def is_the_formula_by_hand(e, one, name):
+    name = name.removeprefix("smooth_")  # of which there is no noise here
     want = getattr(oracles, name)(e.activations, e.gradient)
     # Near a pole of the weight the formula itself has no more digits in float32.
     close(one.coefficients, want, np.abs(want).max(), 1e-3 if name == "grad_cam_pp" else 2e-5)
+
+
+@formula("shapley_cam")
+def is_grad_cam_where_the_head_is_linear(e, one, name):
+    if e.weights is not None:
+        want = e.gradient.mean((0, 1))
+        close(one.coefficients, want, np.abs(want).max())
 
 
 @formula("hires_cam")
@@ -107,6 +115,32 @@ def is_gradient_times_activation_at_each_position(e, one, name):
     products = e.activations * e.gradient
     close(one.map, np.maximum(products.sum(-1), 0), np.abs(products).sum(-1).max())
     close(one.coefficients, products.sum((0, 1)), np.abs(products).sum((0, 1)).max())
+
+
+@formula("layer_cam", "grad_cam_elementwise")
+def is_the_map_by_hand(e, one, name):
+    products = np.abs(e.activations * e.gradient)
+    positive = np.maximum(e.gradient, 0) * e.activations
+    if name == "grad_cam_elementwise":
+        positive = np.maximum(e.gradient * e.activations, 0)
+    close(one.map, np.maximum(positive.sum(-1), 0), products.sum(-1).max())
+    close(one.coefficients, positive.sum((0, 1)), products.sum((0, 1)).max())
+
+
+@formula("eigen_cam", "eigen_grad_cam")
+def is_the_first_principal_component(e, one, name):
+    x = e.activations if name == "eigen_cam" else e.activations * e.gradient
+    v, determined = oracles.first_component(x)
+    tolerance = 2e-5 / determined
+    close(one.map, np.maximum(x @ v, 0), np.abs(x * v).sum(-1).max(), tolerance)
+    want = v if name == "eigen_cam" else x.sum((0, 1)) * v
+    close(one.coefficients, want, np.abs(want).max(), tolerance)
+
+
+@formula("random_cam")
+def is_drawn_of_the_key_alone(e, one, name):
+    draw = jax.random.uniform(jax.random.key(0), one.coefficients.shape, minval=-1, maxval=1)
+    np.testing.assert_allclose(one.coefficients, draw, atol=1e-6)
 
 
 @formula("cam")

@@ -1,4 +1,4 @@
-"""The methods that need one gradient of the head: CAM, Grad-CAM, Grad-CAM++, XGrad-CAM, HiResCAM.
+"""The methods made of gradients of the head: CAM, Grad-CAM and its kin.
 
 In the formulas A is the activations `(h, w, K)`, F the explained logit as a function of A,
 g = dF/dA, and sums run over positions.
@@ -22,6 +22,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
+from jaxcam.shapley.result import check_count
 
 #: What CAM is defined for.
 GAP_LINEAR = DefinedFor(
@@ -40,7 +41,7 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
 
 
-def _product(activations: jax.Array, gradient: jax.Array) -> jax.Array:
+def product(activations: jax.Array, gradient: jax.Array) -> jax.Array:
     """`A g`, 0 where A is, also where g is infinite or NaN."""
     return activations * jnp.where((activations == 0) & ~jnp.isfinite(gradient), jnp.zeros_like(gradient), gradient)
 
@@ -96,7 +97,7 @@ def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: T
     """
     logit, g = _value_and_gradient(params, activations, head, target)
     total = jnp.sum(activations, axis=(0, 1))
-    return cam_of_coefficients(_ratio(jnp.sum(_product(activations, g), axis=(0, 1)), total), activations, logit=logit)
+    return cam_of_coefficients(_ratio(jnp.sum(product(activations, g), axis=(0, 1)), total), activations, logit=logit)
 
 
 def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -112,7 +113,113 @@ def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: T
       arXiv:2011.08891, 2020.
     """
     logit, g = _value_and_gradient(params, activations, head, target)
-    return cam_of_contributions(_product(activations, g), logit=logit)
+    return cam_of_contributions(product(activations, g), logit=logit)
+
+
+def layer_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """LayerCAM: the map is `relu(sum_k relu(g_k) * A_k)`, position by position.
+
+    HiResCAM of the positive gradients alone: behind a ReLU nothing counts against the class, so the map is the larger
+    and the more alike for any two classes. `alpha_k = sum of relu(g_k) * A_k` is what each channel gets in all. A
+    channel that is zero everywhere gets exactly 0, however steep the head is there. One layer; the paper adds up those
+    of several. Arguments, cost and errors as in `grad_cam`.
+
+    References:
+      Jiang et al., LayerCAM: Exploring Hierarchical Class Activation Maps for Localization, TIP 2021, eqs. 6 to 8.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    return cam_of_contributions(product(activations, jax.nn.relu(g)), logit=logit)
+
+
+def grad_cam_elementwise(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """Grad-CAM element-wise: the map is `sum_k relu(g_k * A_k)`, position by position.
+
+    HiResCAM with the ReLU before the sum: what speaks against the class at a position takes nothing off. Behind a ReLU,
+    where A is nowhere negative, it is LayerCAM. `alpha_k = sum of relu(g_k * A_k)` is what each channel gets in all; 0
+    for a channel that is zero everywhere. Arguments, cost and errors as in `grad_cam`.
+
+    References:
+      No paper: in use since Gildenblat et al., pytorch-grad-cam, 2021.
+    """
+    logit, g = _value_and_gradient(params, activations, head, target)
+    return cam_of_contributions(jax.nn.relu(product(activations, g)), logit=logit)
+
+
+def shapley_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """Shapley-CAM: `alpha_k = mean over positions of (g - H A / 2)_k`, H the Hessian of F in the activations at A.
+
+    `A (g - H A / 2)` are the Shapley values of F's expansion to second order at A, against zero. Grad-CAM where H is
+    zero: on a linear head, and on one of ReLUs, maxima and linear layers. The explained logit is taken as it is; the
+    paper's own target adds its softmax, `target=lambda z: z[c] + jax.nn.softmax(z)[c]`. Nothing is sampled: that is
+    `shap_cam`.
+
+    Arguments and errors as in `grad_cam`. Cost: one evaluation of the head and one backward pass, both with a tangent:
+    twice that of `grad_cam`.
+
+    References:
+      Cai, CAMs as Shapley Value-based Explainers, The Visual Computer 2025, arXiv:2501.06261.
+    """
+    check_activations(activations)
+    valued = jax.value_and_grad(scalar_score(head, params, target))
+    (logit, g), (_, bend) = jax.jvp(valued, (activations,), (activations,))
+    return cam_of_coefficients(jnp.mean(g - 0.5 * bend, axis=(0, 1)), activations, logit=logit)
+
+
+def smooth_grad_cam_pp(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    num_samples: int = 16,
+    sigma: float = 0.1,
+) -> CAM:
+    """Smooth Grad-CAM++: Grad-CAM++ of the mean powers of the gradient under noise.
+
+    `alpha_k = sum w relu(D1)` with `w = D2 / (2 D2 + (sum A) D3)`, where D1, D2 and D3 are the means of g, g^2 and g^3
+    at noisy activations. w is 0 where its denominator is 0. Without noise it is Grad-CAM++. The paper adds the noise to
+    the picture; here it is added to the activations, of which all else is a function. It prints D1 for the numerator's
+    D2, with which Grad-CAM++ would not be the case without noise.
+
+    Args:
+      params: whatever `head` takes first.
+      activations: A `(h, w, K)`, one example.
+      key: random key.
+      head: `(params, activations) -> logits (C,)`.
+      target: class index (array or int), or a function `logits -> ()`.
+      num_samples: draws of the noise.
+      sigma: its standard deviation, as a share of the range of the activations.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit`, without noise. Cost: `num_samples + 1` evaluations of the head and
+      backward passes, one after the other.
+
+    Raises:
+      JaxcamError: as in `grad_cam`, and for fewer than one sample.
+
+    References:
+      Omeiza et al., Smooth Grad-CAM++, arXiv:1908.01224, 2019, eqs. 6 to 8; Chattopadhay et al., WACV 2018.
+    """
+    check_activations(activations)
+    check_count("num_samples", num_samples)
+    score = scalar_score(head, params, target)
+    logit, g = jax.value_and_grad(score)(activations)
+    size = jax.lax.stop_gradient(jnp.max(jnp.abs(g)))  # of which nothing depends: powers neither over- nor underflow
+    size = jnp.where(size > 0, size, 1).astype(g.dtype)
+    spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
+
+    def added(sums: tuple[jax.Array, ...], key: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
+        noise = jax.random.normal(key, activations.shape, activations.dtype)
+        here = jax.grad(score)(activations + spread * noise) / size
+        return tuple(s + here**power for s, power in zip(sums, (1, 2, 3), strict=True)), None
+
+    nothing: tuple[jax.Array, ...] = (jnp.zeros_like(g),) * 3
+    sums, _ = jax.lax.scan(added, nothing, jax.random.split(key, num_samples))
+    first, second, third = (s / num_samples for s in sums)
+    total = jnp.sum(activations, axis=(0, 1), keepdims=True)
+    w = _ratio(second, 2.0 * second + size * total * third)
+    return cam_of_coefficients(size * jnp.sum(w * jax.nn.relu(first), axis=(0, 1)), activations, logit=logit)
 
 
 def cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:

@@ -13,7 +13,17 @@ import jax
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD, coalition, contribution, gradient, sampling, score
+from jaxcam.methods import (
+    DEFAULT_METHOD,
+    SIGNED_METHOD,
+    coalition,
+    contribution,
+    controls,
+    eigen,
+    gradient,
+    sampling,
+    score,
+)
 from jaxcam.methods.maps import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
 from jaxcam.methods.result import CAM, DefinedFor, Inputs
 from jaxcam.methods.stepping import Stepped
@@ -228,6 +238,32 @@ METHODS: dict[str, Method] = {
         "Draelos & Carin, 2020", map_from="positions", needs=("gradient",), exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
+    "shapley_cam": Method(
+        gradient.shapley_cam, "Shapley-CAM", "1 forward + 1 backward, with tangents", "Grad-CAM on a linear head",
+        "Cai, The Visual Computer 2025", needs=("gradient",),
+    ),
+    "smooth_grad_cam_pp": Method(
+        gradient.smooth_grad_cam_pp, "Smooth Grad-CAM++", "num_samples + 1 forward and backward", "none",
+        "Omeiza et al., 2019", needs=("gradient", "key"), symmetric=False,
+    ),
+    "layer_cam": Method(
+        gradient.layer_cam, "LayerCAM", "1 forward + 1 backward", "none", "Jiang et al., TIP 2021",
+        map_from="positions", needs=("gradient",), null_channels=True, contains_activation=True,
+    ),
+    "grad_cam_elementwise": Method(
+        gradient.grad_cam_elementwise, "Grad-CAM element-wise", "1 forward + 1 backward", "none",
+        "Gildenblat et al., 2021", map_from="positions", needs=("gradient",), null_channels=True,
+        contains_activation=True, range=(0.0, math.inf),
+    ),
+    "eigen_cam": Method(
+        eigen.eigen_cam, "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",
+        "Muhammad & Yeasin, IJCNN 2020", by_class=False, null_channels=True, range=(-1.0, 1.0),
+    ),
+    "eigen_grad_cam": Method(
+        eigen.eigen_grad_cam, "Eigen-Grad-CAM", "1 forward + 1 backward, and products of matrices",
+        "the first principal component of g A", "Gildenblat et al., 2021", map_from="positions", needs=("gradient",),
+        null_channels=True, contains_activation=True,
+    ),
     "ablation_cam": Method(
         coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
         "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020", exact_on_linear=True, null_channels=True,
@@ -267,6 +303,11 @@ METHODS: dict[str, Method] = {
     "cam": Method(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
         "Zhou et al., CVPR 2016", needs=("gradient",), heads=gradient.GAP_LINEAR,
+    ),
+    "random_cam": Method(
+        controls.random_cam, "Random-CAM", "1 forward, for the logit", "none: the control of a table",
+        "Gildenblat et al., 2021", by_class=False, needs=("key",), symmetric=False, range=(-1.0, 1.0),
+        differentiable=False,
     ),
 }  # fmt: skip
 
