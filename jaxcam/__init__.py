@@ -25,7 +25,8 @@ __all__ = ["__version__", *_HOME]
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'jaxcam' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    home = importlib.import_module(_HOME[name])
+    value = globals()[name] = getattr(home, name, None) or importlib.import_module(f"{_HOME[name]}.{name}")
     return value
 
 

@@ -14,6 +14,7 @@ from jaxcam.explanation.figures import plot as plot
 from jaxcam.explanation.overlays import overlay as overlay
 from jaxcam.explanation.result import Attribution as Attribution
 from jaxcam.explanation.result import Explanation as Explanation
+from jaxcam.methods import targets as targets
 from jaxcam.methods.coalition import ablation_cam as ablation_cam
 from jaxcam.methods.contribution import deep_shap_cam as deep_shap_cam
 from jaxcam.methods.contribution import hires_lift_cam as hires_lift_cam

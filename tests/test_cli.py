@@ -42,6 +42,19 @@ def explain(place, monkeypatch):
     return lambda *arguments: main(["explain", *map(str, arguments), "--model", "net", "--method", "grad_cam"])
 
 
+def test_the_difference_of_two_classes(explain, place, tmp_path, capsys):
+    out, resumed = ("--out", tmp_path, "--json", tmp_path / "numbers.json"), ("--resume", "--target", "2 - golf_ball")
+    assert explain("a.png", *out, "--target", "Tench - golf ball", "tench") == 0
+    told = json.loads((tmp_path / "numbers.json").read_text())["images"][0]["results"]
+    assert [r["class_name"] for r in told] == ["tench - golf ball", "tench"]
+    targets = [jaxcam.targets.difference("tench", "golf ball")]
+    [expected] = jaxcam.explain(jaxcam.load("net"), "a.png", methods=["grad_cam"], targets=targets)
+    np.testing.assert_allclose(told[0]["coefficients"], expected.results[0].coefficients, rtol=1e-5)
+    assert " tench - golf ball " in capsys.readouterr().out
+    assert explain("a.png", *out, *resumed) == 0 and "made anew" in capsys.readouterr().out
+    assert explain("a.png", *out, *resumed) == 0 and "1 of 1 pictures were finished" in capsys.readouterr().out
+
+
 def test_explain_writes_what_the_python_api_gives(explain, place, tmp_path, capsys):
     assert explain("a.png", "b.png", "--top", 2, "--out", tmp_path / "out", "--json", tmp_path / "numbers.json") == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.npz", "a.png", "b.npz", "b.png"]
@@ -257,6 +270,7 @@ def test_bad_photos(place, tmp_path, fails, make, why):
         (["--alpha", "2"], "opacity from 0 to 1"),
         (["--box", "0"], "share of the maximum"),
         (["--target", "golf bal"], "no class called 'golf bal'; did you mean golf ball?"),
+        (["--target", "tench - golf bal"], "no class called 'golf bal'; did you mean golf ball?"),
         (["--target", "4"], "there is no class 4"),
         (["--layer", "conv5_7"], "no layer called 'conv5_7'; did you mean conv5_"),
         (["--out", "{place}/a.png/out"], "cannot be written to"),

@@ -12,7 +12,9 @@ from wrapped import NAMES, PICTURES, RULES, made, same, wrapped
 import jaxcam
 from jaxcam.cli.table import rows_of
 from jaxcam.errors import JaxcamError
+from jaxcam.explanation import compiled
 from jaxcam.explanation.resume import read_explanation
+from jaxcam.explanation.targets import known
 from jaxcam.methods.registry import METHODS, Method
 
 
@@ -125,3 +127,84 @@ def test_cam_of_a_function_on_the_head_that_it_is_for():
     same(found.results[0].coefficients, (params["out"][:, 0] - params["out"][:, 1]))
     with pytest.raises(JaxcamError, match="CAM is defined for"):
         jaxcam.explain(network, PICTURES[0], methods=["cam"], targets=[lambda z: jax.nn.softmax(z)[0]])
+
+
+# --- those with a name of the library ------------------------------------------------------------------------------
+
+Z = np.random.default_rng(0).normal(size=5)
+#: A target of indices, how it is written, and its value.
+MADE = {
+    "2 - 4": (jaxcam.targets.difference(2, 4), Z[2] - Z[4]),
+    "0 + 3 + 1": (jaxcam.targets.total([0, 3, 1]), Z[0] + Z[3] + Z[1]),
+    "1": (jaxcam.targets.total([1]), Z[1]),
+    "2 against the rest": (jaxcam.targets.against_rest(2), np.log(np.exp(Z[2]) / (np.exp(Z).sum() - np.exp(Z[2])))),
+    "not 3": (jaxcam.targets.not_class(3), -Z[3]),
+    "0 - 0.5 x mean of 1, 4": (jaxcam.targets.finer(0, [1, 4], 0.5), Z[0] - 0.5 * (Z[1] + Z[4]) / 2),
+}
+
+
+@pytest.mark.parametrize("written", MADE)
+def test_values_of_the_named_targets(written):
+    target, value = MADE[written]
+    assert str(target) == written
+    np.testing.assert_allclose(target(jax.numpy.asarray(Z)), value, rtol=1e-5)
+
+
+def test_equal_targets_are_compiled_once_and_take_names_in_explain(network):
+    a, b = NAMES[0], NAMES[3]
+    asked = [jaxcam.targets.difference(a, b), jaxcam.targets.difference(0, 3), f"{a} - {b}", lambda z: z[0] - z[3]]
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=asked)
+    assert [r.class_name for r in found.results] == [f"{a} - {b}", "lambda"]  # three are one
+    same(found.results[0].map, found.results[1].map)
+    np.testing.assert_allclose(found.results[0].logit, found.logits[0] - found.logits[3], rtol=1e-5)
+    before = compiled.maps.cache_info().misses
+    (again,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=jaxcam.targets.difference(a, b))
+    assert compiled.maps.cache_info().misses == before
+    same(again.results[0].map, found.results[0].map)
+    others = [jaxcam.targets.total([a, b]), jaxcam.targets.against_rest(a), jaxcam.targets.not_class(b),
+              jaxcam.targets.finer(a, [b, 1])]  # fmt: skip
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam", "lift_cam"], targets=others)
+    assert [r.class_name for r in found.results[::2]] == [
+        f"{a} + {b}", f"{a} against the rest", f"not {b}", f"{a} - 0.6 x mean of {b}, {NAMES[1]}"
+    ]  # fmt: skip
+    assert all(abs(r.completeness_gap) < 1e-4 for r in found.results[1::2])
+
+
+class Named:
+    """As much of a network as the names of classes."""
+
+    def __init__(self, *classes):
+        self.classes, self.name = classes, "named"
+
+    class_index = jaxcam.Network.class_index
+
+
+def test_text_is_a_difference_where_it_is_no_class():
+    network = Named("black - white", "black", "white", "black-footed ferret")
+    assert known(network, "black - white") == 0 and known(network, "Black-footed Ferret") == 3
+    assert known(network, "black-footed ferret - white").classes == (3, 2)
+    assert known(network, "3 - 0").classes == (3, 0)
+    assert str(known(network, "black - white - black")) == "black - white - black"
+    assert known(network, "black - white - black").classes == (0, 1)
+    assert known(network, jaxcam.targets.not_class("white")).classes == (2,)
+    for text, why in (("black-white footed", "black-white footed"), ("blck - white", "did you mean black"),
+                      ("white - 7", "no class 7"), ("a - b - c", "a - b - c")):  # fmt: skip
+        with pytest.raises(JaxcamError, match=why):
+            known(network, text)
+    with pytest.raises(JaxcamError, match="in 2 ways; use indices"):
+        known(Named("a", "b - c", "a - b", "c"), "a - b - c")
+
+
+def test_what_the_named_targets_refuse():
+    z = jax.numpy.asarray(Z)
+    for make, why in (
+        (lambda: jaxcam.targets.total("cat"), "total takes a list"),
+        (lambda: jaxcam.targets.finer(0, []), "finer takes a list"),
+        (lambda: jaxcam.targets.difference("cat", 1)(z), "cat - 1 names the class 'cat', and a method takes indices"),
+        (lambda: jaxcam.targets.difference(0, 5)(z), "there is no class 5 among 5 logits"),
+        (lambda: jaxcam.targets.not_class(-1)(z), "there is no class -1"),
+        (lambda: jaxcam.targets.against_rest(0)(z[:1]), "no other class"),
+    ):
+        with pytest.raises(JaxcamError, match=why) as caught:
+            make()
+        assert "\n" not in str(caught.value)

@@ -53,7 +53,12 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--seed", type=int, default=0, metavar="N", help="of the methods that sample (default: 0)")
     which = p.add_mutually_exclusive_group()
     which.add_argument(
-        "--target", "--targets", nargs="+", action="extend", metavar="T", help="classes to explain, by name or index"
+        "--target",
+        "--targets",
+        nargs="+",
+        action="extend",
+        metavar="T",
+        help="classes to explain, by name or index; 'cat - dog' is the difference of two",
     )
     which.add_argument(
         "--top", type=int, default=1, metavar="N", help="explain the N most probable classes of each photo (default: 1)"
@@ -97,12 +102,13 @@ def run(options: argparse.Namespace) -> int:
     if options.json not in (None, "-") and (hit := [p for p in paths if _same_place(p, options.json)]):
         raise JaxcamError(f"--json {options.json} would take the place of the picture {hit[0]}; name another file")
     first = processes.start(options)
+    from jaxcam.explanation.targets import known
     from jaxcam.files import check_writable
 
     keep_programs()
     network = networks.load(options)
     network.resolve_layer(options.layer)
-    targets: Any = [network.class_index(t) for t in options.target] if options.target else options.top
+    targets: Any = [known(network, t) for t in options.target] if options.target else options.top
     out = check_writable(options.out) if first else pathlib.Path(options.out)
     if options.json not in (None, "-"):
         check_writable(pathlib.Path(options.json).parent)
@@ -139,7 +145,8 @@ def _explain(
     everything, requests = requested(methods)
     labels = [*requests, *(["all"] if everything else [])] or ["default"]
     settings = settings_digest(
-        network, layer=network.resolve_layer(options.layer), methods=labels, targets=targets, seed=options.seed,
+        network, layer=network.resolve_layer(options.layer), methods=labels, seed=options.seed,
+        targets=[t if isinstance(t, int) else str(t) for t in targets] if isinstance(targets, list) else targets,
         precision=options.precision,
     )  # fmt: skip
     check_alike(settings)

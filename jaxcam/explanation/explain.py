@@ -51,8 +51,9 @@ def explain(
         Unless given, the one that measured best at such a layer: LIFT-CAM, and HiRes-LIFT-CAM where more than a
         quarter of the activations of the first pictures is negative.
       targets: `n` for the n most probable classes of each picture; or for all pictures class names, indices, and
-        functions of the logits `(C,) -> ()`, such as the difference of two, each called by its `__name__`; or one list
-        of these per picture. A function is compiled for anew unless it is the same object.
+        functions of the logits `(C,) -> ()`, each called by its `__name__`; or one list of these per picture. Those of
+        `jaxcam.targets` may name classes, and "cat - dog" is the difference of two. A function is compiled for anew
+        unless it is the same object, or an equal one of `jaxcam.targets`.
       layer: where to make the maps; the network's default layer, the last convolutional one, unless given.
       batch_size: pictures, and maps, computed at a time; chosen from the device's memory unless given, 8 on a CPU. It
         changes speed and memory, not results.

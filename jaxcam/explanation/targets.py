@@ -13,10 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
+from jaxcam.methods.targets import OfClasses, difference
 from jaxcam.models.classifier import Classifier
 
 #: A class by name or index, or a function of the logits `(C,) -> ()`.
 One = str | int | Callable[[jax.Array], jax.Array]
+#: What stands between the classes of a difference; names may hold hyphens.
+BETWEEN = " - "
 #: The n most probable classes, or targets; for pictures one by one, a list of such lists.
 Targets = int | One | Sequence[One] | Sequence[Sequence[One]]
 
@@ -69,10 +72,11 @@ def chooser(
     asked = as_list(targets)
     if not asked:
         raise JaxcamError("no target: name a class, or give a number for that many of the most probable ones")
+    asked = [known(network, one) if is_one(one) else [known(network, t) for t in one] for one in asked]
     functions = _named([t for one in asked for t in as_list(one) if callable(t)], network.classes)
 
     def resolved(target: Any) -> int | FunctionTarget:
-        return functions[target] if callable(target) else network.class_index(target)
+        return functions[target] if callable(target) else target
 
     if all(map(is_one, asked)):
         shared = _unique(map(resolved, asked))
@@ -89,10 +93,46 @@ def chooser(
     return own, max(map(len, each))
 
 
+def known(network: Classifier, target: One) -> int | Callable[[jax.Array], jax.Array]:
+    """A target with the network's indices for the classes that it names; "cat - dog" is their difference.
+
+    Raises:
+      JaxcamError: there is no such class; or text can be divided into two classes in more than one way.
+    """
+    if isinstance(target, OfClasses):
+        return target.known(network.class_index, network.classes)
+    if callable(target):
+        return target
+    try:
+        return network.class_index(target)
+    except JaxcamError:
+        parts = target.split(BETWEEN) if isinstance(target, str) else []
+        halves = [(BETWEEN.join(parts[:i]), BETWEEN.join(parts[i:])) for i in range(1, len(parts))]
+        found = [pair for pair in halves if all(_is_class(network, half) for half in pair)]
+        if len(found) > 1:
+            raise JaxcamError(
+                f"{target!r} is the difference of two classes in {len(found)} ways; use indices"
+            ) from None
+        if not found and len(halves) != 1:
+            raise
+    a, b = (found or halves)[0]
+    return difference(network.class_index(a), network.class_index(b)).known(network.class_index, network.classes)
+
+
+def _is_class(network: Classifier, name: str) -> bool:
+    try:
+        network.class_index(name)
+    except JaxcamError:
+        return False
+    return True
+
+
 def _named(functions: list[Callable], classes: Sequence[str]) -> dict[Callable, FunctionTarget]:
     """Each function with its name: `lambda#1`, `lambda#2` where they share one, `dog()` where a class has it."""
     functions = _unique(functions)
-    plain = [str(getattr(f, "__name__", type(f).__name__)).strip("<>") for f in functions]
+    plain = [
+        str(f if isinstance(f, OfClasses) else getattr(f, "__name__", type(f).__name__)).strip("<>") for f in functions
+    ]
     total, seen, named = collections.Counter(plain), collections.Counter[str](), {}
     for function, name in zip(functions, plain, strict=True):
         seen[name] += 1

@@ -1,0 +1,140 @@
+"""What to explain besides one class: small functions of the logits, each with the classes that it is of.
+
+`jaxcam.targets.difference(3, 7)` is a target of every method; with names, `difference("cat", "dog")`, one of
+`jaxcam.explain`, where the network knows them. On the command line it is `--target "cat - dog"`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.errors import JaxcamError
+
+#: A class by its index, or, where a network is there to tell the index, by its name.
+Class = int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class OfClasses:
+    """A function of the logits `(C,) -> ()` and of some classes; equal ones are compiled once.
+
+    Attributes:
+      function: `(logits, *indices) -> ()`.
+      classes: by index or name.
+      form: how it is written, with a `{}` for every class.
+      names: of the classes, for people; what `classes` says unless given.
+      numbers: what the function takes besides, after the classes.
+    """
+
+    function: Callable[..., jax.Array]
+    classes: tuple[Class, ...]
+    form: str
+    names: tuple[str, ...] = ()
+    numbers: tuple[float, ...] = ()
+
+    def __call__(self, logits: jax.Array) -> jax.Array:
+        """The value.
+
+        Raises:
+          JaxcamError: a class is given by its name, or does not exist.
+        """
+        for index in self.classes:
+            if isinstance(index, str):
+                raise JaxcamError(
+                    f"{self} names the class {index!r}, and a method takes indices: network.class_index({index!r}) "
+                    "finds it, and jaxcam.explain takes names"
+                )
+            if not 0 <= index < logits.shape[-1]:
+                raise JaxcamError(f"there is no class {index} among {logits.shape[-1]} logits, numbered from 0")
+        return self.function(logits, *self.classes, *self.numbers)
+
+    def __str__(self) -> str:
+        return self.form.format(*(self.names or self.classes))
+
+    def known(self, index: Callable[[Class], int], names: Sequence[str]) -> OfClasses:
+        """The same with the indices and names that a network has for the classes."""
+        found = tuple(index(c) for c in self.classes)
+        return dataclasses.replace(self, classes=found, names=tuple(names[i] for i in found))
+
+
+def difference(a: Class, b: Class) -> OfClasses:
+    """`z_a - z_b`: why one class, and not the other."""
+    return OfClasses(_difference, (a, b), "{} - {}")
+
+
+def total(classes: Sequence[Class]) -> OfClasses:
+    """The sum of the logits of some classes, such as the breeds of dogs.
+
+    Raises:
+      JaxcamError: there is no class, or text in place of a sequence of classes.
+    """
+    several = _several("total", classes)
+    return OfClasses(_total, several, " + ".join(["{}"] * len(several)))
+
+
+def against_rest(a: Class) -> OfClasses:
+    """`z_a - log sum_b exp(z_b)` over all other classes: the log odds of the class by the softmax.
+
+    Relevance has no rule for the exponential: not with `lrp_cam`.
+
+    Raises:
+      JaxcamError: where it is called, there is no other class.
+    """
+    return OfClasses(_against_rest, (a,), "{} against the rest")
+
+
+def not_class(a: Class) -> OfClasses:
+    """`-z_a`: what speaks against the class. For one logit of two classes, the negative one."""
+    return OfClasses(_not_class, (a,), "not {}")
+
+
+def finer(a: Class, similar: Sequence[Class], strength: float = 0.6) -> OfClasses:
+    """`z_a - strength * mean z_b` over classes b that are easily taken for `a`: Finer-CAM's target, for any method.
+
+    The paper takes the three classes whose rows of the last layer's weights are most similar.
+
+    Raises:
+      JaxcamError: there is no similar class, or text in place of a sequence of classes.
+
+    References:
+      Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation, CVPR 2025.
+    """
+    others = _several("finer", similar)
+    form = f"{{}} - {strength:g} x mean of {', '.join(['{}'] * len(others))}"
+    return OfClasses(_finer, (a, *others), form, numbers=(strength,))
+
+
+def _several(name: str, classes: Sequence[Class]) -> tuple[Class, ...]:
+    if isinstance(classes, str) or not len(classes):
+        raise JaxcamError(f"{name} takes a list of one class or more, as in [3, 7], not {classes!r}")
+    return tuple(classes)
+
+
+def _difference(logits: jax.Array, a: int, b: int) -> jax.Array:
+    return logits[a] - logits[b]
+
+
+def _total(logits: jax.Array, *classes: int) -> jax.Array:
+    return functools.reduce(operator.add, [logits[c] for c in classes])
+
+
+def _against_rest(logits: jax.Array, a: int) -> jax.Array:
+    if logits.shape[-1] < 2:
+        raise JaxcamError("against_rest: there is no other class")
+    return logits[a] - jax.nn.logsumexp(jnp.delete(logits, a))
+
+
+def _not_class(logits: jax.Array, a: int) -> jax.Array:
+    return -logits[a]
+
+
+def _finer(logits: jax.Array, *classes_and_strength: Any) -> jax.Array:
+    a, *similar, strength = classes_and_strength
+    return logits[a] - strength / len(similar) * _total(logits, *similar)
