@@ -44,6 +44,10 @@ nb_merge_streams = True
 default_role = "py:obj"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+# Shown by their names: written out they are longer than all the rest of a signature.
+autodoc_type_aliases = {
+    name: name for name in ("Call", "HeadFn", "NetworkFn", "Params", "Picture", "Target", "Targets")
+}
 napoleon_google_docstring, napoleon_numpy_docstring = True, False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
@@ -65,6 +69,17 @@ def _write(path, text):
         path.write_text(text, encoding="utf-8")
 
 
+def end_code(app, what, name, obj, options, lines):
+    """Says where code ends that a letter follows, as in `PIL.Image`s, which reStructuredText would not see."""
+    text = re.sub(r"(``[^`]+``|`[^`]+`)(\w?)", lambda m: f"{m[1]}\\ {m[2]}" if m[2] else m[1], "\n".join(lines))
+    lines[:] = text.split("\n")
+
+
+def name_aliases(app, what, name, obj, options, signature, returns):
+    """Types that are shown by their names, without what Sphinx puts around these inside of other types."""
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in (signature, returns))
+
+
 def find_public(app, env, node, contnode):
     """A link to where a name is documented, from the name of where it lives; modules are left as they are written."""
     target = node.get("reftarget", "")
@@ -83,7 +98,7 @@ def find_public(app, env, node, contnode):
 
 
 def write_llms(app, exception):
-    """`llms.txt` (llmstxt.org): the pages by group, each with its first sentence, as Markdown beside the HTML."""
+    """`llms.txt` (llmstxt.org): the pages by group, each with its first paragraph; written ones as Markdown."""
     if exception or app.builder.format != "html":
         return
     out, lines = pathlib.Path(app.outdir), ["# jaxcam", ""]
@@ -92,9 +107,10 @@ def write_llms(app, exception):
     for caption, body in re.findall(r"^```\{toctree\}\n:caption: (.*?)\n(.*?)^```$", index, flags=re.M | re.S):
         lines += [f"## {caption}", ""]
         for name in filter(None, (line.strip() for line in body.splitlines() if not line.startswith(":"))):
-            if (source := DOCS / f"{name}.md").is_file():
-                shutil.copyfile(source, out / f"{name}.md")
-            address = f"{name}.md" if source.is_file() else f"{name}.html"
+            written = "/" not in name  # the others are made, of directives that only Sphinx understands
+            if written:
+                shutil.copyfile(DOCS / f"{name}.md", out / f"{name}.md")
+            address = f"{name}.md" if written else f"{name}.html"
             lines.append(f"- [{app.env.titles[name].astext()}]({address}): {_first_paragraph(app.env, name)}")
         lines.append("")
     (out / "llms.txt").write_text("\n".join(lines), encoding="utf-8")
@@ -110,5 +126,7 @@ def _first_paragraph(env, name):
 def setup(app):
     """What Sphinx calls."""
     app.connect("config-inited", make_pages)
+    app.connect("autodoc-process-docstring", end_code, priority=100)  # before Napoleon's
+    app.connect("autodoc-process-signature", name_aliases)
     app.connect("missing-reference", find_public)
     app.connect("build-finished", write_llms)
