@@ -1,11 +1,13 @@
-"""The site builds without a warning, and says something of every public name, method and page."""
+"""The site builds without a warning, says something of every public name, method and page, and fits a phone."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import browser
 import pytest
 
 import jaxcam
@@ -56,3 +58,28 @@ def test_machines_find_every_page(site):
         if page.stem != "index":
             assert f"]({page.name}): " in text
             assert (site / page.name).read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_no_page_scrolls_sideways_on_a_phone(site, tmp_path):
+    binary = browser.find()
+    if binary is None:
+        pytest.skip("no headless Chromium (set JAXCAM_CHROMIUM to its binary)")
+    pages = [page for folder in (".", "api", "gallery", "notebooks") for page in (site / folder).glob("*.html")]
+    assert len(pages) > 20
+    with browser.Browser(binary, str(tmp_path)) as chromium:
+        for page in pages:
+            chromium.open(page.resolve().as_uri(), width=400, dark=False)
+            assert chromium.value("document.documentElement.scrollWidth") <= 400, page
+            broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+            assert chromium.value(broken) == 0, page
+
+
+def test_a_method_appears_in_the_gallery_by_its_entry(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("gallery", ROOT / "docs" / "gallery.py")
+    gallery = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(gallery)
+    entry = dataclasses.replace(jaxcam.METHODS["grad_cam"], title="One more", paper="Nobody, 1900")
+    monkeypatch.setitem(jaxcam.METHODS, "one_more", entry)
+    text = gallery.page(tmp_path, pictures=False)
+    assert "## One more" in text and "--method one_more" in text and "Nobody, 1900" in text
