@@ -53,7 +53,7 @@ def public_names() -> str:
         if names:
             lines += [f"## {ROOMS.get(room, room)}", ""]
             for name in names:
-                lines += documented("jaxcam", name)
+                lines += documented("jaxcam", name, getattr(jaxcam, name))
     return "\n".join(lines)
 
 
@@ -71,14 +71,19 @@ def module_page(path: str) -> str:
         lines += [f"Described among the names of `jaxcam`: {links}.", ""]
     for name in names:
         if name not in also:
-            lines += [f"## {name}", "", *documented(path, name)]
+            lines += [f"## {name}", "", *documented(path, name, getattr(module, name))]
     return "\n".join(lines)
 
 
-def documented(module: str, name: str) -> list[str]:
-    """One name with what its docstring says; of a table of entries, which there are."""
-    value = getattr(importlib.import_module(module), name)
+def documented(module: str, name: str, value: Any) -> list[str]:
+    """One name with what its docstring says; of a module, its functions; of a table of entries, which there are."""
     path = f"{module}.{name}"
+    if inspect.ismodule(value):
+        lines = directive("py:module", path, ()) + [(value.__doc__ or "").partition("\n\n")[0], ""]
+        for key, function in inspect.getmembers(value, inspect.isfunction):
+            if function.__module__ == value.__name__ and not key.startswith("_"):
+                lines += documented(path, key, function)
+        return lines
     if inspect.isclass(value) and value.__module__.startswith("jaxcam"):
         fields = ", ".join(getattr(value, "_fields", ()))
         options = [":members:", *([f":exclude-members: {fields}"] if fields else [])]
