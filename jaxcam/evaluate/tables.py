@@ -413,7 +413,7 @@ def _latex_head(head: Column) -> str:
     arrow = f" {DIRECTIONS[head.better][0]}" if head.better else ""
     if not head.unit:
         return latex_text(head.text + arrow)
-    return rf"\shortstack[r]{{{latex_text(head.text + arrow)}\\{{\scriptsize ({latex_text(head.unit)})}}}}"
+    return rf"\shortstack[r]{{{latex_text(head.text + arrow)}\\ {{\scriptsize ({latex_text(head.unit)})}}}}"
 
 
 def _latex_cell(cell: Cell, intervals: str) -> str:
@@ -424,7 +424,7 @@ def _latex_cell(cell: Cell, intervals: str) -> str:
     if not cell.interval or intervals == "none":
         return text
     range_ = rf"{{\scriptsize [{latex_text(cell.interval)}]}}"
-    return rf"\shortstack[r]{{{text}\\{range_}}}" if intervals == "stacked" else f"{text} {range_}"
+    return rf"\shortstack[r]{{{text}\\ {range_}}}" if intervals == "stacked" else f"{text} {range_}"
 
 
 #: The columns of `comma_separated`.

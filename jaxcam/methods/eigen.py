@@ -67,7 +67,7 @@ def eigen_grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, targ
     check_activations(activations)
     logit, g = jax.value_and_grad(scalar_score(head, params, target))(activations)
     products = product(activations, g)
-    return cam_of_contributions(products * first_component(products), logit=logit)
+    return cam_of_contributions(products * first_component(products)[None, None], logit=logit)
 
 
 def first_component(x: jax.Array) -> jax.Array:

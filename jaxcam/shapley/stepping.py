@@ -66,11 +66,12 @@ def run(steps: Steps, problem: Any) -> State:
     state = steps.start(problem)
     while type(state) is not steps.states[-1]:
         state = steps.advance(problem, state)
-    if steps.repeats is None:
+    repeats = getattr(steps, "repeats", None)  # of steps written before there was such a thing
+    if repeats is None:
         return jax.lax.while_loop(lambda s: ~steps.done(s), lambda s: steps.advance(problem, s), state)
     # Backwards each step is computed anew: kept, all of them would be as many activations as there are coalitions.
     step = jax.checkpoint(lambda s: steps.advance(problem, s))
-    return jax.lax.fori_loop(0, steps.repeats, lambda _, s: step(s), state)
+    return jax.lax.fori_loop(0, repeats, lambda _, s: step(s), state)
 
 
 def _itself(data: Any) -> Any:
