@@ -42,7 +42,7 @@ class Checked:
             )
         leaves = [like(leaf, shape, "params") for leaf, shape in zip(given, expected, strict=True)]
         # Settled here, as it would be where the network's own code ran.
-        said: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+        said: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined, unused-ignore]
         return jex.jaxpr_as_fun(self._at(said or self.precision))(*leaves, *rest)
 
     def _at(self, precision: str | None) -> jex.ClosedJaxpr:

@@ -65,7 +65,7 @@ def _of_this_machine() -> int:
 
 
 def _default_device() -> Any:
-    chosen: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+    chosen: Any = jax.config.jax_default_device  # type: ignore[attr-defined, unused-ignore]
     if chosen is None:
         return jax.local_devices()[0]
     return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
