@@ -258,6 +258,7 @@ def test_bad_photos(place, tmp_path, fails, make, why):
     [
         (["--model", "vgg16_slimm"], "no model called 'vgg16_slimm'"),
         (["--method", "grad_cat"], "no method called 'grad_cat'; did you mean grad_cam"),
+        (["--method", ",beta=1"], "no method called 'beta=1'"),
         (["--method", "{place}/b.png"], "--method names nothing but a photo"),
         (["--target", "{place}/b.png"], "--target names nothing but a photo"),
         (["https://example.org/photo.jpg"], "is an address; download the picture"),

@@ -60,7 +60,7 @@ def methods(values: Sequence[str] | None) -> list[str]:
     for value in values or ():
         for i, piece in enumerate(value.split(",")):
             name, _, _ = piece.partition("=")
-            if i and "=" in piece and ":" not in name:
+            if i and found and "=" in piece and ":" not in name:
                 found[-1] += f",{piece}"
             elif piece.strip():
                 found.append(piece.strip())

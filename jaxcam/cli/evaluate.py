@@ -105,8 +105,9 @@ def run(options: argparse.Namespace) -> int:
         say(line)
     keep_programs()
     network = networks.load(options)
-    for line in _cost_of_precision(options, network, data, methods):
-        say(line)
+    if not options.quiet:
+        for line in _cost_of_precision(options, network, data, methods):
+            say(line)
     with _progress(options.quiet) as report:
         watch = _Watch(report)
         found = evaluate(

@@ -195,7 +195,7 @@ def _explain(
         show(console, rows, network.name, records[0]["layer"], network.classes)
         what = "arrays" if options.no_figure else "pictures and arrays"
         notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
-    if done:
+    if done and not options.quiet:
         first_done = next(path for path in paths if path in done)
         notices += told(
             network, first_done, precision=options.precision, methods=methods, layer=options.layer, seed=options.seed
