@@ -45,6 +45,7 @@ def test_an_overlay_mixes_the_grey_photo_with_the_colours_of_the_map():
         want = (1 - strength) * GREY[inside] + strength * 255 * np.asarray(table(float(inside[15, 40]))[:3])
         np.testing.assert_allclose(shown[inside], want, atol=0.51)
     np.testing.assert_array_equal(jaxcam.overlay(PHOTO, heat, alpha=0), GREY)
+    np.testing.assert_array_equal(jaxcam.overlay(PHOTO, None), GREY)
 
 
 def test_a_small_map_is_stretched_over_the_photo_of_any_form(tmp_path):

@@ -15,7 +15,7 @@ from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube
-from jaxcam.explanation.overlays import ALPHA, overlay
+from jaxcam.explanation.overlays import overlay
 from jaxcam.methods.maps import place_map
 from jaxcam.metrics.registry import METRICS
 
@@ -109,7 +109,7 @@ def _preprocessing(fields: dict) -> Preprocessing | None:
 def under(picture: Image.Image, map: np.ndarray) -> Image.Image:
     """The picture under a map `(h, w)` that covers it all; an empty map leaves it grey."""
     heat = place_map(map, (0, 0, picture.width, picture.height), (picture.height, picture.width))
-    return overlay(picture, heat, alpha=ALPHA if heat.any() else 0.0)
+    return overlay(picture, heat if heat.any() else None)
 
 
 def data_uri(picture: Image.Image) -> str:

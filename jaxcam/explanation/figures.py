@@ -115,9 +115,7 @@ def pictures(
         heat = style.heat(result, result.size)
         around = None if box is None else result.box(box)
         if photo:
-            opacity = 0.0 if heat is None else alpha
-            heat = np.zeros(result.size) if heat is None else heat
-            yield overlay(explanation.image, heat, cmap=style.table, alpha=opacity, signed=signed, box=around)
+            yield overlay(explanation.image, heat, cmap=style.table, alpha=alpha, signed=signed, box=around)
         else:
             heat = np.zeros(result.size) if heat is None else heat
             yield heatmap_picture(heat, cmap=style.table, signed=signed, box=around)
@@ -154,10 +152,7 @@ class _Style:
         """Draws a map over the picture; of an empty one the reason."""
         size = (picture.height, picture.width)
         heat = self.heat(result, size)
-        if heat is None:
-            shown = overlay(picture, np.zeros(size), cmap=self.table, alpha=0)
-        else:
-            shown = overlay(picture, heat, cmap=self.table, alpha=self.alpha, signed=self.signed)
+        shown = overlay(picture, heat, cmap=self.table, alpha=self.alpha, signed=self.signed)
         axes.imshow(np.asarray(shown))
         axes.set_axis_off()
         if heat is None:

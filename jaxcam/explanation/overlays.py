@@ -37,7 +37,8 @@ def overlay(
     Args:
       image: a path, a `PIL.Image`, bytes, or an array `(H, W)` or `(H, W, C)` of uint8 or floats in [0, 1].
       heatmap: `(h, w)`, of any size (it is resized bilinearly to the photo): values in [0, 1], such as
-        `Attribution.heatmap`; or signed ones in [-1, 1], such as `Attribution.signed_heatmap`.
+        `Attribution.heatmap`; or signed ones in [-1, 1], such as `Attribution.signed_heatmap`. None for a map that
+        shows nothing: the photo in grey.
       cmap: a colour map of matplotlib; `inferno` unless given, `RdBu_r` for a signed map.
       alpha: opacity from 0 (the photo alone) to 1, where the map is greatest. Where it is lowest, it is 0.4 times that,
         and 0 for a signed map, so that the photo stays readable.
@@ -52,10 +53,10 @@ def overlay(
         colour map; the image is none.
     """
     picture = to_picture(image, name="the image")
-    values = checked(heatmap)
     if not 0 <= alpha <= 1:
         raise JaxcamError(f"alpha is an opacity from 0 to 1, not {alpha}")
     size = (picture.height, picture.width)
+    values, alpha = (np.zeros(size, np.float32), 0.0) if heatmap is None else (checked(heatmap), alpha)
     if values.shape != size:
         values = place_map(values, (0, 0, *picture.size), size, span=(0.0, 1.0))
     grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255

@@ -24,7 +24,7 @@ from jaxcam import __version__
 from jaxcam.data.images import MAX_PIXELS, to_picture
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.explanation.explain import explain
-from jaxcam.explanation.overlays import ALPHA, overlay
+from jaxcam.explanation.overlays import overlay
 from jaxcam.explanation.result import Explanation, gap_of
 from jaxcam.methods.registry import METHODS, request
 from jaxcam.models.classifier import Classifier
@@ -101,9 +101,9 @@ def _answer(found: Explanation, signed: bool) -> dict[str, Any]:
     maps = []
     for r in found.results:
         blank = r.empty is not None and not signed
-        heat = r.heatmap_at(size, signed=signed)
+        heat = None if blank else r.heatmap_at(size, signed=signed)
         maps.append({
-            "picture": _uri(overlay(photo, heat, alpha=0 if blank else ALPHA, signed=signed)), "method": r.method,
+            "picture": _uri(overlay(photo, heat, signed=signed)), "method": r.method,
             "title": request(r.method).info.title, "class": r.class_name, "value": r.value, "logit": f"{r.logit:.3f}",
             "gap": gap_of(r), "milliseconds": f"{1000 * r.seconds:.0f}", "empty": r.empty or "", "doubt": r.doubt or "",
         })  # fmt: skip
