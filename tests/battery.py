@@ -43,31 +43,41 @@ class Row:
       network: "vgg16_slim", "resnet50_slim", "squeezenet" or the name of a guest.
       layer: where it is cut.
       weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
+      whole: whether the methods of `WHOLE` are run here as well.
       refuses: method and what its error says; CAM refuses every row without `weights`.
     """
 
     network: str
     layer: str
     weights: Callable[[Any], jax.Array] | None = None
+    whole: bool = False
     refuses: tuple[tuple[str, str], ...] = ()
 
     def __str__(self):
         return f"{self.network}-{self.layer}"
 
 
+#: What runs the whole network, once more each, beside Score-CAM: on few rows, as programs grow with every copy of one.
+WHOLE = ("ss_cam", "is_cam", "group_cam", "opti_cam")
+
 ROWS = (
     Row("vgg16_slim", "conv5_3"),
     Row("vgg16_slim", "conv4_3"),
     Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
     Row("resnet50_slim", "layer3"),
-    Row("linen_residual", "block1.Conv_1"),
-    Row("equinox_cnn", "convs.1"),
+    Row("linen_residual", "block1.Conv_1", whole=True),
+    Row("equinox_cnn", "convs.1", whole=True),
     Row("squeezenet", "fire9"),
     Row("vit_class_token", "block0"),
     Row("vit_mean", "block1"),
     Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"]),
     Row("convnext", "block0"),
-    Row("log_sum_exp", "map", refuses=(("lrp_cam", "rule for 'exp'"), ("hires_lrp_cam", "rule for 'exp'"))),
+    Row(
+        "log_sum_exp",
+        "map",
+        whole=True,
+        refuses=tuple((m, "rule for 'exp'") for m in ("lrp_cam", "hires_lrp_cam", "relevance_cam")),
+    ),
 )
 
 
@@ -122,6 +132,11 @@ OPTIONS: dict[str, Callable[[int, jax.Array], dict]] = {
     "lime_cam": lambda channels, logit: {"num_samples": LIMED, "beta": BETA * jnp.abs(logit)},
     "smooth_grad_cam_pp": lambda channels, logit: {"num_samples": 2, "sigma": 0.0},
     "score_cam": lambda channels, logit: {"score": "logit", "top": SCORED, "chunk_size": SCORED},
+    "ss_cam": lambda channels, logit: {"score": "logit", "top": SCORED, "num_samples": 1, "sigma": 0.0},
+    "is_cam": lambda channels, logit: {"score": "logit", "top": SCORED, "num_samples": 1},
+    "group_cam": lambda channels, logit: {"score": "logit", "groups": 1, "keep": 1.0},
+    "opti_cam": lambda channels, logit: {"steps": 1},
+    "rise_cam": lambda channels, logit: {"num_samples": 3},
 }
 
 
@@ -195,6 +210,8 @@ def explain(row: Row, s: Subject) -> Explained:
         given = Inputs(head_params, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
         cams, against = {}, {}
         for name, info in METHODS.items():
+            if name in WHOLE and not row.whole:
+                continue
             try:
                 cams[name] = run(name, given)
                 if info.map_from == "positions" and "rules" in info.needs:

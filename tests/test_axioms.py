@@ -76,7 +76,8 @@ def test_null_channel_gets_nothing(name):
     for method, alpha in got.items():
         if method in METHODS and METHODS[method].null_channels:
             assert alpha[1] == 0, method
-            assert (alpha != 0).sum() >= heads.CHANNELS - 2, method
+            # A group whose gradient speaks against the class has no mask, and there may be no other.
+            assert (alpha != 0).sum() >= (0 if method == "group_cam" else heads.CHANNELS - 2), method
 
 
 @pytest.mark.parametrize("name", ["vgg", "gelu_tanh", "conv_relu_conv", "attention"])
@@ -95,7 +96,8 @@ def test_identical_channels_get_the_same(name):
             continue
         scale = np.abs(alpha).max()
         assert abs(alpha[4] - alpha[1]) <= 1e-5 * scale and abs(alpha[1]) > 1e-3 * scale, method
-        assert abs(alpha[1] - alpha[2]) > 1e-3 * scale, method
+        told_apart = method not in METHODS or METHODS[method].by_channel
+        assert (abs(alpha[1] - alpha[2]) > 1e-3 * scale) == told_apart, method
 
 
 def test_lift_is_gradient_times_activation_only_without_biases():

@@ -10,6 +10,23 @@ import jax.numpy as jnp
 import networks
 import numpy as np
 import pytest
+from masked_network import (
+    A32,
+    CHANNELS,
+    CLASSES,
+    CONSTANT,
+    DEAD,
+    P32,
+    X32,
+    A,
+    P,
+    X,
+    close,
+    mask_of,
+    network,
+    predict,
+    scored,
+)
 
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation.engine import Engine
@@ -17,76 +34,28 @@ from jaxcam.methods.registry import METHODS, request
 from jaxcam.methods.result import Inputs
 from jaxcam.methods.score import score_cam
 
-SIZE, CHANNELS, CLASSES = (9, 7), 7, 4
 READINGS = list(itertools.product(("softmax", "sigmoid", "logit"), ("softmax", "increase")))
-CONSTANT, DEAD = 2, 5
-
-
-def made() -> tuple[dict, np.ndarray, np.ndarray]:
-    """Parameters, activations (3, 4, 7) with a dead channel and a constant one, image (9, 7, 3); float64."""
-    rng = np.random.default_rng(0)
-    shapes = {"w1": (3, 5), "b1": (5,), "w2": (5 * 9 * 7, CLASSES), "b2": (CLASSES,)}
-    params = {k: rng.normal(size=s) / (4 if k == "w2" else 1) for k, s in shapes.items()}
-    activations = np.maximum(rng.normal(size=(3, 4, CHANNELS)) + 0.3, 0) * rng.uniform(0.2, 3, CHANNELS)
-    activations[..., CONSTANT], activations[..., DEAD] = 0.7, 0.0
-    return params, activations, rng.normal(size=(*SIZE, 3))
-
-
-def network(xp, p, x):
-    """A dense layer on each pixel, ReLU, and a dense layer on all of them."""
-    return xp.maximum(x @ p["w1"] + p["b1"], 0).reshape(-1) @ p["w2"] + p["b2"]
-
-
-predict = functools.partial(network, jnp)
-
-
-def upsampled(a: np.ndarray) -> np.ndarray:
-    """Bilinear, half-pixel centres, position by position."""
-    (h, w), out = a.shape, np.zeros(SIZE)
-    for i, j in np.ndindex(*SIZE):
-        y = np.clip((i + 0.5) * h / SIZE[0] - 0.5, 0, h - 1)
-        x = np.clip((j + 0.5) * w / SIZE[1] - 0.5, 0, w - 1)
-        y0, x0 = int(y), int(x)
-        y1, x1, fy, fx = min(y0 + 1, h - 1), min(x0 + 1, w - 1), y - y0, x - x0
-        top, bottom = a[y0, x0] * (1 - fx) + a[y0, x1] * fx, a[y1, x0] * (1 - fx) + a[y1, x1] * fx
-        out[i, j] = top * (1 - fy) + bottom * fy
-    return out
 
 
 def slow(p, activations, image, target, score, normalise, channels=None) -> np.ndarray:
     """Coefficients, one channel after the other, as the papers have it."""
 
-    def scored(x):
-        logits = network(np, p, x)
-        probability = np.exp(logits) / np.exp(logits).sum()
-        return {"logit": logits, "softmax": probability, "sigmoid": 1 / (1 + np.exp(-logits))}[score][target]
-
     found = {}
     for k in range(CHANNELS) if channels is None else channels:
         if activations[..., k].max() > activations[..., k].min():
-            mask = upsampled(activations[..., k])
-            mask = (mask - mask.min()) / (mask.max() - mask.min())
-            found[k] = scored(image * mask[..., None])
+            found[k] = scored(p, image * mask_of(activations[..., k])[..., None], target, score)
     alpha = np.zeros(CHANNELS)
     for k, value in found.items():
         if normalise == "increase":
-            alpha[k] = value - scored(np.zeros_like(image))
+            alpha[k] = value - scored(p, np.zeros_like(image), target, score)
         else:
             alpha[k] = np.exp(value) / sum(np.exp(v) for v in found.values())
     return alpha
 
 
-P, A, X = made()
-P32, A32, X32 = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), (P, A, X))
-
-
 @functools.cache
 def compiled(**options):
     return jax.jit(lambda p, a, x, target: score_cam(p, a, x, predict=predict, target=target, **options))
-
-
-def close(got, want, tolerance=2e-6):
-    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(), 1e-30))
 
 
 @pytest.mark.parametrize(("score", "normalise"), READINGS)

@@ -31,6 +31,10 @@ OPTIONS = {
     "shap_cam": ("estimator=antithetic,num_permutations=4", "estimator=adjusted,num_permutations=12",
                  "num_permutations=100"),
     "kernel_shap_cam": ("num_samples=30",),
+    "ss_cam": ("num_samples=2",),
+    "is_cam": ("num_samples=2",),
+    "opti_cam": ("steps=2",),
+    "rise_cam": ("num_samples=20",),
 }  # fmt: skip
 CLASSES = ("cat", "dog")
 CHANNELS = 6
@@ -122,7 +126,8 @@ def test_every_method_and_metric_gives_the_same_under(name, data, plain, tmp_pat
 def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan(name):
     head, a = heads.HEADS["linear_gap"], jnp.asarray(seeded.activations(7, heads.SHAPE), jnp.float32)
     a = a.at[..., 1].set(0)  # a dead channel: 0 / 0 wherever it can be
-    few = {"lime_cam": {"num_samples": 6, "beta": 0.5}}.get(name, {})
+    few = {"lime_cam": {"num_samples": 6, "beta": 0.5}, "ss_cam": {"num_samples": 2}, "is_cam": {"num_samples": 2},
+           "opti_cam": {"steps": 2}, "rise_cam": {"num_samples": 6}}.get(name, {})  # fmt: skip
     with jax.disable_jit(), jax.debug_nans(True):
         given = Inputs(heads.to_jax(head.params), a, head.fn, 1, jax.random.key(0), jnp.stack([0 * a, a[::-1] / 2]), a,
                        head.fn, heads.to_jax(head.params))  # fmt: skip

@@ -15,7 +15,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.explanation import compiled
 from jaxcam.explanation.resume import read_explanation
 from jaxcam.explanation.targets import known
-from jaxcam.methods.registry import METHODS, Method
+from jaxcam.methods.registry import METHODS, Method, request
 
 
 def difference(logits):
@@ -28,18 +28,21 @@ def network():
 
 
 #: Cheap options of the methods that sample.
-FEW = {"shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40"}
+FEW = {
+    "shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40",
+    "ss_cam": ":num_samples=2", "is_cam": ":num_samples=2", "opti_cam": ":steps=2", "rise_cam": ":num_samples=20",
+}  # fmt: skip
 
 
 def test_every_method_takes_a_function(network):
     """A linear function of the logits is a class of a network whose last layer has its weights."""
-    asked = [name + FEW.get(name, "") for name, m in METHODS.items() if m.heads is None]
+    asked = [n + FEW.get(n, "") for n, m in METHODS.items() if m.heads is None and m.of_logits is not None]
     (found,) = jaxcam.explain(network, PICTURES[0], methods=asked, targets=[difference, 2], seed=3)
     assert [r.class_name for r in found.results[:: len(asked)]] == ["difference", NAMES[2]]
     w3 = network.params["w3"]
     turned = network.with_params({**network.params, "w3": w3.at[:, 0].set(w3[:, 0] - w3[:, 1])})
     plain = [m for m in asked if "key" not in METHODS[m.partition(":")[0]].needs]
-    options = ["score_cam:score=logit" if m == "score_cam" else m for m in plain]
+    options = [request(m).with_defaults(request(m).info.of_logits or ()).label for m in plain]
     (by_class,) = jaxcam.explain(turned, PICTURES[0], methods=options, targets=[0])
     for method, other in zip(plain, by_class.results, strict=True):
         result = found[method, "difference"]
@@ -208,3 +211,21 @@ def test_what_the_named_targets_refuse():
         with pytest.raises(JaxcamError, match=why) as caught:
             make()
         assert "\n" not in str(caught.value)
+
+
+def test_the_most_similar_classes():
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(6, 5))
+    kernel[:, 4] = 3 * kernel[:, 1] + 0.1 * rng.normal(size=6)  # a long one of the same direction
+    kernel[:, 2] = 0
+    cosines = [kernel[:, 1] @ k / np.linalg.norm(k) / np.linalg.norm(kernel[:, 1]) if k.any() else 0 for k in kernel.T]
+    cosines[1] = -2
+    assert jaxcam.targets.similar(kernel.astype(np.float32), 1, 2) == np.argsort(cosines)[::-1][:2].tolist()
+    assert jaxcam.targets.similar(kernel, 1)[0] == 4 and len(jaxcam.targets.similar(kernel, 1, 10)) == 4
+    z = rng.normal(size=5).astype(np.float32)
+    finer = jaxcam.targets.finer(1, jaxcam.targets.similar(kernel, 1, 2))
+    np.testing.assert_allclose(
+        finer(z), z[1] - 0.6 * np.mean(z[np.asarray(jaxcam.targets.similar(kernel, 1, 2))]), rtol=1e-5
+    )
+    with pytest.raises(JaxcamError, match="not .5,. and 1"):
+        jaxcam.targets.similar(kernel[0], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+import battery
 import heads
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,11 @@ OPTIONS = {
     "kernel_shap_cam": {"num_samples": 20},
     "lime_cam": {"num_samples": 20},
     "score_cam": {"score": "logit", "chunk_size": 4},
+    "ss_cam": {"score": "logit", "num_samples": 2, "sigma": 0.5},
+    "is_cam": {"score": "logit", "num_samples": 2},
+    "group_cam": {"score": "logit", "groups": 2},
+    "opti_cam": {"steps": 2},
+    "rise_cam": {"score": "logit", "num_samples": 4, "cells": 2},
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 #: The heads that a method is defined for, by the diagnostic that tells; any other has all of them.
@@ -28,11 +34,11 @@ DEFINED = {"not_gap_linear": ["linear_gap"]}
 
 
 def heads_of(method: str) -> list[str]:
-    """The heads that a method is tried on: of the random ones, that compile for long, two."""
+    """The heads that a method is tried on: two of the random ones and of Score-CAM's kin, that compile for long."""
     info = METHODS[method]
     if info.heads is not None:
         return DEFINED[info.heads.diagnostic]
-    return ["linear_gap", "gelu_tanh"] if "key" in info.needs else HEADS
+    return ["linear_gap", "gelu_tanh"] if "key" in info.needs or method in battery.WHOLE else HEADS
 
 
 def one_of(method: str, other: str) -> str:

@@ -68,7 +68,9 @@ def test_every_method_inside_a_residual_block(residual):
     """The first picture's, by hand; `cam` is not defined for this head, and left out."""
     guest, network = residual
     asked = [m for m, info in METHODS.items() if info.heads is None]
-    few = {"shap_cam": {"num_permutations": 6}, "kernel_shap_cam": {"num_samples": 60}, "lime_cam": {"num_samples": 60}}
+    few = {"shap_cam": {"num_permutations": 6}, "kernel_shap_cam": {"num_samples": 60}, "lime_cam": {"num_samples": 60},
+           "ss_cam": {"num_samples": 2}, "is_cam": {"num_samples": 2}, "opti_cam": {"steps": 2},
+           "rise_cam": {"num_samples": 6}}  # fmt: skip
     text = [m + (":" + ",".join(f"{k}={v}" for k, v in few[m].items()) if m in few else "") for m in asked]
     (explanation,) = jaxcam.explain(network, PICTURES[0], methods=text, targets=[1], references=PICTURES[1:])
     cut = cutting.cut(guest.model, guest.params, at=network.layer, example=EXAMPLE_INPUT, **guest.options)

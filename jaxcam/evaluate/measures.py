@@ -138,7 +138,7 @@ class Measures:
             count = piece.some.stop - piece.some.start
             known = {**piece.of_pair, **{k: _filled(v[piece.some], self.at_once) for k, v in given.items()}}
             if "heatmap" in self.needed:
-                known["heatmap"] = _highest(_heatmaps(self.size), known["map"])
+                known["heatmap"] = _highest(_heatmaps(self.size, maps.from_zero), known["map"])
             scores: dict[Perturbation | None, dict[str, jax.Array]] = {None: {}}
             for (function, needs, perturbation), alike in self._groups.items():
                 with timed(seconds, " ".join(m.name for m in alike)):
@@ -253,8 +253,8 @@ def _one_batch(predict: LogitsFunction) -> LogitsFunction:
 
 
 @functools.lru_cache(maxsize=8)
-def _heatmaps(size: tuple[int, int]) -> Callable:
-    return jax.jit(jax.vmap(lambda map: scale_map(resize_map(map, size))))
+def _heatmaps(size: tuple[int, int], from_zero: bool = False) -> Callable:
+    return jax.jit(jax.vmap(lambda map: scale_map(resize_map(map, size), from_zero=from_zero)))
 
 
 @functools.lru_cache(maxsize=8)

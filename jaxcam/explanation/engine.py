@@ -76,6 +76,7 @@ class Maps(NamedTuple):
       evaluations: `(p,)` head evaluations spent, NaN for a method that does not count them.
       seconds: per map.
       notes: what is to be said of the references of each; None where nothing is.
+      from_zero: how they are scaled, as the method's entry says.
     """
 
     coefficients: np.ndarray
@@ -85,10 +86,11 @@ class Maps(NamedTuple):
     evaluations: np.ndarray
     seconds: float
     notes: tuple[str | None, ...] = ()
+    from_zero: bool = False
 
     def why_empty(self, i: int, activations: np.ndarray) -> str | None:
         """Why the map of a pair shows nothing, and what is to be said of its references; None where it does."""
-        why = why_empty(self.maps[i], self.coefficients[i], activations)
+        why = why_empty(self.maps[i], self.coefficients[i], activations, from_zero=self.from_zero)
         return f"{why}: {self.notes[i]}" if why and self.notes and self.notes[i] else why
 
 
@@ -194,7 +196,8 @@ class Engine:
         )
         seconds = sum(m.seconds * len(m.gaps) for m in found) / len(pairs)
         notes = [note for m in found for note in m.notes]
-        return Maps(coefficients, maps, signed, gaps, evaluations, seconds, tuple(notes[i] for i in order))
+        told = tuple(notes[i] for i in order)
+        return Maps(coefficients, maps, signed, gaps, evaluations, seconds, told, request.info.from_zero)
 
     def _maps(
         self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,

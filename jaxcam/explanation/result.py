@@ -102,7 +102,7 @@ class Attribution:
           signed: the map before its ReLU, in [-1, 1].
           most: what becomes 1, at least the greatest (absolute) value of the map, with 0 staying 0: one for several
             maps makes them comparable. Unless given, a map has its own: from its least to its greatest value in
-            [0, 1], or over its greatest absolute value where it is signed.
+            [0, 1] (from 0 where the method's entry says so), or over its greatest absolute value where it is signed.
 
         Raises:
           JaxcamError: the map before its ReLU was not kept (files of before it was).
@@ -111,7 +111,7 @@ class Attribution:
         if signed and self.signed_map is None:
             raise JaxcamError("the signed map is not in this file; explain the picture again")
         values = self.signed_map if signed and self.signed_map is not None else self.map
-        if signed and most is None:
+        if most is None and (signed or request(self.method).info.from_zero):
             most = float(np.abs(values).max()) or 1.0
         return place_map(values, (x0 * x, y0 * y, x1 * x, y1 * y), size, None if most is None else (0.0, most))
 

@@ -17,7 +17,7 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.transforms.deeplift import deeplift
-from jaxcam.transforms.lrp import lrp
+from jaxcam.transforms.lrp import Relevance, lrp
 from jaxcam.transforms.lrp.layer_rules import RuleChoice
 
 
@@ -221,15 +221,70 @@ def hires_lrp_cam(
     return cam_of_contributions(relevance, **diagnostics)
 
 
+def relevance_cam(
+    params: Params,
+    activations: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    rule: RuleChoice = "z_plus",
+    epsilon: float = 1e-9,
+    gamma: float = 0.25,
+) -> CAM:
+    """Relevance-CAM: `alpha_k = sum over positions of the contrastive relevance of A_k`.
+
+    As `lrp_cam`, with relevance that begins at the logits with `z_c` for the class and `-z_c / (C - 1)` for every
+    other, and so adds up to 0: what speaks for all classes alike cancels. Of a function of the logits, each class has
+    its share `z df/dz`, and the classes that it does not depend on the opposite of their sum; of one that depends on
+    all classes there is no contrast. Dead channels get exactly 0, and 0/0 is 0, as in `lrp_cam`.
+
+    Args:
+      params, activations, head, target: as in `lrp_cam`.
+      rule: the paper's is "z_plus"; as in `lrp_cam`.
+      epsilon, gamma: as in `lrp_cam`.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit` F(A), `relevance_sum`, `absorbed_by_biases`, `absorbed_by_stabiliser` and
+      `conservation_gap`: the three together less what relevance began with, 0 up to rounding. Cost as `lrp_cam`.
+
+    Raises:
+      JaxcamError, UnsupportedPrimitive: as in `lrp_cam`.
+
+    References:
+      Lee et al., Relevance-CAM: Your Model Already Knows Where to Look, CVPR 2021, section 3; Gu, Yang & Tresp,
+      Understanding Individual Decisions of CNNs via Contrastive Backpropagation, ACCV 2018.
+    """
+    check_activations(activations)
+    picked = scalar_score(lambda _, logits: logits, None, target)
+
+    def against_the_others(logits: jax.Array) -> jax.Array:
+        slope = jax.grad(picked)(logits)
+        own, others = slope * logits, slope == 0
+        count = jnp.sum(others, dtype=own.dtype)
+        return jnp.where(others, -jnp.sum(own) / jnp.maximum(count, 1), own)
+
+    propagate = lrp(lambda a: head(params, a), rule, epsilon=epsilon, gamma=gamma, begin=against_the_others)
+    explained = propagate(activations)
+    return cam_of_coefficients(
+        jnp.sum(explained.relevance, axis=(0, 1)), activations,
+        **_conserved(explained, picked(explained.value), jnp.sum(against_the_others(explained.value))),
+    )  # fmt: skip
+
+
 def _relevance(params, activations, head, target, rule, epsilon, gamma):
     """The relevance `(h, w, K)` of the activations, and the diagnostics of `lrp_cam`."""
     check_activations(activations)
     explained = lrp(scalar_score(head, params, target), rule, epsilon=epsilon, gamma=gamma)(activations)
+    return explained.relevance, _conserved(explained, explained.value, explained.value)
+
+
+def _conserved(explained: Relevance, logit: jax.Array, begun: jax.Array) -> dict[str, jax.Array]:
+    """The diagnostics of relevance that began as `begun ()`."""
     total, absorbed = jnp.sum(jnp.sum(explained.relevance, axis=(0, 1))), explained.absorbed
-    return explained.relevance, {
-        "logit": explained.value,
+    return {
+        "logit": logit,
         "relevance_sum": total,
         "absorbed_by_biases": absorbed["biases"],
         "absorbed_by_stabiliser": absorbed["stabiliser"],
-        "conservation_gap": total + absorbed["biases"] + absorbed["stabiliser"] - explained.value,
+        "conservation_gap": total + absorbed["biases"] + absorbed["stabiliser"] - begun,
     }

@@ -1,5 +1,7 @@
 """The methods that show the first principal component of the activations, or of their products with the gradient.
 
+(And that of KPCA-CAM, in the space of a kernel, of which the mean has to be taken off.)
+
 Components are of the matrix `X (h w, K)` as it is: no mean is taken off first, as in the paper. Of activations that are
 nowhere negative the component then has no negative coefficient, and neither has its map a negative place.
 """
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.gradient import product
 from jaxcam.methods.result import (
     CAM,
@@ -18,6 +21,7 @@ from jaxcam.methods.result import (
     Target,
     cam_of_coefficients,
     cam_of_contributions,
+    cam_of_map,
     check_activations,
     scalar_score,
 )
@@ -25,6 +29,14 @@ from jaxcam.methods.result import (
 #: How often a Gram matrix is squared: to the power of 2^16, in which a second eigenvalue of 99.97 % of the first is
 #: 3e-9.
 SQUARINGS = 16
+#: Kernels of KPCA-CAM: `(products (n, n) of the rows, gamma) -> (n, n)`.
+KERNELS = {
+    "sigmoid": lambda products, gamma: jnp.tanh(gamma * products + 1),
+    "rbf": lambda products, gamma: jnp.exp(-gamma * _distances(products)),
+    "linear": lambda products, gamma: products,
+}
+#: Positions of which KPCA-CAM takes the matrix.
+MOST_POSITIONS = 4096
 
 
 def eigen_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -70,6 +82,69 @@ def eigen_grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, targ
     return cam_of_contributions(products * first_component(products)[None, None], logit=logit)
 
 
+def kpca_cam(
+    params: Params,
+    activations: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    kernel: str = "sigmoid",
+    gamma: float | None = None,
+) -> CAM:
+    """KPCA-CAM: the map is `relu(sqrt(l) u)`, u `(h w,)` the first eigenvector of a kernel of the positions.
+
+    l is its eigenvalue. Rows x_i `(K,)` are the positions, less their mean. The kernel, `tanh(gamma x_i x_j + 1)` or
+    `exp(-gamma |x_i - x_j|^2)`, is centred, so that the map before its ReLU adds up to 0: it shows where the layer
+    differs most from its mean, the same for every class. u has the sign by which it has a positive inner product with
+    the sum of the activations over the channels; peers leave it to the decomposition. No channel is told from another,
+    and each has an equal part. 0 where there is no such sign, and of a layer that is the same everywhere; derivatives
+    are finite there.
+
+    Args:
+      params, activations, head, target: as in `grad_cam`.
+      kernel: "sigmoid", "rbf" or "linear".
+      gamma: 1 / K unless given.
+
+    Returns:
+      A `CAM`; `diagnostics` holds `logit`. Cost: one evaluation of the head, for the logit, and `SQUARINGS + 1`
+      products of matrices of h w. An eigenvalue within a few ten-thousandths of the largest, by its size, counts as
+      equal.
+
+    Raises:
+      JaxcamError: as in `grad_cam`, for another kernel, and for more than `MOST_POSITIONS` positions.
+
+    References:
+      Karmani et al., KPCA-CAM: Visual Explainability of Deep Computer Vision Models using Kernel PCA,
+      arXiv:2410.00267, 2024; Schoelkopf, Smola & Mueller, Neural Computation 10(5), 1998.
+    """
+    check_activations(activations)
+    if kernel not in KERNELS:
+        raise unknown("kernel", kernel, KERNELS)
+    height, width, players = activations.shape
+    if height * width > MOST_POSITIONS:
+        raise JaxcamError(f"KPCA-CAM takes {MOST_POSITIONS} positions or fewer, not {height} x {width}; a later layer")
+    logit = scalar_score(head, params, target)(activations)
+    rows = activations.reshape(-1, players).astype(jnp.promote_types(activations.dtype, jnp.float32))
+    rows = rows - jnp.mean(rows, 0, keepdims=True)
+    made = KERNELS[kernel](_dot(rows, rows.T), jnp.asarray(1 / players if gamma is None else gamma, rows.dtype))
+    centred = made - jnp.mean(made, 0, keepdims=True) - jnp.mean(made, 1, keepdims=True) + jnp.mean(made)
+    size = lax.stop_gradient(jnp.max(jnp.abs(centred)))
+    scaled = centred / jnp.where(size > 0, size, 1)
+    vector = _dot(_projection(_dot(scaled, scaled)), jnp.sum(rows, 1))
+    square = jnp.sum(vector**2)
+    found = square > 0
+    vector = vector * jnp.where(found, lax.rsqrt(jnp.where(found, square, 1)), 0)
+    value = jnp.sum(vector * _dot(centred, vector))
+    root = jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1)), 0)
+    return cam_of_map((root * vector).reshape(height, width).astype(activations.dtype), activations, logit=logit)
+
+
+def _distances(products: jax.Array) -> jax.Array:
+    """Squared distances `(n, n)` of rows, from their products."""
+    squares = jnp.diagonal(products)
+    return jnp.maximum(squares[:, None] + squares[None] - 2 * products, 0)
+
+
 def first_component(x: jax.Array) -> jax.Array:
     """The first right singular vector `(K,)` of `x (h, w, K)`, adding up to something positive; or 0, see `eigen_cam`.
 
@@ -80,17 +155,21 @@ def first_component(x: jax.Array) -> jax.Array:
     size = lax.stop_gradient(jnp.max(jnp.abs(rows)))  # of which nothing depends: squares neither over- nor underflow
     rows = rows / jnp.where(size > 0, size, 1)
     wide = rows.shape[0] < rows.shape[1]
-    gram = _dot(rows, rows.T) if wide else _dot(rows.T, rows)
-
-    def squared(power: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return _of_trace_one(_dot(power, power)), None
-
-    projection, _ = lax.scan(squared, _of_trace_one(gram), length=SQUARINGS)
+    projection = _projection(_dot(rows, rows.T) if wide else _dot(rows.T, rows))
     # The projection of equal coefficients: of the right sign, and one vector where there are several.
     ones = jnp.ones_like(rows[0])
     vector = _dot(rows.T, _dot(projection, _dot(rows, ones))) if wide else _dot(projection, ones)
     square = jnp.sum(vector**2)
     return (vector * jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1)), 0)).astype(x.dtype)
+
+
+def _projection(gram: jax.Array) -> jax.Array:
+    """On the eigenspace of the largest eigenvalue of a matrix that has none below 0, over its dimension."""
+
+    def squared(power: jax.Array, _: None) -> tuple[jax.Array, None]:
+        return _of_trace_one(_dot(power, power)), None
+
+    return lax.scan(squared, _of_trace_one(gram), length=SQUARINGS)[0]
 
 
 def _of_trace_one(matrix: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,14 +27,18 @@ def combine(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
     return jnp.einsum("hwk,k->hw", activations, coefficients, precision="highest")
 
 
-def resize_map(map: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_map(map: jax.Array, size: Sequence[int]) -> jax.Array:
     """Bilinear resize of `map (h, w)` to `size (H, W)`: half-pixel centres, no antialiasing."""
-    return jax.image.resize(map, size, "bilinear", antialias=False)
+    return jax.image.resize(map, tuple(size), "bilinear", antialias=False)
 
 
-def scale_map(map: jax.Array) -> jax.Array:
-    """Min-max scaling of `map (h, w)` to [0, 1]; a constant map becomes zeros, never NaN."""
-    low, high = jnp.min(map), jnp.max(map)
+def scale_map(map: jax.Array, *, from_zero: bool = False) -> jax.Array:
+    """Min-max scaling of `map (h, w)` to [0, 1]; a constant map becomes zeros, never NaN.
+
+    With `from_zero` it is over its greatest value instead, what is below 0 being 0: a constant one becomes ones.
+    """
+    map = jax.nn.relu(map) if from_zero else map
+    low, high = jnp.zeros((), map.dtype) if from_zero else jnp.min(map), jnp.max(map)
     span = high - low
     return jnp.where(span > 0, (map - low) / jnp.where(span > 0, span, 1.0), jnp.zeros_like(map))
 
@@ -81,7 +87,11 @@ def _interpolation(size_in: int, size_out: int, start: float, stop: float) -> tu
 
 
 def why_empty(
-    map: np.ndarray | jax.Array, coefficients: np.ndarray | jax.Array, activations: np.ndarray | jax.Array
+    map: np.ndarray | jax.Array,
+    coefficients: np.ndarray | jax.Array,
+    activations: np.ndarray | jax.Array,
+    *,
+    from_zero: bool = False,
 ) -> str | None:
     """Why a map shows nothing; None where it does show something. Host-side, for concrete arrays.
 
@@ -91,6 +101,7 @@ def why_empty(
       map: `(h, w)`.
       coefficients: `(K,)`.
       activations: `(h, w, K)`.
+      from_zero: whether it is scaled from 0, so that a map that is the same everywhere shows all of the picture.
     """
     values, alpha, a = (np.asarray(x) for x in (map, coefficients, activations))
     for name, array in (("activations hold", a), ("coefficients hold", alpha), ("map holds", values)):
@@ -100,7 +111,7 @@ def why_empty(
         # Rounding is no pattern.
         kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else np.float16  # bfloat16 included
         flat = float(np.ptp(values)) <= 4 * float(jnp.finfo(kind).eps) * float(np.abs(values).max())
-        return "constant map: every position has the same value" if flat else None
+        return "constant map: every position has the same value" if flat and not from_zero else None
     if not a.any():
         return "dead layer: every activation is zero"
     if not alpha.any():

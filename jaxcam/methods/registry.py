@@ -20,7 +20,9 @@ from jaxcam.methods import (
     contribution,
     controls,
     eigen,
+    full_grad,
     gradient,
+    masking,
     sampling,
     score,
 )
@@ -29,8 +31,11 @@ from jaxcam.methods.result import CAM, DefinedFor, Inputs
 from jaxcam.methods.stepping import Stepped
 
 #: What a method may need besides activations and target, and the field of `Inputs` that has it: a head that has a
-#: derivative; one whose operations all have rules for contributions; a random key, and so on.
-NEEDS = {"gradient": "head", "rules": "head", "key": "key", "references": "references", "image": "image"}
+#: derivative; one whose operations all have rules for contributions; a random key, and so on. What needs the image runs
+#: the whole network on it, and takes the head, or a derivative of the network, where it says so as well.
+NEEDS = {
+    "gradient": "head", "rules": "head", "head": "head", "key": "key", "references": "references", "image": "image",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +58,12 @@ class Method:
       exact_on_linear: whether the coefficients are the Shapley values on a head that is linear.
       null_channels: whether a channel that is zero everywhere gets 0, up to rounding.
       symmetric: whether channels that are alike, and that the head treats alike, get the same.
+      by_channel: whether it tells channels apart; else each has an equal part of the map.
       contains_activation: whether `alpha_k` is a contribution, which contains the sign and size of `A_k` already: a map
         from channels then multiplies by `A_k` again, which where it is negative turns the channel round.
       range: of the coefficients.
+      from_zero: whether a map is scaled over its greatest value, from 0, and not from its least value: for one that
+        means something where it is the same everywhere.
       heads: the heads that it is defined for; None for any.
       differentiable: whether `jax.grad` goes through its coefficients.
       batched: whether maps are computed several at a time; not where one fills the device and its memory.
@@ -77,8 +85,10 @@ class Method:
     exact_on_linear: bool = False
     null_channels: bool = False
     symmetric: bool = True
+    by_channel: bool = True
     contains_activation: bool = False
     range: tuple[float, float] = (-math.inf, math.inf)
+    from_zero: bool = False
     heads: DefinedFor | None = None
     differentiable: bool = True
     batched: bool = True
@@ -155,6 +165,8 @@ class Method:
         if "image" in self.needs:
             args: list = [inputs.network_params, inputs.activations, inputs.image]
             more: dict[str, Any] = {"predict": inputs.network, "target": inputs.target}
+            if "head" in self.needs:  # which may take more than the network does, such as what goes around the layer
+                more["head"] = lambda _, activations: inputs.head(inputs.params, activations)
         else:
             args, more = [inputs.params, inputs.activations], {"head": inputs.head, "target": inputs.target}
         if "key" in self.needs:
@@ -255,6 +267,12 @@ METHODS: dict[str, Method] = {
         "Gildenblat et al., 2021", map_from="positions", needs=("gradient",), null_channels=True,
         contains_activation=True, range=(0.0, math.inf),
     ),
+    "full_grad": Method(
+        full_grad.full_grad, "FullGrad", "1 forward + 1 backward",
+        "gradient and biases add up to F(A); the map has no signs", "Srinivas & Fleuret, NeurIPS 2019",
+        map_from="positions", needs=("gradient",), contains_activation=True,
+        range=(0.0, math.inf),
+    ),
     "eigen_cam": Method(
         eigen.eigen_cam, "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",
         "Muhammad & Yeasin, IJCNN 2020", by_class=False, null_channels=True, range=(-1.0, 1.0),
@@ -263,6 +281,11 @@ METHODS: dict[str, Method] = {
         eigen.eigen_grad_cam, "Eigen-Grad-CAM", "1 forward + 1 backward, and products of matrices",
         "the first principal component of g A", "Gildenblat et al., 2021", map_from="positions", needs=("gradient",),
         null_channels=True, contains_activation=True,
+    ),
+    "kpca_cam": Method(
+        eigen.kpca_cam, "KPCA-CAM", "1 forward, and products of matrices of h w",
+        "the first principal component of the positions in a kernel's space", "Karmani et al., 2024",
+        map_from="positions", by_class=False, by_channel=False,
     ),
     "ablation_cam": Method(
         coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
@@ -295,10 +318,39 @@ METHODS: dict[str, Method] = {
         "the map, too, sums to F(A) less what biases absorb", "Bach et al., PLoS ONE 2015", map_from="positions",
         needs=("rules",), exact_on_linear=True, null_channels=True, contains_activation=True,
     ),
+    "relevance_cam": Method(
+        contribution.relevance_cam, "Relevance-CAM", "2 forward + 2 backward", "relevance against all other classes",
+        "Lee et al., CVPR 2021", needs=("rules",), null_channels=True, contains_activation=True, of_logits=None,
+    ),
     "score_cam": Method(
         score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
         needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
         steps=score.stepped_score_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+    ),
+    "ss_cam": Method(
+        score.ss_cam, "SS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
+        "Wang et al., 2020", needs=("image", "key"), null_channels=True, symmetric=False, range=(0.0, 1.0),
+        batched=False, steps=score.stepped_ss_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+    ),
+    "is_cam": Method(
+        score.is_cam, "IS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
+        "Naidu et al., 2020", needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
+        steps=score.stepped_is_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+    ),
+    "group_cam": Method(
+        masking.group_cam, "Group-CAM", "groups + 2 forward, of the whole network", "none", "Zhang et al., 2021",
+        map_from="positions", needs=("image", "head", "gradient"), null_channels=True, symmetric=False,
+        contains_activation=True, batched=False, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+    ),
+    "opti_cam": Method(
+        masking.opti_cam, "Opti-CAM", "steps forward + backward, of the whole network",
+        "the map behind which the logit is largest", "Zhang et al., CVIU 2024", needs=("image", "gradient"),
+        range=(0.0, 1.0), batched=False, steps=masking.stepped_opti_cam,
+    ),
+    "rise_cam": Method(
+        masking.rise_cam, "RISE", "num_samples forward; of the whole network at the layer \"input\"", "none",
+        "Petsiuk et al., BMVC 2018", map_from="positions", needs=("key",), by_channel=False, batched=False,
+        steps=masking.stepped_rise_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "cam": Method(
         gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
@@ -308,6 +360,10 @@ METHODS: dict[str, Method] = {
         controls.random_cam, "Random-CAM", "1 forward, for the logit", "none: the control of a table",
         "Gildenblat et al., 2021", by_class=False, needs=("key",), symmetric=False, range=(-1.0, 1.0),
         differentiable=False,
+    ),
+    "uniform_cam": Method(
+        controls.uniform_cam, "Uniform map", "1 forward, for the logit", "none: the control of a measure",
+        "no paper", map_from="positions", by_class=False, by_channel=False, from_zero=True, differentiable=False,
     ),
 }  # fmt: skip
 

@@ -175,6 +175,17 @@ def cam_of_contributions(contributions: jax.Array, *, logit: jax.Array, **diagno
     return CAM(jnp.sum(found, (0, 1)), jax.nn.relu(signed), {"logit": logit, "signed_map": signed} | diagnostics)
 
 
+def cam_of_map(map: jax.Array, activations: jax.Array, *, logit: jax.Array, **diagnostics: jax.Array) -> CAM:
+    """The result of a method that makes a map `(h, w)` and tells no channel from another: each has an equal part.
+
+    `alpha_k` is the sum of the map behind its ReLU, over K. Where the logit is NaN, all of it is.
+    """
+    signed = _of_a_logit(logit, map)
+    shown = jax.nn.relu(signed)
+    alpha = jnp.broadcast_to(jnp.sum(shown) / activations.shape[-1], activations.shape[-1:])
+    return CAM(alpha, shown, {"logit": logit, "signed_map": signed} | diagnostics)
+
+
 def _of_a_logit(logit: jax.Array, found: jax.Array) -> jax.Array:
     """What was found, and NaN where there is no logit to explain: a gradient of nothing would be 0."""
     return jnp.where(jnp.isnan(logit), logit.astype(found.dtype), found)

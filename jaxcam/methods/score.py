@@ -1,10 +1,10 @@
-"""Score-CAM: the class's score on the image as seen through each channel, in chunks of channels."""
+"""Score-CAM and its kin, SS-CAM and IS-CAM: the class's score on the image as seen through each channel, in chunks."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
-from jaxcam.methods.stepping import Data, Stepped
+from jaxcam.methods.stepping import Data, Stepped, itself, split_target
+from jaxcam.shapley.permutations import key_impl, raw_key
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.transforms.memory import room_for
@@ -29,6 +30,55 @@ CHUNK = 12
 NORMALISATIONS = ("softmax", "increase")
 
 
+class Views(Protocol):
+    """In which ways the image is seen through one mask; a channel's score is the mean of them. Hashable."""
+
+    count: int
+
+    def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: jax.Array | None) -> jax.Array:
+        """The image `(H, W, C)` as it is seen the `i`-th time through `mask (H, W)`; the key is that of the channel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """Once, as it is."""
+
+    count = 1
+
+    def view(self, image: jax.Array, mask: jax.Array, i: Any, key: Any) -> jax.Array:
+        return image * mask[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+    """Through noisy copies of the mask.
+
+    Attributes:
+      count: of them.
+      sigma: standard deviation of the noise at every pixel, where the mask itself is in [0, 1].
+      impl: of the random key.
+    """
+
+    count: int
+    sigma: float
+    impl: str
+
+    def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: jax.Array | None) -> jax.Array:
+        noise = jax.random.normal(jax.random.fold_in(key, i), mask.shape, mask.dtype)  # type: ignore[arg-type]
+        return image * (mask + jnp.asarray(self.sigma, mask.dtype) * noise)[..., None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rising:
+    """Through the mask at `count` strengths, from `1 / count` to 1."""
+
+    count: int
+
+    def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: Any) -> jax.Array:
+        share = (jnp.asarray(i, mask.dtype) + 1) / self.count
+        return image * (share * mask)[..., None]
+
+
 class ScoreState(NamedTuple):
     """What is known of the scores so far.
 
@@ -40,8 +90,8 @@ class ScoreState(NamedTuple):
       score_zero: `()` of the all-zero image; 0 where it is not needed.
       left_out: `()` how many channels with a range `top` leaves out.
       range_left_out: `()` their share of the sum of all ranges.
-      scores: `(chunks, size)` of the image behind the masks of the channels; 0 for chunks that are to come.
-      scored: `()` chunks that are there.
+      scores: `(chunks, size)` of the image behind the masks of the channels, the sum of the views that are there.
+      scored: `()` how many of the chunks' views are there, chunk by chunk.
     """
 
     channels: jax.Array
@@ -57,7 +107,7 @@ class ScoreState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ScoreChunks:
-    """Score-CAM as `Steps` on `Data`: one for each chunk of channels, but for chunks of constant ones.
+    """Score-CAM as `Steps` on `Data`: one for each view of each chunk of channels, but for chunks of constant ones.
 
     Attributes:
       network: `(params, image) -> logits (C,)`.
@@ -65,6 +115,7 @@ class ScoreChunks:
       score, normalise: as in `score_cam`.
       channels: how many are scored.
       size: channels in a chunk.
+      views: in which ways the image is seen through each of them.
     """
 
     network: NetworkFn
@@ -73,12 +124,17 @@ class ScoreChunks:
     normalise: str
     channels: int
     size: int
+    views: Any = Plain()
 
     states = (ScoreState,)
 
     @property
-    def count(self) -> int:
+    def chunks(self) -> int:
         return -(-self.channels // self.size)
+
+    @property
+    def count(self) -> int:
+        return self.chunks * self.views.count
 
     @property
     def repeats(self) -> None:
@@ -86,20 +142,20 @@ class ScoreChunks:
 
     def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> ScoreState:
         """The order of the channels, and the scores of the image and of nothing. Cost: 1 or 2 evaluations."""
-        _check(data.activations, data.image)
+        check_image(data.activations, data.image)
         ranges = _range(data.activations)
         order = jnp.argsort(-ranges, stable=True)
-        place = jnp.arange(self.count * self.size)
+        place = jnp.arange(self.chunks * self.size)
         channels = order[jnp.minimum(place, self.channels - 1)]
         live = (place < self.channels) & (ranges[channels] > 0)
-        target = data.target if self.pick is None else self.pick
+        target = data.explained(self.pick)
         logits = self.network(data.network_params, data.image)
-        score = self._score(logits, target)
+        score = picked(self.score, logits, target)
         zero = jnp.zeros_like(score)
         if self.normalise == "increase":
-            zero = self._score(self.network(data.network_params, jnp.zeros_like(data.image)), target)
+            zero = picked(self.score, self.network(data.network_params, jnp.zeros_like(data.image)), target)
         rest, total = ranges[order[self.channels :]], jnp.sum(ranges)
-        shape = (self.count, self.size)
+        shape = (self.chunks, self.size)
         return ScoreState(
             channels.reshape(shape), live.reshape(shape), _pick(logits, target), score, zero,
             jnp.sum(rest > 0, dtype=jnp.float32), jnp.sum(rest) / jnp.where(total > 0, total, 1.0),
@@ -107,38 +163,46 @@ class ScoreChunks:
         )  # fmt: skip
 
     def advance(self, data: Data, state: ScoreState, sharding: RowSharding = ONE_DEVICE) -> ScoreState:
-        """The state with the next chunk in it. Cost: `size` evaluations."""
-        scores = self.chunk(data, state.channels[state.scored])
-        return state._replace(scores=state.scores.at[state.scored].set(scores), scored=state.scored + 1)
+        """The state with the next view of a chunk in it. Cost: `size` evaluations."""
+        at, view = state.scored // self.views.count, state.scored % self.views.count
+        scores = self.chunk(data, state.channels[at], view)
+        return state._replace(scores=state.scores.at[at].add(scores), scored=state.scored + 1)
 
     def done(self, state: ScoreState) -> jax.Array:
-        return state.scored >= state.live.any(1).sum()
+        return state.scored >= state.live.any(1).sum() * self.views.count
 
     def share(self, state: ScoreState) -> float:
-        return float(state.scored) / max(1, int(state.live.any(1).sum()))
+        return float(state.scored) / max(1, int(state.live.any(1).sum()) * self.views.count)
 
     def check(self, data: Data, state: ScoreState, resumed: bool) -> None:
-        if resumed and state.scores.shape != (self.count, self.size):
+        if resumed and state.scores.shape != (self.chunks, self.size):
             raise JaxcamError("the saved state is of other chunks of channels; begin anew")
 
-    def chunk(self, data: Data, channels: jax.Array) -> jax.Array:
-        """Scores `(size,)` of the image times the masks of `channels (size,)`."""
+    def chunk(self, data: Data, channels: jax.Array, view: jax.Array | int) -> jax.Array:
+        """Scores `(size,)` of one view of the image through the masks of `channels (size,)`."""
         activations, image = data.activations, data.image
-        height, width, _ = image.shape
-        target = data.target if self.pick is None else self.pick
+        target = data.explained(self.pick)
+        impl = getattr(self.views, "impl", None)
+        key = None if impl is None else jax.random.wrap_key_data(data.key, impl=impl)
 
         def one(k):
-            a = jnp.take(activations, k, axis=-1)
-            # Scaled before the resize as well: rounding there must not count beside a small range on a large value.
-            mask = scale_map(resize_map(scale_map(a), (height, width))).astype(image.dtype)
-            return self._score(self.network(data.network_params, image * mask[..., None]), target)
+            mask = mask_of(jnp.take(activations, k, axis=-1), image)
+            own = None if key is None else jax.random.fold_in(key, k)
+            seen = self.views.view(image, mask, view, own)
+            return picked(self.score, self.network(data.network_params, seen), target)
 
         return jax.vmap(one)(channels)
+
+    def whole(self, data: Data, channels: jax.Array) -> jax.Array:
+        """The sum of the scores `(size,)` of all views."""
+        if self.views.count == 1:  # no loop
+            return self.chunk(data, channels, 0)
+        return jnp.sum(jax.lax.map(lambda i: self.chunk(data, channels, i), jnp.arange(self.views.count)), 0)
 
     def finish(self, state: ScoreState, activations: jax.Array) -> CAM:
         """The map, from the scores of all chunks; whatever those of dead channels are."""
         live, channels, players = state.live.reshape(-1), state.channels.reshape(-1), activations.shape[-1]
-        scores = state.scores.reshape(-1)
+        scores = state.scores.reshape(-1) / self.views.count
         if self.normalise == "softmax":
             peak = jax.lax.stop_gradient(jnp.max(jnp.where(live, scores, -jnp.inf)))
             shares = jnp.where(live, jnp.exp(jnp.where(live, scores - peak, 0.0)), 0.0)
@@ -150,14 +214,28 @@ class ScoreChunks:
         alpha = jnp.zeros(players, found.dtype).at[channels].add(found)
         return cam_of_coefficients(
             alpha, activations, logit=state.logit, score=state.score,
-            evaluations=scored + (2 if self.normalise == "increase" else 1), scored=scored, left_out=state.left_out,
-            range_left_out=state.range_left_out,
+            evaluations=scored * self.views.count + (2 if self.normalise == "increase" else 1), scored=scored,
+            left_out=state.left_out, range_left_out=state.range_left_out,
         )  # fmt: skip
 
-    def _score(self, logits: jax.Array, target: Target) -> jax.Array:
-        if self.score == "softmax" and logits.shape == (1,):
-            raise JaxcamError("the softmax of a single logit is always 1; use score='sigmoid' or score='logit'")
-        return _pick(SCORES[self.score](logits), target)
+
+def mask_of(a: jax.Array, image: jax.Array) -> jax.Array:
+    """A map `(h, w)` as a mask `(H, W)` on the image: resized, and scaled to [0, 1]; zeros of a constant one."""
+    # Scaled before the resize as well: rounding there must not count beside a small range on a large value.
+    return scale_map(resize_map(scale_map(a), image.shape[:2])).astype(image.dtype)
+
+
+def picked(score: str, logits: jax.Array, target: Target) -> jax.Array:
+    """The target of what `score`, one of `SCORES`, makes of the logits."""
+    if score == "softmax" and logits.shape == (1,):
+        raise JaxcamError("the softmax of a single logit is always 1; use score='sigmoid' or score='logit'")
+    return _pick(SCORES[score](logits), target)
+
+
+def check_score(score: str) -> None:
+    """Raises a JaxcamError unless it is one of `SCORES`."""
+    if score not in SCORES:
+        raise unknown("score", score, SCORES)
 
 
 def stepped_score_cam(
@@ -177,21 +255,19 @@ def stepped_score_cam(
 
     One device runs all of them: `devices` makes no difference.
     """
-    _check(activations, image)
-    if score not in SCORES:
-        raise unknown("score", score, SCORES)
+    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, Plain())
+
+
+def _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views) -> Stepped:
+    check_image(activations, image)
+    check_score(score)
     if normalise not in NORMALISATIONS:
         raise unknown("normalisation", normalise, NORMALISATIONS)
     chunk_size = room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size)
     players = jnp.shape(activations)[-1]
     channels = players if top is None else min(check_count("top", top), players)
-    pick = target if callable(target) else None
-    steps = ScoreChunks(predict, pick, score, normalise, channels, min(chunk_size, channels))
-    return Stepped(steps, _itself, ScoreChunks.finish)
-
-
-def _itself(data: Data) -> Data:
-    return data
+    steps = ScoreChunks(predict, split_target(target)[0], score, normalise, channels, min(chunk_size, channels), views)
+    return Stepped(steps, itself, ScoreChunks.finish)
 
 
 def score_cam(
@@ -242,27 +318,160 @@ def score_cam(
         params, activations, image, predict=predict, target=target, score=score, normalise=normalise, top=top,
         chunk_size=chunk_size,
     )  # fmt: skip
+    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], None))
+
+
+def _in_one_program(stepped: Stepped, data: Data) -> CAM:
     steps: Any = stepped.steps
-    data = Data(None, params, activations, image, None if callable(target) else target, None)
     state = steps.start(data)
 
     def one(channels_live):
         channels, live = channels_live
-        return jnp.where(live, steps.chunk(data, channels), 0.0)
+        return jnp.where(live, steps.whole(data, channels), 0.0)
 
     def skip(channels_live):
         return jnp.zeros(channels_live[0].shape, state.score.dtype)
 
     # No `stepping.run`: its loop has no derivative. Constant channels come last: their chunks cost nothing (except
     # under vmap, where cond runs both sides).
-    if steps.count == 1:  # no loop
+    if steps.chunks == 1:  # no loop
         scores = one((state.channels[0], state.live[0]))[None]
     else:
         scores = jax.lax.map(lambda x: jax.lax.cond(jnp.any(x[1]), one, skip, x), (state.channels, state.live))
-    return stepped.result(state._replace(scores=scores), activations)
+    return stepped.result(state._replace(scores=scores), data.activations)
 
 
-def _check(activations: jax.Array, image: jax.Array) -> None:
+def stepped_ss_cam(
+    params: Params,
+    activations: jax.Array,
+    image: jax.Array,
+    key: jax.Array,
+    *,
+    predict: NetworkFn,
+    target: Target,
+    num_samples: int = 10,
+    sigma: float = 2.0,
+    score: str = "softmax",
+    normalise: str = "softmax",
+    top: int | None = None,
+    chunk_size: int | None = None,
+    devices: int = 1,
+) -> Stepped:
+    """`ss_cam` divided into steps, one for each draw and chunk of channels. Arguments and errors as there.
+
+    One device runs all of them: `devices` makes no difference.
+    """
+    views = Noisy(check_count("num_samples", num_samples), float(sigma), key_impl(key))
+    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views)
+
+
+def ss_cam(
+    params: Params,
+    activations: jax.Array,
+    image: jax.Array,
+    key: jax.Array,
+    *,
+    predict: NetworkFn,
+    target: Target,
+    num_samples: int = 10,
+    sigma: float = 2.0,
+    score: str = "softmax",
+    normalise: str = "softmax",
+    top: int | None = None,
+    chunk_size: int | None = None,
+) -> CAM:
+    """SS-CAM: Score-CAM with `alpha_k = softmax over k of the mean of f_c(image * (m_k + sigma e))`, e normal noise.
+
+    A draw of e `(H, W)` for each channel and sample; the masks with it are not scaled again. Without noise it is
+    Score-CAM. The published standard deviation of 2 is twice the range of the masks, so that most of what the network
+    is shown is noise; with `sigma=0.1` the masks can still be seen. On CPU, drive `stepped_ss_cam` from the host
+    instead, as `jaxcam.explain` does: the numbers are the same.
+
+    Args:
+      params, activations, image, predict, target: as in `score_cam`.
+      key: a `jax.random` key; the same key gives the same coefficients whatever the chunk size.
+      num_samples: draws of the noise for each channel.
+      sigma: its standard deviation, where the masks are in [0, 1].
+      score, normalise, top, chunk_size: as in `score_cam`.
+
+    Returns:
+      A `CAM`; diagnostics, constant channels and errors as in `score_cam`. Cost: `num_samples` evaluations of the whole
+      network for each channel, and one for the image.
+
+    References:
+      Wang, Naidu, Michael & Kundu, SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization,
+      arXiv:2006.14255, 2020; the variant that smooths the mask.
+    """
+    stepped = stepped_ss_cam(
+        params, activations, image, key, predict=predict, target=target, num_samples=num_samples, sigma=sigma,
+        score=score, normalise=normalise, top=top, chunk_size=chunk_size,
+    )  # fmt: skip
+    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], raw_key(key)))
+
+
+def stepped_is_cam(
+    params: Params,
+    activations: jax.Array,
+    image: jax.Array,
+    *,
+    predict: NetworkFn,
+    target: Target,
+    num_samples: int = 10,
+    score: str = "softmax",
+    normalise: str = "softmax",
+    top: int | None = None,
+    chunk_size: int | None = None,
+    devices: int = 1,
+) -> Stepped:
+    """`is_cam` divided into steps, one for each strength and chunk of channels. Arguments and errors as there.
+
+    One device runs all of them: `devices` makes no difference.
+    """
+    views = Rising(check_count("num_samples", num_samples))
+    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views)
+
+
+def is_cam(
+    params: Params,
+    activations: jax.Array,
+    image: jax.Array,
+    *,
+    predict: NetworkFn,
+    target: Target,
+    num_samples: int = 10,
+    score: str = "softmax",
+    normalise: str = "softmax",
+    top: int | None = None,
+    chunk_size: int | None = None,
+) -> CAM:
+    """IS-CAM: Score-CAM with `alpha_k = softmax over k of (1/N) sum_i f_c(image * (i/N) m_k)`, i from 1 to N.
+
+    The mask comes up in equal steps, as the picture of integrated gradients does. (Programs that add each step's share
+    to a running sum reach several times the mask, a picture brighter than any: torchcam, up to `(N + 1) / 2` of it.)
+    With one step it is Score-CAM. On CPU, drive `stepped_is_cam` from the host instead, as `jaxcam.explain` does.
+
+    Args:
+      params, activations, image, predict, target: as in `score_cam`.
+      num_samples: N.
+      score, normalise, top, chunk_size: as in `score_cam`.
+
+    Returns:
+      A `CAM`; diagnostics, constant channels and errors as in `score_cam`. Cost: N evaluations of the whole network for
+      each channel, and one for the image.
+
+    References:
+      Naidu, Ghosh, Maurya, Nayak & Kundu, IS-CAM: Integrated Score-CAM for axiomatic-based explanations,
+      arXiv:2010.03023, 2020.
+    """
+    stepped = stepped_is_cam(
+        params, activations, image, predict=predict, target=target, num_samples=num_samples, score=score,
+        normalise=normalise, top=top, chunk_size=chunk_size,
+    )  # fmt: skip
+    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], None))
+
+
+def check_image(activations: jax.Array, image: jax.Array) -> None:
+    """Raises a JaxcamError unless these are `(h, w, K)` and `(H, W, C)` of one example, floating point."""
     check_activations(activations)
     if jnp.ndim(image) != 3:
         raise JaxcamError(f"the image must have shape (H, W, C), not {jnp.shape(image)}; use jax.vmap for a batch")

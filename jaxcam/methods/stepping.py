@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxcam.methods.result import CAM, Inputs, Params
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.result import CAM, Inputs, Params, Target
 from jaxcam.shapley.permutations import raw_key
-from jaxcam.shapley.stepping import State, Steps, drive
+from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.shapley.stepping import State, Steps, drive, run
 
 
 class Data(NamedTuple):
@@ -36,6 +38,57 @@ class Data(NamedTuple):
     def players(self) -> int:
         """K."""
         return jnp.shape(self.activations)[-1]
+
+    def explained(self, function: Callable | None) -> Target:
+        """The target: a function of the logits where there is one, else the class."""
+        return self.target if function is None else function
+
+
+def split_target(target: Target) -> tuple[Callable | None, Any]:
+    """A target's two parts: the function, which is a part of programs, and the class, which is data."""
+    return (target, None) if callable(target) else (None, target)
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """`Steps` of which all are alike and so many are taken: a subclass says how one begins, and what one does.
+
+    Its states, of one kind, count the steps in a field `taken`. One device runs all of them.
+
+    Attributes:
+      count: of steps.
+    """
+
+    count: int
+
+    @property
+    def repeats(self) -> int:
+        return self.count
+
+    def step(self, data: Data, state: Any) -> Any:
+        """The state after one more step, but for `taken`."""
+        raise NotImplementedError
+
+    def advance(self, data: Data, state: Any, sharding: RowSharding = ONE_DEVICE) -> Any:
+        return self.step(data, state)._replace(taken=state.taken + 1)
+
+    def done(self, state: Any) -> Any:
+        return state.taken >= self.count
+
+    def share(self, state: Any) -> float:
+        return float(state.taken) / self.count
+
+    def check(self, data: Data, state: Any, resumed: bool) -> None:
+        if not resumed:
+            return
+        anew = jax.eval_shape(self.start, data)  # type: ignore[attr-defined]
+        if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, anew) or state.taken > self.count:
+            raise JaxcamError("the saved state is of another layer or of other options; begin anew")
+
+
+def itself(data: Data) -> Data:
+    """What steps on `Data` work on."""
+    return data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +116,10 @@ class Stepped:
         """All steps, and what the method returns."""
         *_, last = self.states(inputs, **more)
         return self.result(last, inputs.activations)
+
+    def in_one_program(self, data: Data) -> CAM:
+        """The same, of arrays, inside a program."""
+        return self.result(run(self.steps, self.prepare(data)), data.activations)
 
     def result(self, state: State, activations: jax.Array) -> CAM:
         """Of a last state what the method returns; of another what is known so far."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcam.errors import JaxcamError
 
@@ -98,7 +99,7 @@ def not_class(a: Class) -> OfClasses:
 def finer(a: Class, similar: Sequence[Class], strength: float = 0.6) -> OfClasses:
     """`z_a - strength * mean z_b` over classes b that are easily taken for `a`: Finer-CAM's target, for any method.
 
-    The paper takes the three classes whose rows of the last layer's weights are most similar.
+    The paper takes the three classes whose weights in the last layer are most similar: `similar` finds them.
 
     Raises:
       JaxcamError: there is no similar class, or text in place of a sequence of classes.
@@ -109,6 +110,32 @@ def finer(a: Class, similar: Sequence[Class], strength: float = 0.6) -> OfClasse
     others = _several("finer", similar)
     form = f"{{}} - {strength:g} x mean of {', '.join(['{}'] * len(others))}"
     return OfClasses(_finer, (a, *others), form, numbers=(strength,))
+
+
+def similar(weights: Any, a: int, count: int = 3) -> list[int]:
+    """The classes that are most easily taken for `a`: those whose weights in the last layer are most like its own.
+
+    Args:
+      weights: `(D, C)`, the kernel of the last dense layer; concrete.
+      a: the class's index.
+      count: how many; all others where there are fewer.
+
+    Returns:
+      Indices by falling cosine, ties by index; 0 of a class without weights.
+
+    Raises:
+      JaxcamError: weights are no matrix, or there is no such class.
+
+    References:
+      Zhang et al., Finer-CAM, CVPR 2025, section 3.2.
+    """
+    kernel = np.asarray(weights, np.float64)
+    if kernel.ndim != 2 or not 0 <= a < kernel.shape[1]:
+        raise JaxcamError(f"similar takes weights (D, C) and one of C classes, not {kernel.shape} and {a}")
+    size = np.linalg.norm(kernel, axis=0)
+    cosines = kernel.T @ kernel[:, a] / np.where(size * size[a] > 0, size * size[a], 1)
+    order = np.argsort(-cosines, kind="stable")
+    return [int(c) for c in order if c != a][:count]
 
 
 def _several(name: str, classes: Sequence[Class]) -> tuple[Class, ...]:

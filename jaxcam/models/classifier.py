@@ -33,6 +33,21 @@ class Features(Protocol):
         """Equal for equal functions."""
 
 
+#: The layer in front of all others: its activations are the network's input, and its head is the network.
+INPUT = "input"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """What lies in front of the layer `INPUT`: nothing."""
+
+    def __call__(self, params: Any, image: jax.Array) -> jax.Array:
+        return image
+
+    def with_bypass(self, params: Any, image: jax.Array) -> tuple[jax.Array, tuple]:
+        return image, ()
+
+
 class Classifier:
     """A network that can be explained: pure functions, and the data that goes with them.
 
@@ -85,7 +100,7 @@ class Classifier:
         raise NotImplementedError
 
     def split(self, *, at: str | None = None) -> tuple[Features, LogitsFunction]:
-        """Cuts the network behind the layer `at`, the default one unless given.
+        """Cuts the network behind the layer `at`, the default one unless given; "input" is in front of all of it.
 
         Returns:
           `features (params, image) -> activations (h, w, K)` and `head (params, activations) -> logits (C,)`, which

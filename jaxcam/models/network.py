@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.classifier import Classifier
+from jaxcam.models.classifier import INPUT, Classifier, Pixels
 from jaxcam.models.layers import Config
 
 
@@ -113,7 +113,7 @@ class Network(Classifier):
           JaxcamError: there is no such layer; the message names the nearest ones.
         """
         at = at or self.default_layer
-        if at in self.layers:
+        if at in self.layers or at == INPUT:
             return at
         blocks = [n for n in self.layers if n.startswith(at + ".")]
         if not blocks:
@@ -128,6 +128,9 @@ class Network(Classifier):
     def split(self, *, at: str | None = None) -> tuple[Part, Part]:
         """As in `Classifier`; `head(params, features(params, x))` is `predict(params, x)` exactly."""
         layer = self.resolve_layer(at)
+        if layer == INPUT:
+            pixels: Any = Pixels()
+            return pixels, self.whole
         return Part(self.config, None, layer), Part(self.config, layer, None)
 
     def described(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from jaxcam.cutting.places import Places, Whole
 from jaxcam.data.class_names import class_names
 from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_preprocessing
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.classifier import Classifier
+from jaxcam.models.classifier import INPUT, Classifier, Pixels
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.convolutions import for_cpu
 from jaxcam.transforms.precision import check_precision
@@ -65,10 +65,12 @@ class Wrapped(Classifier):
         Raises:
           JaxcamError: the network cannot be cut there; see `jaxcam.split`.
         """
-        return self.places.cut(at or self.layer).layer.name
+        return INPUT if self._is_input(at) else self.places.cut(at or self.layer).layer.name
 
     def layer_shape(self, at: str) -> tuple[int, ...]:
         """The shape `(h, w, K)` of the activations at a layer, for this network's input size."""
+        if self._is_input(at):
+            return self.preprocessing.shape
         return self.places.maps.get(at) or self.places.cut(at).layer.shape
 
     @property
@@ -78,8 +80,15 @@ class Wrapped(Classifier):
 
     def split(self, *, at: str | None = None) -> tuple[Features, Head]:
         """Cuts the network behind the layer `at`, the default one unless given; see `jaxcam.split`."""
+        if self._is_input(at):
+            pixels: Any = (Pixels(), self.whole)
+            return pixels
         cut = self.places.cut(at or self.layer)
         return cut.features, cut.head
+
+    def _is_input(self, at: str | None) -> bool:
+        """Whether a layer is the one in front of all others; a layer of the network that is called so goes first."""
+        return at == INPUT and INPUT not in self.places.maps
 
     def described(self) -> dict[str, Any]:
         """`family` and `architecture`: the digest of the network's program; for JSON."""

@@ -51,6 +51,7 @@ def lrp(
     epsilon: float = 1e-9,
     gamma: float = 0.25,
     precision: str | None = None,
+    begin: Callable[[jax.Array], jax.Array] | None = None,
 ) -> Callable[[Any], Relevance]:
     """The function `x -> Relevance` that shares out the scalar `fn(x)` over the elements of x.
 
@@ -70,6 +71,8 @@ def lrp(
       gamma: of the rules named after it.
       precision: of products that name none: "highest", "tf32" or "bfloat16", see `transforms.at_precision`; what an
         outer one of these says, else the highest.
+      begin: of an fn whose result is an array of any shape, the relevance of its elements, of their values: a class's
+        own logit against those of the others, for example. Relevance and what is absorbed add up to its sum.
 
     Returns:
       `propagate(x) -> Relevance`. Cost: one evaluation of fn and one backward pass under the epsilon rule; other rules
@@ -89,7 +92,7 @@ def lrp(
 
     def propagate(x):
         closed, _ = trace(fn, x, precision=resolved(precision).products)
-        if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
+        if len(closed.out_avals) != 1 or (begin is None and closed.out_avals[0].shape != ()):
             raise JaxcamError("lrp explains a function with one scalar result; pick a class, or sum")
         leaves, tree = jax.tree.flatten(x)
         leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -111,9 +114,10 @@ def lrp(
             jax.eval_shape(probe, leaves, (zero, zero))
             count = found[0]
         value, pull, layers = jax.vjp(lambda c, s: go(c, s, choose, count), leaves, (zero, zero), has_aux=True)
-        relevance, (biases, stabiliser) = pull(value)
+        first = value if begin is None else begin(value)
+        relevance, (biases, stabiliser) = pull(first)
         if layers is None:  # nothing depends on x
-            biases = value
+            biases = jnp.sum(first)
         return Relevance(value, jax.tree.unflatten(tree, relevance), {"biases": biases, "stabiliser": stabiliser})
 
     return propagate
