@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from evaluations import pictures
 from reference import seeded
+from wrapped import made, wrapped
 
 import jaxcam
 from jaxcam.errors import JaxcamError
@@ -114,6 +115,25 @@ def test_the_uniform_map_is_no_empty_map_and_keeps_all_of_a_picture(tmp_path):
     uniform = run.columns["ad"][run.columns["method"] == "uniform_cam"]
     assert len(uniform) == len(run.columns["ad"]) / 2
     np.testing.assert_allclose(uniform, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["own", "wrapped"])
+def test_the_layer_in_front_of_all_others_is_the_picture(kind):
+    network = networks.network(networks.VGG, size=32) if kind == "own" else wrapped(made("function_tagged"))
+    features, head = network.split(at="input")
+    again, _ = network.split(at="input")
+    assert again == features and hash(again) == hash(features) and head == network.whole
+    assert network.resolve_layer("input") == "input" and "input" not in network.layers
+    assert network.layer_shape("input") == network.preprocessing.shape
+    picture = networks.picture(40, 50, 1)
+    (explanation,) = jaxcam.explain(network, picture, methods=["hires_cam", "hires_lift_cam"], layer="input")
+    gradient, lift = explanation.results
+    x = network.preprocess(picture)
+    slope = jax.jit(jax.grad(lambda x, p: network.predict(p, x)[gradient.target]))(x, network.params)
+    want = np.asarray(slope * x, np.float64)
+    assert explanation.layer == "input" and gradient.map.shape == x.shape[:2] and gradient.heatmap.shape == (40, 50)
+    np.testing.assert_allclose(gradient.map, np.maximum(want.sum(-1), 0), atol=1e-5 * np.abs(want).max())
+    assert abs(lift.completeness_gap) < 1e-3
 
 
 def test_scaled_from_zero():

@@ -131,10 +131,11 @@ def test_the_signed_map_is_the_map_before_its_relu(config):
     a = np.asarray(features(network(config).params, network(config).preprocess(PHOTO)), np.float64)
     for r in found.results:
         np.testing.assert_array_equal(np.maximum(r.signed_map, 0), r.map)
-        if METHODS[r.method.partition(":")[0]].map_from == "channels":
+        info = METHODS[r.method.partition(":")[0]]
+        if info.map_from == "channels":
             want = a @ r.coefficients.astype(np.float64)
             np.testing.assert_allclose(r.signed_map, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
-        elif METHODS[r.method].complete == "zero":
+        elif info.complete == "zero":
             assert r.signed_map.sum() == pytest.approx(r.coefficients.sum(), rel=1e-3)
         heat = r.signed_heatmap
         assert heat.shape == (40, 70) and heat.min() >= -1 and heat.max() <= 1
