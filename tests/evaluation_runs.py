@@ -14,11 +14,13 @@ from jaxcam.metrics import METRICS
 
 EVIL = "<script>alert(1)<script> & \"x\" 'y' $_%.png"
 CLASSES = ("golf ball", "<img src=x onerror=alert(2)>", "tench")
+#: Of every kind of value: shares, percent, curves, undefined ones, a reference's, absolute ones.
+MEASURED = ("ic", "ad", "add", "insertion", "deletion", "pointing", "cosine", "gap")
 _BATCH = 8
 
 
 def make_run(
-    folder: pathlib.Path, *, methods=("lift_cam", "grad_cam", "grad_cam_pp", "xgrad_cam"), metrics=tuple(METRICS),
+    folder: pathlib.Path, *, methods=("lift_cam", "grad_cam", "grad_cam_pp", "xgrad_cam"), metrics=MEASURED,
     images=24, seeds=(0, 1, 2), keep=("coefficients", "maps", "curves"), network="vgg16_slim", kind="voc", units=None,
     pictures=True, step=0.35, spread=0.2,
 ) -> pathlib.Path:  # fmt: skip

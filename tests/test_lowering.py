@@ -25,7 +25,7 @@ from jaxcam.explanation import compiled
 from jaxcam.methods.registry import METHODS, request
 from jaxcam.methods.result import Inputs
 from jaxcam.methods.stepping import Data
-from jaxcam.metrics import BASELINES, METRICS, step_counts
+from jaxcam.metrics import BASELINES, METRICS
 from jaxcam.shapley import stepping
 from jaxcam.transforms import fast_convolutions
 
@@ -180,38 +180,64 @@ def test_the_forward_pass_and_the_default_references(network):
 QUANTITIES = {
     "image": shaped(2, SIZE, SIZE, 3), "baseline": shaped(2, SIZE, SIZE, 3), "blurred": shaped(2, SIZE, SIZE, 3),
     "activations": shaped(2, 4, 4, CHANNELS), "logits": shaped(2, CLASSES),
+    "key": jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 2)),
 }  # fmt: skip
 OF_MAP = {
     "map": shaped(PAIRS, 4, 4), "heatmap": shaped(PAIRS, SIZE, SIZE), "coefficients": shaped(PAIRS, CHANNELS),
     "reference": shaped(PAIRS, CHANNELS), "completeness_gap": shaped(PAIRS), "target": shaped(PAIRS, dtype=jnp.int32),
     "boxes": shaped(PAIRS, BOXES, 4), "valid": shaped(PAIRS, BOXES, dtype=jnp.bool_), "scores": shaped(PAIRS, POINTS),
+    "mask": shaped(PAIRS, SIZE, SIZE), "ranks": shaped(PAIRS, SIZE, SIZE, dtype=jnp.int32),
+    "odds": shaped(PAIRS, POINTS), "outputs": shaped(PAIRS, POINTS),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [n for n, m in METRICS.items() if m.function])
+SHARED = measures.Shared(QUANTITIES, [])
+
+
+ROWS = shaped(PAIRS, dtype=jnp.int32)
+
+
+def one_of_each(*fields: str) -> list[str]:
+    """Names of metrics that differ in a field; of those without, none."""
+    return list({of: n for n, m in METRICS.items() if (of := tuple(getattr(m, f) for f in fields))[0]}.values())
+
+
+@pytest.mark.parametrize("name", one_of_each("function", "needs"))
 def test_every_metric_in_the_program_that_evaluate_runs(name, network):
-    metric = METRICS[name]
-    wanted = measures._with_sources(metric.needs)
-    of_picture, of_map = ({k: v for k, v in known.items() if k in wanted} for known in (QUANTITIES, OF_MAP))
-    rows = shaped(PAIRS, dtype=jnp.int32)
-    predict = measures._one_batch(network.whole)
+    metric, more, counts = METRICS[name], {}, np.zeros(0)
     if metric.perturbation:
-        counts = step_counts((SIZE, SIZE), POINTS - 1)
-        constants = {"predict": predict, "score": "softmax", "counts": counts}
-        program = jax.jit(measures._over_maps(metric.function, metric.needs, constants))
-        picture, points = QUANTITIES["image"], shaped(2, dtype=jnp.int32)
-        curve = measures._curve(predict, "softmax")
-        ranks = jax.eval_shape(measures._ranks, OF_MAP["heatmap"])
-        args = (network.params, picture, picture, rows, ranks, points, rows)
-        assert "stablehlo.convolution" in lowered(curve, *args)
-        assert "stablehlo.sort" in lowered(measures._ranks, OF_MAP["heatmap"])
-    else:
-        taken = predict if "predict" in metric.needs else None
-        program = measures._compiled(metric.function, metric.needs, taken, "softmax")
+        counts = metric.perturbation.points((SIZE, SIZE), POINTS - 1)
+        more = dict.fromkeys(("scores", "odds", "outputs"), shaped(PAIRS, len(counts)))
+    if metric.variation:
+        more["again"] = shaped(PAIRS, metric.variation.count, SIZE, SIZE)
+    of_picture, of_map = measures._wanted(metric.needs, SHARED, OF_MAP | more)
+    taken = measures._one_batch(network.whole) if "predict" in metric.needs else None
+    program = measures._compiled(metric.function, metric.needs, taken, "softmax", tuple(counts.tolist()))
     params = network.params if "params" in metric.needs else None
     assert ("predict" in metric.needs) == (
-        "stablehlo.convolution" in lowered(program, params, of_picture, rows, of_map)
+        "stablehlo.convolution" in lowered(program, params, of_picture, ROWS, of_map)
     )
+
+
+@pytest.mark.parametrize("name", one_of_each("perturbation"))
+def test_every_perturbation(name, network):
+    probes = METRICS[name].perturbation
+    of_picture, of_map = measures._wanted((*probes.needs, "target"), SHARED, OF_MAP)
+    points = jax.ShapeDtypeStruct((2,), probes.points((SIZE, SIZE), POINTS - 1).dtype)
+    program = measures._probed(probes, measures._one_batch(network.whole), "softmax")
+    assert "stablehlo.convolution" in lowered(program, network.params, of_picture, ROWS, of_map, points)
+    assert "stablehlo.sort" in lowered(measures._ranks, OF_MAP["heatmap"])
+
+
+@pytest.mark.parametrize("name", one_of_each("variation"))
+def test_every_variation(name):
+    variation = METRICS[name].variation
+    of_picture, of_map = measures._wanted(variation.needs, SHARED, OF_MAP)
+    program = measures._varied(variation)
+    made = jax.eval_shape(program, of_picture, ROWS, of_map)
+    assert made.shape == (PAIRS, variation.count, SIZE, SIZE, 3)
+    assert lowered(program, of_picture, ROWS, of_map)
+    assert lowered(measures._heatmaps((SIZE, SIZE), False, variation.back), OF_MAP["map"])
 
 
 def test_heatmaps_and_what_removed_pixels_become(network):

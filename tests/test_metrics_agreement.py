@@ -10,6 +10,7 @@ import pytest
 
 from jaxcam import metrics
 from jaxcam.errors import JaxcamError
+from jaxcam.metrics.registry import chosen
 
 SIZE = (6, 8)
 coverage = jax.jit(metrics.box_coverage, static_argnums=2)
@@ -84,9 +85,24 @@ def test_completeness_gap():
 
 
 def test_catalogue_says_what_is_better():
-    assert {m.name: m.better for m in metrics.METRICS.values()} == {
+    better = {name: m.better for name, m in metrics.METRICS.items()}
+    assert better.items() >= {
         "ic": "higher", "ad": "lower", "add": "higher", "insertion": "higher", "deletion": "lower",
-        "pointing": "higher", "cosine": "higher", "gap": "zero",
-    }  # fmt: skip
-    assert all(name == m.name and (m.unit == "%") == (m.name not in ("cosine", "gap"))
-               for name, m in metrics.METRICS.items())  # fmt: skip
+        "pointing": "higher", "hit": "higher", "iou": "higher", "weighting": "higher", "mask_iou": "higher",
+        "gini": "higher", "entropy": "lower", "complexity": "lower", "cosine": "higher", "gap": "zero",
+    }.items()  # fmt: skip
+    for name, m in metrics.METRICS.items():
+        assert name == m.name and m.kind in metrics.KINDS, name
+        assert (m.unit == "%") == (m.scale == 100 or m.bounds == (0, 100)), name
+    assert len({m.short for m in metrics.METRICS.values()}) == len(metrics.METRICS)
+
+
+def test_a_kind_is_all_its_metrics_that_the_data_allow():
+    kind = {name for name, m in metrics.METRICS.items() if m.kind == "localisation"}
+    assert set(chosen("Localisation")) == kind > {"pointing", "weighting"}
+    assert set(chosen("localisation", masks=False)) == {n for n in kind if not metrics.METRICS[n].needs_masks}
+    assert "cosine" not in chosen("agreement") and chosen("EPG") == ("pointing",)
+    assert set(chosen("all", boxes=False, masks=False)).isdisjoint({*kind, "cosine"})
+    assert all(metrics.METRICS[name].variation is None for name in chosen("all"))
+    with pytest.raises(JaxcamError, match="localisation none is defined"):
+        chosen("localisation", boxes=False, masks=False)

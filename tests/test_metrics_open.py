@@ -18,7 +18,7 @@ from jaxcam.evaluate import read_run
 from jaxcam.evaluate.measures import Measures
 from jaxcam.explanation.engine import Engine, Maps
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.metrics import Metric, Perturbation
+from jaxcam.metrics import Metric, Perturbation, Probes, Variation
 from jaxcam.zoo.store import save_network
 
 STEPS = 4
@@ -94,20 +94,28 @@ def test_without_its_entry_a_run_is_read_and_its_report_says_what_is_missing(fou
 
 @pytest.fixture(scope="module")
 def measured():
-    """Every metric of four maps of two pictures, of which the second map is empty and the last pair has no box."""
+    """Every metric of four maps of two pictures, of which the second map is empty and the last pair is not marked."""
     net = tiny()
     engine = Engine(net, None, 2, 2)
     rng = np.random.default_rng(0)
     forward = engine.forward(rng.normal(size=(2, 32, 32, 3)).astype(np.float32), ["a", "b"])
     pairs, box = [(0, 1), (0, 2), (1, 0), (1, 3)], np.asarray([[2, 3, 20, 30]], np.float32)
-    maps, alpha = (rng.uniform(size=(4, *shape)).astype(np.float32) for shape in ((2, 2), (7,)))
+    maps, others, alpha = (rng.uniform(size=(4, *shape)).astype(np.float32) for shape in ((2, 2), (2, 2), (7,)))
+    covered = np.zeros((32, 32), np.float32)
+    covered[4:20, 8:28] = 1
     maps[1] = 0
 
     def values(some, scale=1):
         measures = Measures(net, engine.params, tuple(METRICS), batch_size=2, baseline="mean", steps=STEPS)
-        shared = measures.shared(forward, [pairs[i] for i in some], [box[: int(i < 3)] for i in some])
+        boxes, masks = [box[: int(i < 3)] for i in some], [covered if i < 3 else None for i in some]
+        shared = measures.shared(forward, [pairs[i] for i in some], boxes, masks)
         of = Maps(scale * alpha[some], scale * maps[some], scale * maps[some], alpha[some, 0], np.ones(len(some)), 0.0)
-        return measures.of_maps(of, shared, alpha[::-1][some], {}, lambda: None)[0]
+
+        def again(piece, images, name):
+            assert images.shape == (2, 32, 32, 3) and np.isfinite(images).all()
+            return others[some][piece.some]
+
+        return measures.of_maps(of, shared, alpha[::-1][some], {}, lambda: None, again)[0]
 
     return values([0, 1, 2, 3]), values([2]), values([0, 1, 2, 3], scale=np.float32(8))
 
@@ -116,7 +124,10 @@ def measured():
 def test_of_every_metric(measured, name):
     together, alone, larger = (found[name] for found in measured)
     assert together.shape == (4,) and alone.shape == (1,)
-    assert np.isfinite(together).tolist() == [True, True, True, not METRICS[name].needs_boxes]
+    marked = METRICS[name].needs_boxes or METRICS[name].needs_masks
+    assert np.isfinite(together).tolist() == [True, True, True, not marked]
+    least, most = METRICS[name].bounds
+    assert (together[:3] >= least).all() and (together[:3] <= most * (1 + 1e-6)).all()
     np.testing.assert_allclose(alone[0], together[2], rtol=1e-4)
     if "map" not in METRICS[name].needs:  # maps are scaled before they are shown
         np.testing.assert_allclose(larger, together, rtol=1e-4)
@@ -129,6 +140,10 @@ def test_of_every_metric(measured, name):
     ({"needs": ("scores",)}, "needs a perturbation"),
     ({"perturbation": Perturbation("back", "image", "nothing", "taken")}, "called 'nothing'"),
     ({"function": None, "needs": ("map", "heatmap")}, "the one quantity completeness_gap"),
+    ({"kind": "beauty"}, "no kind of metric called 'beauty'"),
+    ({"needs": ("heatmap", "again")}, "needs a variation"),
+    ({"variation": Variation("same", lambda image: image[None], ("image",), 1)}, "or has one in vain"),
+    ({"needs": ("odds",), "perturbation": Probes("p", jnp.add, ("pictures",), (0,))}, "called 'pictures'"),
 ])  # fmt: skip
 def test_an_entry_that_makes_no_sense_is_refused_when_it_is_made(change, message):
     fields = {"better": "higher", "function": jnp.mean, "needs": ("heatmap",)}

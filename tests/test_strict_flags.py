@@ -14,6 +14,7 @@ from PIL import Image
 from reference import seeded
 
 import jaxcam
+from jaxcam.data.evaluation import load_dataset
 from jaxcam.evaluate import evaluate
 from jaxcam.methods.registry import METHODS
 from jaxcam.methods.result import Inputs
@@ -75,34 +76,37 @@ def flag(name: str, value):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A picture of each class, with a box."""
-    root, rows = tmp_path_factory.mktemp("data"), ["image,wnid,x0,y0,x1,y1"]
+    """A picture of each class, with a box and a mask."""
+    root, masks, rows = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("masks"), ["image,wnid,x0,y0,x1,y1"]
     for i, name in enumerate(CLASSES):
         (root / name).mkdir()
         Image.fromarray(picture(20, 20 + i, seed=i)).save(root / name / "0.png")
         rows.append(f"{name}/0.png,{name},1,2,12,15")
+        (masks / name).mkdir()
+        Image.fromarray(np.tri(20, 20 + i, dtype=np.uint8)).save(masks / name / "0.png")
     (root / "boxes.csv").write_text("\n".join(rows) + "\n")
-    return root
+    return load_dataset(root, masks=masks)
 
 
 def numbers(data, folder) -> dict[str, np.ndarray]:
     """All that a run of every method and metric finds; and an explanation of one picture."""
     found = {}
+    once = {"batch_size": 2, "steps": 2, "devices": jax.local_devices()[:1], "keep": ["coefficients", "maps"]}
     for hidden in (True, False):
         methods = [
             name if options is None else f"{name}:{options}"
             for name, m in METHODS.items() if (m.heads is None) == hidden
             for options in OPTIONS.get(name, (None,))
         ]  # fmt: skip
-        run = evaluate(
-            wrapped(hidden), data, methods=methods, metrics=list(METRICS) if hidden else ["ic"], batch_size=2, steps=2,
-            devices=jax.local_devices()[:1], out=folder / str(hidden), keep=["coefficients", "maps"],
-            reference="lift_cam" if hidden else None,
-        )  # fmt: skip
+        run = evaluate(wrapped(hidden), data, methods=methods, metrics=["ic"], out=folder / str(hidden), **once)
         assert run.complete and not run.broken
-        found |= {f"{k} {hidden}": run.arrays(k) for k in ("coefficients", "maps")}
-        found |= {k: run.columns[k] for k in METRICS if hidden}
-    [explanation] = jaxcam.explain(wrapped(True), data / "cat" / "0.png", methods="deep_shap_cam", targets=["dog"])
+        found |= {f"{k} {hidden}": run.arrays(k) for k in ("coefficients", "maps")} | {
+            f"ic {hidden}": run.columns["ic"]
+        }
+    run = evaluate(wrapped(True), data, methods=["grad_cam", "random_cam"], metrics=list(METRICS), reference="lift_cam",
+                   out=folder / "metrics", **once)  # fmt: skip
+    found |= {k: run.columns[k] for k in METRICS}
+    [explanation] = jaxcam.explain(wrapped(True), data.root / "cat" / "0.png", methods="deep_shap_cam", targets=["dog"])
     return found | {"heatmap": explanation.results[0].heatmap}
 
 

@@ -41,7 +41,8 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "--metrics", "--metric", nargs="+", action="extend", metavar="M", help="metrics of `jaxcam metrics`, or all "
-        "that the data allow (default: those marked there)",
+        "that the data allow and that call no method again, or a kind such as localisation (default: those marked "
+        "there)",
     )  # fmt: skip
     p.add_argument("--reference", metavar="M", help="add the cosine of the coefficients with those of this method")
     p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
@@ -75,6 +76,10 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--kind", metavar="KIND", help="folder, voc or coco (default: recognised)")
     p.add_argument("--split", metavar="NAME", help="part of the data set, such as val or test")
     p.add_argument("--boxes", metavar="FILE|DIR", help="boxes that lie elsewhere: a CSV file or a folder of XML files")
+    p.add_argument(
+        "--masks", metavar="DIR", help="segmentation masks: a PNG for each picture, of its name, alone or in folders "
+        "of the classes; the object is where it is not 0",
+    )  # fmt: skip
     p.add_argument("--class-names", metavar="CSV", help="lines folder,name: what to call the class of each folder")
     p.add_argument("--include-hard", action="store_true", help="count objects marked difficult (VOC) or crowd (COCO)")
     p.add_argument(
@@ -97,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
 
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     data = load_dataset(
-        options.data, kind=options.kind, split=options.split, boxes=options.boxes, names=names,
+        options.data, kind=options.kind, split=options.split, boxes=options.boxes, masks=options.masks, names=names,
         include_hard=options.include_hard,
     )  # fmt: skip
     say: Callable[[str], None] = (lambda line: None) if options.quiet else (lambda line: print(visible(line)))

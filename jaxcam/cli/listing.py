@@ -221,16 +221,21 @@ def _argument(text: str, name: str) -> str:
 
 def _metrics(options: argparse.Namespace) -> int:
     del options
-    from jaxcam.metrics.registry import METRICS
+    from jaxcam.metrics.registry import KINDS, METRICS
 
-    table = _table("metric", "", "", "unit", "", "")
+    table = _table("metric", "", "", "kind", "unit", "", "")
     for name, m in METRICS.items():
         said = (
             ("measured by default", m.default),
             ("needs boxes", m.needs_boxes),
+            ("needs masks", m.needs_masks),
+            ("calls the methods again", m.variation is not None),
             ("needs --reference", m.needs_reference),
         )
         notes = [text for text, true in said if true]
-        _add(table, name, m.short, m.title, m.unit, m.direction, ", ".join(notes))
-    _console().print(table)
+        _add(table, name, m.short, m.title, m.kind, m.unit, m.direction, ", ".join(notes))
+    console = _console()
+    console.print(table)
+    for kind, asks in KINDS.items():
+        console.print(f"{kind}: {asks}", markup=False)
     return 0

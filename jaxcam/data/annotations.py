@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from jaxcam.data.masks import Mask, Outlined
 from jaxcam.errors import JaxcamError
 from jaxcam.files import MOST_LISTED, read_file
 
@@ -24,11 +25,13 @@ class Marked(NamedTuple):
       label: its class as the file calls it.
       box: `(x0, y0, x1, y1)` in pixels, where 0 is the left or upper edge of the picture; None where there is none.
       hard: whether VOC calls it difficult, or COCO a crowd.
+      mask: which pixels it covers, where that is marked.
     """
 
     label: str
     box: Box | None
     hard: bool = False
+    mask: Mask | None = None
 
 
 class Problem(NamedTuple):
@@ -262,7 +265,9 @@ def read_coco(file: pathlib.Path) -> Instances:
                 hard = _truth(mark.get("iscrowd", 0))
             except ValueError as e:
                 raise ValueError(f"iscrowd {e}") from None
-            objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark)), hard))
+            outline, size = mark.get("segmentation"), pictures[picture][1]
+            mask = Outlined(size, outline) if outline and size else None
+            objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark)), hard, mask))
             good += 1
         except (KeyError, TypeError, AttributeError) as e:
             name = pictures[picture][0] if label is not None else file.name

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
 
 from jaxcam.data.annotations import Annotation, Marked, Problem, read_boxes_csv, read_coco, read_xml
-from jaxcam.data.class_names import names_of
+from jaxcam.data.class_names import class_names, names_of
 from jaxcam.data.datasets import SUFFIXES, voc_ids
+from jaxcam.data.masks import Painted
 from jaxcam.data.samples import Dataset, Item, make_item, tally
 from jaxcam.errors import JaxcamError, unknown
 
@@ -19,7 +21,8 @@ KINDS = ("folder", "voc", "coco")
 
 def load_dataset(
     path: str | os.PathLike, *, kind: str | None = None, split: str | None = None,
-    boxes: str | os.PathLike | None = None, names: Mapping[str, str] | None = None, include_hard: bool = False,
+    boxes: str | os.PathLike | None = None, masks: str | os.PathLike | None = None,
+    names: Mapping[str, str] | None = None, include_hard: bool = False,
 ) -> Dataset:  # fmt: skip
     """Reads a data set to evaluate explanations on. No picture is decoded.
 
@@ -38,6 +41,9 @@ def load_dataset(
       kind: "folder", "voc" or "coco"; None to recognise it.
       split: another part than those named above.
       boxes: a CSV or XML folder elsewhere; for COCO, another instances file.
+      masks: a folder with a PNG for each picture, of its name or below a folder of the class (`CLASS/NAME.png`): the
+        object is where a pixel is not 0. VOC's SegmentationObject or SegmentationClass and COCO's outlines are found
+        without.
       names: what to call the class of each folder; wnids of ImageNet's 1000 classes are known.
       include_hard: take objects that VOC marks as difficult and COCO as crowds for objects like others. They are
         left out otherwise, as in both benchmarks: a picture that holds nothing else of a class does not count for it.
@@ -64,9 +70,31 @@ def load_dataset(
         data = _coco(root, split, boxes, include_hard)
     else:
         data = _folder(root, split, None if boxes is None else pathlib.Path(boxes), include_hard)
-    return Dataset(
+    data = Dataset(
         root, data.kind, data.ids, names_of(data.ids, names), data.items, data.multi_label, data.problems,
     )  # fmt: skip
+    return data if masks is None else _with_masks(data, pathlib.Path(masks))
+
+
+def _with_masks(data: Dataset, folder: pathlib.Path) -> Dataset:
+    """The same with the masks of a folder; a picture of several classes has them in folders of the classes alone."""
+    if not folder.is_dir():
+        raise JaxcamError(f"{folder}: there is no such folder of masks")
+    items, problems = [], list(data.problems)
+    for item in data.items:
+        name = pathlib.PurePosixPath(item.name).with_suffix(".png")
+        found = {}
+        for label in item.labels:
+            places = [folder / c / n for c in (data.ids[label], data.classes[label]) for n in (name, name.name)]
+            places += [folder / name, folder / name.name] if len(item.labels) == 1 else []
+            if (file := next(filter(os.path.isfile, places), None)) is not None:
+                found[label] = (Painted(file),)
+        if not found:
+            problems.append(Problem("picture without mask", item.name, ""))
+        items.append(dataclasses.replace(item, masks=found))
+    if not any(item.masks for item in items):
+        raise JaxcamError(f"{folder}: holds no mask; that of {data.items[0].name} would be a PNG of the same name")
+    return dataclasses.replace(data, items=tuple(items), problems=tuple(problems))
 
 
 def _recognise(root: pathlib.Path) -> str:
@@ -112,12 +140,32 @@ def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
             problems.append(Problem("picture without annotation", pictures[name].name, ""))
         else:
             try:
-                annotated[pictures[name]] = read_xml(file, first_pixel=1)
+                annotated[pictures[name]] = _painted(read_xml(file, first_pixel=1), folder, name)
             except JaxcamError as e:
                 problems.append(Problem("broken annotation", file.name, str(e).split(": ", 1)[1]))
     listed = {p.stem.rsplit("_", 1)[0] for p in lists.glob("*_*.txt")}
     classes = tuple(sorted(listed or {m.label for a in annotated.values() for m in a.objects}))
     return _assemble(folder, "voc", classes, annotated, include_hard, problems)
+
+
+def _painted(annotation: Annotation, folder: pathlib.Path, name: str) -> Annotation:
+    """The objects with their masks, where the devkit has some of the picture.
+
+    SegmentationObject numbers the objects as the annotation does; SegmentationClass has the numbers of VOC's classes,
+    difficult objects among them.
+    """
+    objects, classes = (folder / part / f"{name}.png" for part in ("SegmentationObject", "SegmentationClass"))
+    marks = annotation.objects
+    if os.path.isfile(objects) and not annotation.faults:
+        return annotation._replace(objects=tuple(m._replace(mask=Painted(objects, i)) for i, m in enumerate(marks, 1)))
+    if os.path.isfile(classes):
+        numbers = {c: i for i, c in enumerate(class_names("voc"), 1)}
+        return annotation._replace(
+            objects=tuple(
+                m._replace(mask=Painted(classes, numbers[m.label])) if m.label in numbers else m for m in marks
+            )
+        )
+    return annotation
 
 
 def _instances(root: pathlib.Path, split: str | None) -> list[pathlib.Path]:

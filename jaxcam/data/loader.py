@@ -24,6 +24,7 @@ from PIL import Image
 from jaxcam.data.annotations import Problem
 from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.images import open_image
+from jaxcam.data.masks import mask_to_input, together
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.data.samples import Item, boxes_to_input, clip_boxes
 from jaxcam.errors import JaxcamError
@@ -146,8 +147,10 @@ class Loaded:
       boxes: of each label that has any within the crop, `(n, 4)` float32 in pixels of the input.
       picture_size: `(w, h)` of the picture; (0, 0) where it could not be read.
       error: why it could not be read, in one line; None where it was.
-      problems: boxes that were left out.
+      problems: boxes and masks that were left out.
       seconds: spent on it.
+      masks: of each label that has any, where they were asked for, `(H, W)` float32: how much of each pixel of the
+        input its objects cover.
     """
 
     index: int
@@ -158,6 +161,7 @@ class Loaded:
     error: str | None
     problems: tuple[Problem, ...]
     seconds: float
+    masks: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def cores() -> int:
@@ -166,8 +170,9 @@ def cores() -> int:
 
 
 def stream(
-    items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int | None = None, ahead: int = 32
-) -> Generator[Loaded, None, None]:
+    items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int | None = None, ahead: int = 32,
+    masks: bool = False,
+) -> Generator[Loaded, None, None]:  # fmt: skip
     """Reads pictures in threads and yields them in order, at most `ahead` of them before they are asked for.
 
     A picture that cannot be read is yielded with its `error`, never raised. Closing the iterator stops the threads.
@@ -177,6 +182,7 @@ def stream(
       threads: Pillow decodes outside of the interpreter's lock, so they run at once; one for each core, and at least 4,
         unless given.
       ahead: bounds the memory to this many inputs, and `threads` pictures on their way.
+      masks: read the segmentation masks, too.
 
     Raises:
       JaxcamError: `threads` or `ahead` is below 1.
@@ -184,10 +190,14 @@ def stream(
     threads = max(4, cores()) if threads is None else threads
     if threads < 1 or ahead < 1:
         raise JaxcamError("at least one thread must decode pictures, and at least one picture ahead")
-    return in_order(lambda numbered: load(*numbered, preprocessing), enumerate(items), threads=threads, ahead=ahead)
+
+    def make(numbered: tuple[int, Item]) -> Loaded:
+        return load(*numbered, preprocessing, masks=masks)
+
+    return in_order(make, enumerate(items), threads=threads, ahead=ahead)
 
 
-def load(index: int, item: Item, preprocessing: AnyPreprocessing) -> Loaded:
+def load(index: int, item: Item, preprocessing: AnyPreprocessing, *, masks: bool = False) -> Loaded:
     """Reads one picture, here and now; see `stream`."""
     start = time.perf_counter()
     try:
@@ -199,7 +209,27 @@ def load(index: int, item: Item, preprocessing: AnyPreprocessing) -> Loaded:
         why = f"{item.path}: there is not enough memory to decode it"
         return Loaded(index, item, None, {}, (0, 0), why, (), time.perf_counter() - start)
     boxes, problems = _locate(item, picture.size, preprocessing)
-    return Loaded(index, item, pixels, boxes, picture.size, None, problems, time.perf_counter() - start)
+    covered, more = _covered(item, picture.size, preprocessing) if masks else ({}, ())
+    seconds = time.perf_counter() - start
+    return Loaded(index, item, pixels, boxes, picture.size, None, (*problems, *more), seconds, covered)
+
+
+def _covered(
+    item: Item, size: tuple[int, int], preprocessing: AnyPreprocessing
+) -> tuple[dict[int, np.ndarray], tuple[Problem, ...]]:
+    """The item's masks in the input."""
+    found, problems = {}, []
+    for label, masks in item.masks.items():
+        try:
+            mask = together(masks)
+            if mask.shape == size and size[0] != size[1]:
+                w, h = size
+                raise JaxcamError(f"the mask is for {h} x {w} pixels, the picture is {w} x {h}: turned")
+        except JaxcamError as e:
+            problems.append(Problem("bad mask", item.name, str(e)))
+            continue
+        found[label] = mask_to_input(mask, preprocessing)
+    return found, tuple(problems)
 
 
 def _locate(

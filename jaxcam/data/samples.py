@@ -15,6 +15,7 @@ from PIL import Image
 from jaxcam.data.annotations import Annotation, Problem
 from jaxcam.data.class_names import class_indices
 from jaxcam.data.images import Picture, as_it_is, to_picture
+from jaxcam.data.masks import Mask
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
 
@@ -30,6 +31,7 @@ class Item:
       boxes: of each label that has any, `(n, 4)` float32 `x0, y0, x1, y1` in pixels of the picture.
       size: `(w, h)` that the boxes are measured in; None for the picture's own.
       picture: the picture itself, where it is no file.
+      masks: of each label that has any, what its objects cover; read when they are asked for.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Item:
     boxes: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     size: tuple[int, int] | None = None
     picture: Picture | None = None
+    masks: Mapping[int, tuple[Mask, ...]] = dataclasses.field(default_factory=dict)
 
     def open(self) -> Image.Image:
         """The picture, read.
@@ -109,6 +112,11 @@ class Dataset:
         """Whether any picture has a box."""
         return any(item.boxes for item in self.items)
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether any picture has a segmentation mask."""
+        return any(item.masks for item in self.items)
+
     def take(self, indices: Iterable[int]) -> Dataset:
         """The pictures at `indices`, in that order."""
         return dataclasses.replace(self, items=tuple(self.items[int(i)] for i in indices))
@@ -142,6 +150,15 @@ class Dataset:
                 total.update(np.ascontiguousarray(item.boxes[label], "<f4").tobytes())
         return total.hexdigest()
 
+    @functools.cached_property
+    def masks_digest(self) -> str:
+        """The same of the segmentation masks, apart, since few metrics ask for them."""
+        total = hashlib.sha256()
+        for item in self.items:
+            told = {self.classes[k]: [m.described(self.root) for m in item.masks[k]] for k in sorted(item.masks)}
+            total.update(f"{item.name}\t{told}\n".encode("utf-8", "surrogateescape"))
+        return total.hexdigest()
+
     def for_classes(self, classes: Sequence[str], *, missing: str = "error") -> Dataset:
         """The same with the labels numbered as a network numbers its classes.
 
@@ -171,7 +188,8 @@ class Dataset:
                 problems.append(Problem("class unknown to the network", item.name, lost))
                 continue
             boxes = {labels[label]: box for label, box in item.boxes.items() if label in labels}
-            items.append(dataclasses.replace(item, labels=tuple(sorted(labels.values())), boxes=boxes))
+            masks = {labels[label]: mask for label, mask in item.masks.items() if label in labels}
+            items.append(dataclasses.replace(item, labels=tuple(sorted(labels.values())), boxes=boxes, masks=masks))
         names = tuple(classes)
         return dataclasses.replace(self, ids=names, classes=names, items=tuple(items), problems=tuple(problems))
 
@@ -232,6 +250,7 @@ def make_item(
     problems = [Problem("bad box", name, why) for why in annotation.faults]
     labels: set[int] = set() if label is None else {index[label]}
     boxes: dict[int, list] = {}
+    masks: dict[int, dict[Mask, None]] = {}
     for mark in annotation.objects:
         if mark.hard and not include_hard or label is not None and mark.label != label:
             continue
@@ -241,6 +260,8 @@ def make_item(
         labels.add(index[mark.label])
         if mark.box is not None:
             boxes.setdefault(index[mark.label], []).append(mark.box)
+        if mark.mask is not None:
+            masks.setdefault(index[mark.label], {})[mark.mask] = None
     others = sorted({m.label for m in annotation.objects if m.box is not None})
     if label is not None and others and label not in others:
         problems.append(Problem("boxes of another class", name, f"{', '.join(others)} in a picture of {label}"))
@@ -250,7 +271,10 @@ def make_item(
             arrays[k], outside = clip_boxes(box, annotation.size)
             problems += [Problem("box outside the picture", name, _outside(b, annotation.size)) for b in outside]
         arrays = {k: box for k, box in arrays.items() if len(box)}
-    return Item(name, path, tuple(sorted(labels)), dict(sorted(arrays.items())), annotation.size), problems
+    covered = {k: tuple(masks[k]) for k in sorted(masks)}
+    return Item(
+        name, path, tuple(sorted(labels)), dict(sorted(arrays.items())), annotation.size, masks=covered
+    ), problems  # fmt: skip
 
 
 def clip_boxes(boxes: np.ndarray, size: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

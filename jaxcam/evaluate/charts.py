@@ -111,7 +111,7 @@ def curve_charts(run: Run, cube: Cube) -> list[Curves]:
     found: dict[str, Curves] = {}
     for m in (METRICS[k] for k in run.metrics):
         p = m.perturbation
-        curves = mean_curves(run, cube, p.array) if p and p.name not in found else None
+        curves = mean_curves(run, cube, p.array) if p and p.says and p.name not in found else None
         if p is None or curves is None:
             continue
         with _axes(250) as axes:

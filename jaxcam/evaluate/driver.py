@@ -28,7 +28,7 @@ from jaxcam.explanation.engine import Engine
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
-from jaxcam.metrics.registry import metric_name
+from jaxcam.metrics.registry import chosen
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.memory import room_for
 
@@ -91,7 +91,8 @@ def evaluate(
       data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`); or `(pictures, labels)`: paths,
         bytes, `PIL.Image`s or arrays, and of each its class or classes (see `jaxcam.data.samples.Dataset.of`).
       methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
-      metrics: names of `jaxcam.metrics.METRICS`, or "all" that are defined for the data; IC, AD and ADD unless given.
+      metrics: names of `jaxcam.metrics.METRICS`; or "all" that are defined for the data, but for those that call the
+        methods again; or a kind of `jaxcam.metrics.KINDS`, such as "localisation". IC, AD and ADD unless given.
       out: the run's folder; holds nothing yet, or the same run.
       limit: draw random subsets of this many pictures, one per seed; None for all pictures. A picture in several
         subsets is evaluated once.
@@ -137,9 +138,10 @@ def evaluate(
     data, known = _for_network(network, data, targets)
     if batch_size is None:
         batch_size = _batch_size(folder, len(data) if limit is None else limit)
-    boxes = data.has_boxes and network.preprocessing.places_boxes
+    placed = network.preprocessing.places_boxes
     options = Options(
-        methods=_methods(network, methods, layer, folder, batch_size), metrics=_metrics(metrics, boxes, reference),
+        methods=_methods(network, methods, layer, folder, batch_size),
+        metrics=_metrics(metrics, data.has_boxes and placed, data.has_masks and placed, reference),
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, start=start, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size,
         keep=tuple(keep), precision=precision,
@@ -158,7 +160,7 @@ def evaluate(
             at_once = min(options.batch_size, max(_USUAL, len(units[0])))
             make = _makers(network, dataclasses.replace(options, batch_size=at_once), known, used, stop)
             with (
-                contextlib.closing(_loaded(network, data, units, missing)) as loaded,
+                contextlib.closing(_loaded(network, data, units, missing, options.needs_masks)) as loaded,
                 contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
             ):
                 for done in made:
@@ -174,7 +176,8 @@ def _for_network(network: Classifier, data: Dataset, targets: str) -> tuple[Data
     except JaxcamError:
         if targets != "predicted":
             raise
-    return dataclasses.replace(data, items=tuple(dataclasses.replace(i, boxes={}) for i in data.items)), False
+    bare = tuple(dataclasses.replace(i, boxes={}, masks={}) for i in data.items)
+    return dataclasses.replace(data, items=bare), False
 
 
 def _methods(
@@ -210,14 +213,16 @@ def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool
     return True
 
 
-def _metrics(asked: str | Sequence[str] | None, boxes: bool, reference: str | None) -> tuple[str, ...]:
+def _metrics(asked: str | Sequence[str] | None, boxes: bool, masks: bool, reference: str | None) -> tuple[str, ...]:
+    """The names of the metrics; of "all" and of kinds, those that the data allow."""
     referring = [name for name, m in METRICS.items() if m.needs_reference]
     if asked is None:
         listed = [name for name, m in METRICS.items() if m.default]
     else:
-        listed = [n if n == "all" else metric_name(n) for n in ([asked] if isinstance(asked, str) else asked)]
-    if "all" in listed:
-        listed = [n for n, m in METRICS.items() if n not in referring and (boxes or not m.needs_boxes)]
+        words = [asked] if isinstance(asked, str) else list(asked)
+        listed = [name for word in words for name in chosen(word, boxes=boxes, masks=masks)]
+        if any(len(chosen(word)) > 1 for word in words):  # which may name one twice
+            listed = list(dict.fromkeys(listed))
     if reference is not None and not set(referring) & set(listed):
         listed += referring
     return tuple(listed)
@@ -232,13 +237,14 @@ def _present(folder: pathlib.Path, options: Options) -> dict[int, Unit]:
 
 
 def _loaded(
-    network: Classifier, data: Dataset, units: Sequence[np.ndarray], missing: Sequence[int]
+    network: Classifier, data: Dataset, units: Sequence[np.ndarray], missing: Sequence[int], masks: bool
 ) -> Generator[list[Loaded], None, None]:
     """The decoded pictures of the missing units, made in the background."""
     places = np.concatenate([units[n] for n in missing])
     items = [data.items[i] for i in places]
     # A unit is being made, and one waits: the next is decoded meanwhile.
-    decoded: Any = stream(items, network.preprocessing, ahead=max(32, 2 * max(len(units[n]) for n in missing)))
+    ahead = max(32, 2 * max(len(units[n]) for n in missing))
+    decoded: Any = stream(items, network.preprocessing, ahead=ahead, masks=masks)
     served = (dataclasses.replace(x, index=int(i)) for i, x in zip(places, decoded, strict=True))
     with contextlib.closing(decoded):
         for n in missing:

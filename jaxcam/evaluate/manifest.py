@@ -74,6 +74,11 @@ class Options:
     keep: tuple[str, ...] = KEEP
     precision: str | None = None
 
+    @property
+    def needs_masks(self) -> bool:
+        """Whether a metric asks for segmentation masks."""
+        return any(METRICS[n].needs_masks for n in self.metrics)
+
     def __post_init__(self):
         check_precision(self.precision)
         labels = [m.label for m in self.methods]
@@ -109,16 +114,20 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     if not len(data):
         raise JaxcamError(f"{data.root}: holds no pictures to evaluate")
     rules = network.preprocessing
-    for name in (n for n in options.metrics if METRICS[n].needs_boxes):
-        if not data.has_boxes:
-            raise JaxcamError(
-                f"{data.root}: has no boxes, which the metric {name} needs; leave it out, or name --boxes"
-            )
-        if not rules.places_boxes:
-            raise JaxcamError(
-                f"the metric {name} needs boxes in the network's input, and the preprocessing of {network.name} is a "
-                "function that does not say where they come to lie; leave the metric out, or use jaxcam.Preprocessing"
-            )
+    for name in options.metrics:
+        for what, needed, there in (
+            ("boxes", METRICS[name].needs_boxes, data.has_boxes), ("masks", METRICS[name].needs_masks, data.has_masks),
+        ):  # fmt: skip
+            if needed and not there:
+                raise JaxcamError(
+                    f"{data.root}: has no {what}, which the metric {name} needs; leave it out, or name --{what}"
+                )
+            if needed and not rules.places_boxes:
+                raise JaxcamError(
+                    f"the metric {name} needs {what} in the network's input, and the preprocessing of {network.name} "
+                    "is a function that does not say where they come to lie; leave the metric out, or use "
+                    "jaxcam.Preprocessing"
+                )
     if options.baseline == "zero" and not isinstance(rules, Preprocessing):
         raise JaxcamError(
             f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "
@@ -141,6 +150,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         "data": {
             "name": data.root.resolve().name, "kind": data.kind, "sha256": data.digest, "images": len(indices),
             "total": len(data), "multi_label": data.multi_label, "boxes": data.has_boxes,
+            **({"masks": data.masks_digest} if options.needs_masks else {}),
         },
         "layer": layer,
         "methods": [m.label for m in options.methods],

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,11 @@ import numpy as np
 from jaxcam import metrics
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.data.samples import pad_boxes
+from jaxcam.errors import JaxcamError
 from jaxcam.explanation.engine import Forward, Maps
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.metrics import METRICS, Metric, Perturbation
+from jaxcam.metrics import METRICS, Metric, Perturbation, Probes, Variation
+from jaxcam.metrics.registry import OF_PERTURBATION
 from jaxcam.models.classifier import Classifier, LogitsFunction
 from jaxcam.transforms.convolutions import for_cpu
 from jaxcam.transforms.precision import HIGHEST, PASSES, at_precision, choosing
@@ -37,11 +39,18 @@ class Piece(NamedTuple):
       some: which pairs.
       rows: the picture of each, filled up to the size of a program.
       of_pair: quantities of each that no map changes, filled up likewise.
+      made: what was made for one method and serves the others: scores by perturbation, images by variation.
     """
 
     some: slice
     rows: jax.Array
     of_pair: dict[str, jax.Array]
+    made: dict[Any, Any]
+
+    @property
+    def pairs(self) -> int:
+        """How many there are, padding aside."""
+        return self.some.stop - self.some.start
 
 
 class Shared(NamedTuple):
@@ -49,6 +58,11 @@ class Shared(NamedTuple):
 
     of_picture: dict[str, jax.Array]
     pieces: list[Piece]
+
+
+#: Makes maps `(count, h, w)` of a method again, on changed images `(m, H, W, C)` of a piece. Images that have a name
+#: are the same for all methods, so that their forward pass may be kept under it.
+Again = Callable[[Piece, jax.Array, Hashable | None], np.ndarray]
 
 
 class Measures:
@@ -84,27 +98,32 @@ class Measures:
         self.params, self.predict, self.at_once = params, _one_batch(network.whole), batch_size
         self.score = "sigmoid" if network.multi_label else "softmax"
         self.size = network.preprocessing.shape[:2]
-        self.counts = metrics.step_counts(self.size, steps)
+        self.steps = steps
         self._baseline, self._blur = (_baseline(kind, network.preprocessing) for kind in (baseline, start))
         chosen = [METRICS[name] for name in names]
         self.needed = _with_sources({n for m in chosen for n in m.requires})
         self._groups: dict[tuple, list[Metric]] = collections.defaultdict(list)  # what one evaluation gives
         for m in chosen:
-            self._groups[m.function, m.needs, m.perturbation].append(m)
+            self._groups[m.function, m.needs, m.perturbation, m.variation].append(m)
 
-    def shared(self, forward: Forward, pairs: Sequence[tuple[int, int]], boxes: Sequence[np.ndarray]) -> Shared:
+    def shared(
+        self, forward: Forward, pairs: Sequence[tuple[int, int]], boxes: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None] | None = None,
+    ) -> Shared:  # fmt: skip
         """What all methods share.
 
         Args:
           forward: of the pictures.
           pairs: p pairs of the row of a picture and the index of a class.
           boxes: `(n_i, 4)` of each pair.
+          masks: `(H, W)` of each, where it has one.
         """
         make: dict[str, Callable[[], jax.Array]] = {
             "image": lambda: forward.inputs,
             "baseline": lambda: _highest(self._baseline, forward.inputs),
             "blurred": lambda: _highest(self._blur, forward.inputs),
             "activations": lambda: forward.padded,
+            "key": lambda: forward.keys,
             "logits": lambda: jnp.asarray(_filled(forward.logits, self.at_once)),
         }
         pieces = []
@@ -113,12 +132,17 @@ class Measures:
             rows, target = (jnp.asarray(x) for x in _filled(np.asarray(pairs[some], np.int32), self.at_once).T)
             padded, valid = pad_boxes([*boxes[some], *[boxes[some.stop - 1]] * (start + self.at_once - some.stop)])
             of_pair = {"target": target, "boxes": jnp.asarray(padded), "valid": jnp.asarray(valid)}
-            pieces.append(Piece(some, rows, of_pair))
+            if "mask" in self.needed:
+                covered = np.zeros((self.at_once, *self.size), np.float32)
+                for place, mask in enumerate(masks[some] if masks else ()):
+                    covered[place] = 0 if mask is None else mask
+                of_pair["mask"] = jnp.asarray(covered)
+            pieces.append(Piece(some, rows, of_pair, {}))
         return Shared({name: made() for name, made in make.items() if name in self.needed}, pieces)
 
     def of_maps(
         self, maps: Maps, shared: Shared, reference: np.ndarray | None, seconds: dict[str, float],
-        check: Callable[[], None],
+        check: Callable[[], None], again: Again | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
         """Every metric `(p,)` by name, and every perturbation's scores `(p, S)` by the name they are kept under.
 
@@ -128,6 +152,7 @@ class Measures:
           reference: `(p, K)` coefficients of the reference method, where there is one.
           seconds: the time that each group of metrics took is added here.
           check: called before what takes long; may raise.
+          again: the method on other images, for metrics with a variation.
         """
         given = {"map": maps.maps, "coefficients": maps.coefficients, "completeness_gap": maps.gaps}
         if reference is not None:
@@ -135,66 +160,111 @@ class Measures:
         values: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         curves: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for piece in shared.pieces:
-            count = piece.some.stop - piece.some.start
+            count = piece.pairs
             known = {**piece.of_pair, **{k: _filled(v[piece.some], self.at_once) for k, v in given.items()}}
             if "heatmap" in self.needed:
                 known["heatmap"] = _highest(_heatmaps(self.size, maps.from_zero), known["map"])
-            scores: dict[Perturbation | None, dict[str, jax.Array]] = {None: {}}
-            for (function, needs, perturbation), alike in self._groups.items():
+            if "ranks" in self.needed:
+                known["ranks"] = _highest(_ranks, known["heatmap"])
+            made: dict[Any, dict[str, Any]] = {None: {}}  # of this method's maps
+            for (function, needs, perturbation, variation), alike in self._groups.items():
                 with timed(seconds, " ".join(m.name for m in alike)):
-                    if perturbation not in scores:
+                    if perturbation not in made:
                         check()
-                        scores[perturbation] = {"scores": self._scores(perturbation, shared, piece, known)}
-                        curves[perturbation.array].append(np.asarray(scores[perturbation]["scores"])[:count])
-                    result = self._results(function, needs, shared, piece, known | scores[perturbation])
+                        made[perturbation] = self._scores(perturbation, shared, piece, known)
+                        if perturbation.says:
+                            curves[perturbation.array].append(np.asarray(made[perturbation]["scores"])[:count])
+                    if variation not in made:
+                        made[variation] = {
+                            "again": self._again(variation, shared, piece, known, maps.from_zero, again, check)
+                        }
+                    more = made[perturbation] | made[variation]
+                    result = self._results(function, needs, perturbation, shared, piece, known | more)
                     for m in alike:
                         values[m.name].append(np.asarray(getattr(result, m.field) if m.field else result)[:count])
         return {k: np.concatenate(v) for k, v in values.items()}, {k: np.concatenate(v) for k, v in curves.items()}
 
     def _results(
-        self, function: Callable | None, needs: tuple[str, ...], shared: Shared, piece: Piece, known: Mapping[str, Any]
-    ) -> Any:
+        self, function: Callable | None, needs: tuple[str, ...], perturbation: Perturbation | Probes | None,
+        shared: Shared, piece: Piece, known: Mapping[str, Any],
+    ) -> Any:  # fmt: skip
         """A function of every map of a piece, given only what it needs, lest other shapes compile it anew."""
         if function is None:
             return known[needs[0]]
-        wanted = _with_sources(needs)
-        of_picture, of_map = ({k: v for k, v in x.items() if k in wanted} for x in (shared.of_picture, known))
-        if "scores" in needs or "counts" in needs:
-            constants = {"predict": self.predict, "score": self.score, "counts": self.counts}
-            program = _over_maps(function, needs, constants)
+        of_picture, of_map = _wanted(needs, shared, known)
+        counts = perturbation.points(self.size, self.steps) if perturbation else np.zeros(0)
+        if OF_PERTURBATION.issuperset(needs):
+            program = _over_maps(function, needs, {"counts": counts})
         else:
-            program = _compiled(function, needs, self.predict if "predict" in needs else None, self.score)
+            taken = self.predict if "predict" in needs else None
+            program = _compiled(function, needs, taken, self.score, tuple(counts.tolist()))
         precision = self.precision if "predict" in needs else HIGHEST
         return _at(precision, program, self.params if "params" in needs else None, of_picture, piece.rows, of_map)
 
-    def _scores(self, p: Perturbation, shared: Shared, piece: Piece, known: Mapping[str, Any]) -> jax.Array:
-        """`(m, S)`, while the pixels of the start become those of the end, most relevant first."""
-        ranks = _highest(_ranks, known["heatmap"])
-        start, end = shared.of_picture[p.start], shared.of_picture[p.end]
-        program = _curve(self.predict, self.score)
+    def _scores(
+        self, probes: Perturbation | Probes, shared: Shared, piece: Piece, known: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        """What the class gets on the images of a perturbation: scores, log-odds and logits, `(m, S)` each."""
+        if probes in piece.made:
+            return piece.made[probes]
+        points = probes.points(self.size, self.steps)
+        program = _probed(probes, self.predict, self.score)
+        of_picture, of_map = _wanted((*probes.needs, "target"), shared, known)
         parts = [
-            _at(
-                self.precision,
-                program,
-                self.params,
-                start,
-                end,
-                piece.rows,
-                ranks,
-                jnp.asarray(counts),
-                known["target"],
-            )
-            for counts in _chunks(np.asarray(self.counts), _POINTS)
+            _at(self.precision, program, self.params, of_picture, piece.rows, of_map, jnp.asarray(some))
+            for some in _chunks(points, _POINTS)
         ]
-        return jnp.concatenate(parts, axis=1)[:, : len(self.counts)]
+        found = {k: jnp.concatenate([p[k] for p in parts], axis=1)[:, : len(points)] for k in parts[0]}
+        if not _of_the_map(probes.needs):
+            piece.made[probes] = found
+        return found
+
+    def _again(
+        self, variation: Variation, shared: Shared, piece: Piece, known: Mapping[str, Any], from_zero: bool,
+        again: Again | None, check: Callable[[], None],
+    ) -> jax.Array:  # fmt: skip
+        """The heatmaps `(m, n, H, W)` of the method on changed images, laid back."""
+        if again is None:
+            raise JaxcamError(f"the variation {variation.name} needs the method, to call it again")
+        images = piece.made.get(variation)
+        if images is None:
+            of_picture, of_map = _wanted(variation.needs, shared, known)
+            images = _highest(_varied(variation), of_picture, piece.rows, of_map)
+            if not _of_the_map(variation.needs):
+                piece.made[variation] = images
+        found = []
+        for i in range(variation.count):
+            check()
+            name = None if _of_the_map(variation.needs) else (piece.some.start, variation, i)
+            maps = _filled(again(piece, images[:, i], name), self.at_once)
+            shown = _highest(_heatmaps(self.size, from_zero, variation.back), maps)
+            unknown = jnp.asarray(np.isnan(maps).any((1, 2), keepdims=True))  # a map of NaN would be scaled to zeros
+            found.append(jnp.where(unknown, jnp.nan, shown))
+        return jnp.stack(found, axis=1)
 
 
 #: Quantities that are made from others.
-_SOURCES = {"heatmap": {"map"}, "original": {"logits", "target"}}
+_SOURCES = {"heatmap": {"map"}, "ranks": {"heatmap"}, "original": {"logits", "target"}}
+#: Those that a method makes.
+_OF_METHOD = {"map", "coefficients", "completeness_gap"}
 
 
 def _with_sources(needs: Collection[str]) -> set[str]:
-    return {*needs, *(source for name in needs for source in _SOURCES.get(name, ()))}
+    found = set(needs)
+    while more := {source for name in found for source in _SOURCES.get(name, ())} - found:
+        found |= more
+    return found
+
+
+def _of_the_map(needs: Collection[str]) -> bool:
+    """Whether it depends on what a method has made."""
+    return not _OF_METHOD.isdisjoint(_with_sources(needs))
+
+
+def _wanted(needs: Collection[str], shared: Shared, known: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Of the quantities of pictures and of maps those that a program takes."""
+    wanted = {*needs, *(_SOURCES["original"] if "original" in needs else ())}
+    return {k: v for k, v in shared.of_picture.items() if k in wanted}, {k: v for k, v in known.items() if k in wanted}
 
 
 def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[str, Any]) -> Callable:
@@ -210,8 +280,12 @@ def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[st
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(function: Callable, needs: tuple[str, ...], predict: LogitsFunction | None, score: str) -> Callable:
-    return jax.jit(for_cpu(at_precision(_over_maps(function, needs, {"predict": predict, "score": score}))))
+def _compiled(
+    function: Callable, needs: tuple[str, ...], predict: LogitsFunction | None, score: str,
+    counts: tuple[float, ...] = (),
+) -> Callable:  # fmt: skip
+    constants = {"predict": predict, "score": score, "counts": np.asarray(counts)}
+    return jax.jit(for_cpu(at_precision(_over_maps(function, needs, constants))))
 
 
 def _at(precision: str, program: Callable, *args: Any) -> Any:
@@ -252,25 +326,46 @@ def _one_batch(predict: LogitsFunction) -> LogitsFunction:
     return lambda params, image: many(params, image[None])[0]
 
 
-@functools.lru_cache(maxsize=8)
-def _heatmaps(size: tuple[int, int], from_zero: bool = False) -> Callable:
-    return jax.jit(jax.vmap(lambda map: scale_map(resize_map(map, size), from_zero=from_zero)))
+@functools.lru_cache(maxsize=16)
+def _heatmaps(
+    size: tuple[int, int], from_zero: bool = False, back: Callable[[jax.Array], jax.Array] | None = None
+) -> Callable:
+    def one(map):
+        shown = scale_map(resize_map(map, size), from_zero=from_zero)
+        return shown if back is None else back(shown)
+
+    return jax.jit(jax.vmap(one))
 
 
-@functools.lru_cache(maxsize=8)
-def _curve(predict: LogitsFunction, score: str) -> Callable:
+@functools.lru_cache(maxsize=32)
+def _probed(probes: Perturbation | Probes, predict: LogitsFunction, score: str) -> Callable:
     @jax.jit
     @for_cpu
     @at_precision
-    def curve(params, start, end, rows, ranks, counts, targets):
-        def one(row, rank, target):
-            return metrics.curve_scores(
-                params, rank, counts, start[row], end[row], predict=predict, target=target, score=score
-            )
+    def run(params, of_picture, rows, of_map, points):
+        def one(row, own):
+            known = own | {k: v[row] for k, v in of_picture.items()}
 
-        return jax.vmap(one)(rows, ranks, targets)
+            def at(point):
+                logits = predict(params, probes.image(point, **{k: known[k] for k in probes.needs}))
+                odds = metrics.log_odds(logits, known["target"], score=score)
+                own_logit = jnp.take(logits, known["target"], mode="fill").astype(jnp.float32)
+                return {"scores": jax.nn.sigmoid(odds), "odds": odds, "outputs": own_logit}
 
-    return curve
+            return jax.vmap(at)(points)
+
+        return jax.vmap(one)(rows, of_map)
+
+    return run
+
+
+@functools.lru_cache(maxsize=32)
+def _varied(variation: Variation) -> Callable:
+    def one(of_picture, row, of_map):
+        known = of_map | {k: v[row] for k, v in of_picture.items()}
+        return variation.function(**{k: known[k] for k in variation.needs})
+
+    return jax.jit(jax.vmap(one, (None, 0, 0)))
 
 
 @functools.lru_cache(maxsize=8)

@@ -125,7 +125,7 @@ class Run:
         """
         from jaxcam.metrics.registry import METRICS  # here, since it imports JAX, and reading a run does not
 
-        curves = {m.perturbation.array for m in METRICS.values() if m.perturbation}
+        curves = {m.perturbation.array for m in METRICS.values() if m.perturbation and m.perturbation.says}
         kinds = ("coefficients", "maps", "reference", *sorted(curves))
         if kind not in kinds:
             raise unknown("kind of array", kind, kinds)

@@ -220,7 +220,7 @@ def _undefined(summary: Summary) -> list[str]:
         least, most = int(summary.score.defined[:, j].min()), int(summary.score.defined[:, j].max())
         if least < summary.pairs:
             some = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-            why = " (no boxes)" if METRICS[k].needs_boxes else ""
+            why = " (no boxes)" if METRICS[k].needs_boxes else " (no masks)" if METRICS[k].needs_masks else ""
             notes.append(f"{METRICS[k].short} is defined for {some} of {summary.pairs:,} maps of each method{why}.")
     if absolute := [METRICS[k].short for k in summary.metrics if METRICS[k].absolute]:
         notes.append(f"Of the {' and the '.join(absolute)} the mean absolute value is given.")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.data.loader import Loaded
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import Options
-from jaxcam.evaluate.measures import Measures, timed
+from jaxcam.evaluate.measures import Measures, Piece, timed
 from jaxcam.explanation.engine import Engine, Forward, Maps
+from jaxcam.methods.registry import Request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.precision import PASSES
@@ -119,7 +123,8 @@ class Worker:
         options = self.options
         none = np.zeros((0, 4), np.float32)
         boxes = [good[row].boxes.get(target, none) for row, target in pairs]
-        shared = self.measures.shared(forward, pairs, boxes)
+        masks = [good[row].masks.get(target) for row, target in pairs]
+        shared = self.measures.shared(forward, pairs, boxes, masks)
         probabilities = np.asarray(self.network.probabilities(jnp.asarray(forward.logits)))
         common = [self._common(good[row], target, forward.logits[row], probabilities[row]) for row, target in pairs]
         requests = {m.label: m for m in (*options.methods, *([options.reference] if options.reference else ()))}
@@ -130,10 +135,12 @@ class Worker:
                 found[label] = self.engine.maps(request, forward, pairs, None)
         reference = found[options.reference.label].coefficients if options.reference else None
         columns: list[list[dict]] = []
+        passes: dict[Hashable, Forward] = {}
         kept: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for method in options.methods:
             maps = found[method.label]
-            values, curves = self.measures.of_maps(maps, shared, reference, seconds["metrics"], self._check)
+            again = functools.partial(self._again, method, forward.sources, pairs, passes)
+            values, curves = self.measures.of_maps(maps, shared, reference, seconds["metrics"], self._check, again)
             columns.append([
                 {
                     **common[i], "method": method.label, **{k: values[k][i] for k in options.metrics},
@@ -155,6 +162,31 @@ class Worker:
         records = [column[i] for i in range(len(pairs)) for column in columns]
         arrays = {k: np.stack(v, axis=1).reshape(-1, *v[0].shape[1:]).astype(np.float32) for k, v in kept.items()}
         return records, arrays
+
+    def _again(
+        self, request: Request, sources: Sequence[str], pairs: Sequence[tuple[int, int]],
+        passes: dict[Hashable, Forward], piece: Piece, images: jax.Array, name: Hashable | None,
+    ) -> np.ndarray:  # fmt: skip
+        """The maps of a method on changed images of a piece; NaN where the network gives no finite numbers for one."""
+        own = pairs[piece.some]
+
+        def maps(rows: Sequence[int]) -> np.ndarray:
+            forward = passes.get(name) if name is not None else None
+            if forward is None:
+                chosen = np.asarray(images)[np.asarray(rows)]
+                forward = self.engine.forward(chosen, [sources[own[i][0]] for i in rows])
+            if name is not None and len(rows) == len(own):
+                passes[name] = forward
+            return self.engine.maps(request, forward, [(i, own[row][1]) for i, row in enumerate(rows)], None).maps
+
+        try:
+            return maps(range(len(own)))
+        except JaxcamError:  # of one picture, most likely
+            found = np.full((len(own), *self.network.layer_shape(self.engine.layer)[:2]), np.nan, np.float32)
+            for i in range(len(own)):
+                with contextlib.suppress(JaxcamError):
+                    found[i] = maps([i])[0]
+            return found
 
     def _common(self, x: Loaded, target: int, logits: np.ndarray, probabilities: np.ndarray) -> dict:
         return {

@@ -81,8 +81,8 @@ def confidence(
         kept=jax.nn.sigmoid(kept),
         removed=jax.nn.sigmoid(removed),
         ic=jnp.where(unknowable, jnp.nan, (whole < kept).astype(kept.dtype)),
-        ad=_drop(whole, kept),
-        add=_drop(whole, removed),
+        ad=drop(whole, kept),
+        add=drop(whole, removed),
     )
 
 
@@ -111,6 +111,6 @@ def log_odds(logits: jax.Array, target: int | jax.Array, *, score: str = "softma
     return own - jax.nn.logsumexp(others)
 
 
-def _drop(before: jax.Array, after: jax.Array) -> jax.Array:
-    """`100 max(0, p - q) / p` for log-odds."""
+def drop(before: jax.Array, after: jax.Array) -> jax.Array:
+    """`100 max(0, p - q) / p` of the scores with such log-odds `()`, `before` p and `after` q."""
     return 100 * jnp.maximum(0, -jnp.expm1(jax.nn.log_sigmoid(after) - jax.nn.log_sigmoid(before)))

@@ -122,6 +122,22 @@ def area(scores: jax.Array, counts: jax.Array | np.ndarray) -> jax.Array:
     return jnp.sum((scores[..., 1:] + scores[..., :-1]) * (0.5 * widths).astype(np.float32), axis=-1)
 
 
+def aopc(scores: jax.Array) -> jax.Array:
+    """The area over a curve of pixel flipping (Samek et al., TNNLS 2017): `mean_k (score_0 - score_k)`, k from 0.
+
+    Pixels turn into the baseline, most relevant first, as in `deletion_curve`, whose scores these are: what deletion
+    tells as the score that is left, this tells as the score that is lost, so that pictures on which the network is
+    unsure weigh less. Higher is better.
+
+    Args:
+      scores: `(S,)`.
+
+    Returns:
+      `()` in [-1, 1].
+    """
+    return jnp.mean(scores[0] - scores)
+
+
 def _curve(params, image, heatmap, start, end, predict, target, score, steps, chunk_size) -> Curve:
     if heatmap.shape != image.shape[:2]:
         raise JaxcamError(f"a map must have its image's size {image.shape[:2]}, not {heatmap.shape}; see resize_map")

@@ -2,7 +2,8 @@
 
 A metric is added by one entry: `METRICS["mine"] = Metric("mine", ...)`. `jaxcam.evaluate.evaluate`, its tables and its
 report read nothing but the entry. `needs` names what the function takes, from `QUANTITIES`; those quantities are all
-that an evaluation knows of a map.
+that an evaluation knows of a map. What has to be asked of the network on changed images, a metric declares as its
+`perturbation` (scores) or `variation` (maps again); metrics with equal ones share the work.
 """
 
 from __future__ import annotations
@@ -12,10 +13,36 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.metrics.agreement import coefficient_cosine, energy_pointing
+from jaxcam.metrics.agreement import coefficient_cosine
+from jaxcam.metrics.composite import adcc, arcc, coherency, shown_image, shown_images
 from jaxcam.metrics.confidence import confidence
-from jaxcam.metrics.curves import area
+from jaxcam.metrics.curves import aopc, area, step_counts
+from jaxcam.metrics.fidelity import NUM_PARTS, infidelity_of, sensitivity_n_of, without_cells, without_square
+from jaxcam.metrics.form import gini_sparsity, map_complexity, map_entropy
+from jaxcam.metrics.localisation import (
+    IOU_THRESHOLD,
+    box_iou,
+    energy_pointing,
+    mask_energy,
+    mask_iou,
+    pointing_hit,
+)
+from jaxcam.metrics.road import road_image, road_of, road_points
+from jaxcam.metrics.stability import (
+    NUM_NEARBY,
+    NUM_NOISY,
+    consistency,
+    flipped_image,
+    flipped_map,
+    max_sensitivity,
+    nearby_images,
+    noisy_images,
+)
 
 #: What the function of a metric can take, each as a keyword, for one map of one picture.
 QUANTITIES = {
@@ -27,6 +54,9 @@ QUANTITIES = {
     "target": "`()`, index of the explained class",
     "boxes": "`(n, 4)`, of the class's objects, in pixels of the input",
     "valid": "`(n,)`, False for the boxes that are padding",
+    "mask": "`(H, W)`, the share of each pixel that the class's objects cover; 0 everywhere where none is marked",
+    "ranks": "`(H, W)`, the place of each pixel in the order of decreasing relevance, from 0",
+    "key": "random key of the picture, the same for all its classes and methods",
     "image": "`(H, W, 3)`, the network's input",
     "baseline": "`(H, W, 3)`, what removed pixels become",
     "blurred": "`(H, W, 3)`, the image blurred, by the run's choice as `blur` or as `rise_blur` does",
@@ -34,16 +64,32 @@ QUANTITIES = {
     "logits": "`(C,)`, of the image",
     "original": "`()`, log-odds of the class in the image",
     "scores": "`(S,)`, the class score at each point of the metric's `perturbation`",
-    "counts": "`(S,)`, how many pixels have changed there; the same for all maps",
+    "odds": "`(S,)`, the log-odds of that score",
+    "outputs": "`(S,)`, the class's logit there",
+    "counts": "`(S,)`, what the points are, such as how many pixels have changed; the same for all maps",
+    "again": "`(n, H, W)`, the heatmaps of the metric's `variation`, laid back over the image",
     "params": "the network's parameters",
     "predict": "the network, `(params, image) -> logits (C,)`",
     "score": 'what turns logits into a class score, "softmax" or "sigmoid"',
 }
 
+#: Those of them that are a perturbation's.
+OF_PERTURBATION = {"scores", "odds", "outputs", "counts"}
+
 #: By `Metric.better`: the sign that a table sets beside a name, and what it says.
 DIRECTIONS = {
     "higher": ("↑", "higher is better"), "lower": ("↓", "lower is better"), "zero": ("→ 0", "0 is best"),
 }  # fmt: skip
+
+
+#: The questions that metrics ask; `jaxcam evaluate --metrics` takes one for all the metrics that ask it.
+KINDS = {
+    "faithfulness": "whether the network sees what the map shows",
+    "localisation": "whether the map shows where the object is",
+    "form": "how simple the map is, whatever the network makes of it",
+    "stability": "whether the map stays when nothing that matters changes",
+    "agreement": "of the coefficients, with others or with what they promise",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +114,75 @@ class Perturbation:
         """The name under which a run keeps the scores."""
         return f"{self.name}_curve"
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What `image` takes."""
+        return (self.start, self.end, "ranks")
+
+    def points(self, size: tuple[int, int], steps: int) -> np.ndarray:
+        """How many pixels have changed at each point, `(S,)`."""
+        return step_counts(size, steps)
+
+    def image(self, point: jax.Array, **known: jax.Array) -> jax.Array:
+        """The image `(H, W, C)` at a point."""
+        return jnp.where((known["ranks"] < point)[..., None], known[self.end], known[self.start])
+
+
+@dataclasses.dataclass(frozen=True)
+class Probes:
+    """Any other images made of one, on which the class score is watched; a `Perturbation` is the usual kind.
+
+    Where `needs` holds nothing of the map, the scores are those of a picture and class, and serve every method.
+
+    Attributes:
+      name: what they are called.
+      function: `(point (), **needs) -> (H, W, C)`, pure JAX.
+      needs: names of `QUANTITIES`.
+      at: `(S,)` points; as many evaluations of the network.
+      says: for the chart of the scores along the points; "" where they are no curve, and then they are not kept.
+    """
+
+    name: str
+    function: Callable[..., jax.Array]
+    needs: tuple[str, ...]
+    at: tuple[float, ...]
+    says: str = ""
+
+    @property
+    def array(self) -> str:
+        """The name under which a run keeps the scores."""
+        return f"{self.name}_curve"
+
+    def points(self, size: tuple[int, int], steps: int) -> np.ndarray:
+        """`at`."""
+        del size, steps
+        return np.asarray(self.at, np.float32)
+
+    def image(self, point: jax.Array, **known: jax.Array) -> jax.Array:
+        """The image `(H, W, C)` at a point."""
+        return self.function(point, **known)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """Changed images of which the method makes maps again: one forward pass and one map for each.
+
+    Metrics with equal variations share them; where `needs` holds nothing of the map, methods share the forward passes.
+
+    Attributes:
+      name: what they are called.
+      function: `(**needs) -> (n, H, W, C)`, pure JAX.
+      needs: names of `QUANTITIES`.
+      count: n.
+      back: `(H, W) -> (H, W)`, lays a heatmap of a changed image over the image; where that was moved, say.
+    """
+
+    name: str
+    function: Callable[..., jax.Array]
+    needs: tuple[str, ...]
+    count: int
+    back: Callable[[jax.Array], jax.Array] | None = None
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -79,13 +194,15 @@ class Metric:
       short: as papers abbreviate it.
       better: "higher", "lower", or "zero" where the ideal is 0 from either side: means are of absolute values then.
       function: a pure JAX function of what it `needs`, as keywords, for one map. It is vmapped, and compiled unless it
-        takes a perturbation's scores, which are few. None where the value is the one number needed, as the method
-        reports it.
+        takes nothing but a perturbation's scores, which are few. None where the value is the one number needed, as the
+        method reports it.
       needs: names of `QUANTITIES`. A metric that needs `boxes` is for data that have some, and NaN where a picture
         has none; one that needs `reference` is for runs with a reference method.
       field: the attribute of the function's result that is the value `()`; None where the result is it. Metrics that
         share a function share its evaluation.
-      perturbation: where the function needs `scores`.
+      kind: of `KINDS`.
+      perturbation: where the function needs `scores`, `odds` or `outputs`.
+      variation: where it needs `again`. "all" metrics are those without, which cost passes of the network alone.
       scale: a value times `scale` is in `unit`.
       unit: "%" or "".
       paper_tables: the tables of the LIFT-CAM paper's supplement that have figures of it, the first to ask first.
@@ -103,7 +220,9 @@ class Metric:
     function: Callable[..., Any] | None
     needs: tuple[str, ...]
     field: str | None = None
-    perturbation: Perturbation | None = None
+    perturbation: Perturbation | Probes | None = None
+    variation: Variation | None = None
+    kind: str = ""
     scale: float = 1.0
     unit: str = ""
     paper_tables: tuple[int, ...] = ()
@@ -122,21 +241,31 @@ class Metric:
             raise JaxcamError(
                 f"the metric {self.name} has the bounds {self.bounds}: name the least and the greatest value"
             )
-        if self.perturbation is None and not {"scores", "counts"}.isdisjoint(self.needs):
+        if self.kind and self.kind not in KINDS:
+            raise unknown("kind of metric", self.kind, KINDS)
+        if self.perturbation is None and not OF_PERTURBATION.isdisjoint(self.needs):
             raise JaxcamError(f"the metric {self.name} needs a perturbation, whose scores and counts it takes")
+        if (self.variation is None) != ("again" not in self.needs):
+            raise JaxcamError(f"the metric {self.name} needs a variation, whose maps it takes, or has one in vain")
         if self.function is None and self.needs != ("completeness_gap",):
             raise JaxcamError(f"without a function, a metric is the one quantity completeness_gap, not {self.needs}")
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """What it needs, and what its perturbation does."""
-        p = self.perturbation
-        return (*self.needs, *((p.start, p.end, "heatmap") if p else ()))
+        """What it needs, and what its perturbation and its variation do."""
+        return tuple(
+            dict.fromkeys([*self.needs, *(n for p in (self.perturbation, self.variation) if p for n in p.needs)])
+        )
 
     @property
     def needs_boxes(self) -> bool:
         """Whether it is defined only where the picture's objects have boxes."""
         return "boxes" in self.needs
+
+    @property
+    def needs_masks(self) -> bool:
+        """Whether it is defined only where the picture's objects have segmentation masks."""
+        return "mask" in self.needs
 
     @property
     def needs_reference(self) -> bool:
@@ -182,41 +311,123 @@ class Metric:
 
 _CONFIDENCE = ("params", "image", "heatmap", "predict", "target", "score", "baseline", "original")
 _SCORES = ("scores", "counts")
+_REMOVED = ("heatmap", "key", "outputs", "logits", "target", "counts")
+_ROAD = Probes("road", road_image, ("image", "ranks", "key"), road_points())
+_SHOWN = Variation("shown", shown_images, ("image", "heatmap", "baseline"), 1)
+_DELETION = Perturbation("deletion", "image", "baseline", "deleted from the picture")
 
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
         Metric(
             "ic", "Increase in Confidence", "IC", "higher", confidence, _CONFIDENCE, "ic", scale=100.0, unit="%",
-            paper_tables=(7, 5, 4, 3), default=True, bounds=(0, 1), shares=True, cost_chart=5,
+            paper_tables=(7, 5, 4, 3), default=True, bounds=(0, 1), shares=True, cost_chart=5, kind="faithfulness",
         ),
         Metric(
             "ad", "Average Drop", "AD", "lower", confidence, _CONFIDENCE, "ad", unit="%",
-            paper_tables=(8, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=1,
+            paper_tables=(8, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=1, kind="faithfulness",
         ),
         Metric(
             "add", "Average Drop in Deletion", "ADD", "higher", confidence, _CONFIDENCE, "add", unit="%",
-            paper_tables=(9, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=4,
+            paper_tables=(9, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=4, kind="faithfulness",
         ),
         Metric(
             "insertion", "Insertion AUC", "Ins", "higher", area, _SCORES, scale=100.0, unit="%", cost_chart=2,
-            bounds=(0, 1),
+            bounds=(0, 1), kind="faithfulness",
             perturbation=Perturbation("insertion", "blurred", "image", "inserted into the blurred picture"),
         ),
         Metric(
             "deletion", "Deletion AUC", "Del", "lower", area, _SCORES, scale=100.0, unit="%", cost_chart=6,
-            bounds=(0, 1),
-            perturbation=Perturbation("deletion", "image", "baseline", "deleted from the picture"),
+            bounds=(0, 1), kind="faithfulness", perturbation=_DELETION,
+        ),
+        Metric(
+            "aopc", "Pixel flipping: area over the curve", "AOPC", "higher", aopc, ("scores",), scale=100.0, unit="%",
+            bounds=(-1, 1), kind="faithfulness", perturbation=_DELETION,
+        ),
+        Metric(
+            "road", "ROAD, least less most relevant first", "ROAD", "higher", road_of, ("scores",), "combined",
+            scale=100.0, unit="%", bounds=(-0.5, 0.5), kind="faithfulness", perturbation=_ROAD,
+        ),
+        Metric(
+            "road_morf", "ROAD, most relevant first", "MoRF", "lower", road_of, ("scores",), "morf", scale=100.0,
+            unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
+        ),
+        Metric(
+            "road_lerf", "ROAD, least relevant first", "LeRF", "higher", road_of, ("scores",), "lerf", scale=100.0,
+            unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
+        ),
+        Metric(
+            "infidelity", "Infidelity to removed squares", "Infid", "lower", infidelity_of, _REMOVED, "value",
+            bounds=(0, math.inf), kind="faithfulness",
+            perturbation=Probes("squares", without_square, ("image", "baseline", "key"), tuple(range(NUM_PARTS))),
+        ),
+        Metric(
+            "sensitivity_n", "Sensitivity-n with a quarter of 64 cells", "Sens-n", "higher", sensitivity_n_of,
+            _REMOVED, bounds=(-1, 1), kind="faithfulness",
+            perturbation=Probes("cells", without_cells, ("image", "baseline", "key"), tuple(range(NUM_PARTS))),
+        ),
+        Metric(
+            "coherency", "Coherency: the map of what the map shows", "Coh", "higher", coherency, ("heatmap", "again"),
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN,
+        ),
+        Metric(
+            "adcc", "ADCC: average drop, coherency, complexity", "ADCC", "higher", adcc,
+            ("heatmap", "again", "original", "odds"), "adcc", scale=100.0, unit="%", bounds=(0, 1),
+            kind="faithfulness", variation=_SHOWN, perturbation=Probes("shown", shown_image, _SHOWN.needs, (0,)),
+        ),
+        Metric(
+            "arcc", "ARCC: ROAD, coherency, complexity", "ARCC", "higher", arcc, ("heatmap", "again", "scores"),
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN, perturbation=_ROAD,
         ),
         Metric(
             "pointing", "Energy-based pointing game", "EPG", "higher", energy_pointing, ("heatmap", "boxes", "valid"),
-            scale=100.0, unit="%", paper_tables=(10,), bounds=(0, 1), cost_chart=3,
+            scale=100.0, unit="%", paper_tables=(10,), bounds=(0, 1), cost_chart=3, kind="localisation",
+        ),
+        Metric(
+            "hit", "Pointing game", "Hit", "higher", pointing_hit, ("heatmap", "boxes", "valid"), scale=100.0,
+            unit="%", bounds=(0, 1), kind="localisation",
+        ),
+        Metric(
+            "iou", f"IoU of the map above {IOU_THRESHOLD:g} with the boxes", "IoU", "higher", box_iou,
+            ("heatmap", "boxes", "valid"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
+        ),
+        Metric(
+            "weighting", "Weighting game: energy in the masks", "WG", "higher", mask_energy, ("heatmap", "mask"),
+            scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
+        ),
+        Metric(
+            "mask_iou", f"IoU of the map above {IOU_THRESHOLD:g} with the masks", "IoUm", "higher", mask_iou,
+            ("heatmap", "mask"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
+        ),
+        Metric(
+            "gini", "Gini sparsity", "Gini", "higher", gini_sparsity, ("heatmap",), bounds=(0, 1), kind="form",
+        ),
+        Metric("entropy", "Entropy of the map", "H", "lower", map_entropy, ("heatmap",), bounds=(0, math.inf),
+               kind="form"),
+        Metric(
+            "complexity", "Complexity: mean of the map", "Comp", "lower", map_complexity, ("heatmap",), scale=100.0,
+            unit="%", bounds=(0, 1), kind="form",
+        ),
+        Metric(
+            "max_sensitivity", "Max-sensitivity to unseen noise", "MaxSens", "lower", max_sensitivity,
+            ("heatmap", "again"), bounds=(0, math.inf), kind="stability",
+            variation=Variation("nearby", nearby_images, ("image", "key"), NUM_NEARBY),
+        ),
+        Metric(
+            "flip_consistency", "Consistency under a flip", "Flip", "higher", consistency, ("heatmap", "again"),
+            bounds=(-1, 1), kind="stability",
+            variation=Variation("flipped", flipped_image, ("image",), 1, flipped_map),
+        ),
+        Metric(
+            "noise_consistency", "Consistency under noise", "Noise", "higher", consistency, ("heatmap", "again"),
+            bounds=(-1, 1), kind="stability",
+            variation=Variation("noisy", noisy_images, ("image", "key"), NUM_NOISY),
         ),
         Metric(
             "cosine", "Cosine similarity of coefficients", "cos", "higher", coefficient_cosine,
-            ("coefficients", "reference"), paper_tables=(6, 2), bounds=(-1, 1),
+            ("coefficients", "reference"), paper_tables=(6, 2), bounds=(-1, 1), kind="agreement",
         ),
-        Metric("gap", "Completeness gap", "gap", "zero", None, ("completeness_gap",)),
+        Metric("gap", "Completeness gap", "gap", "zero", None, ("completeness_gap",), kind="agreement"),
     )
 }  # fmt: skip
 
@@ -231,3 +442,25 @@ def metric_name(asked: str) -> str:
         if asked.casefold() in {name.casefold(), metric.short.casefold(), metric.title.casefold()}:
             return name
     raise unknown("metric", asked, METRICS)
+
+
+def chosen(asked: str, *, boxes: bool = True, masks: bool = True) -> tuple[str, ...]:
+    """The names in `METRICS` of what is asked for: a metric, a kind of `KINDS`, or "all" that call no method again.
+
+    Args:
+      boxes, masks: whether the data have them: where not, what needs them is left out, unless it is asked for by name.
+
+    Raises:
+      JaxcamError: there is no such metric, or none is left of the kind.
+    """
+    kind = asked.casefold()
+    if kind not in {"all", *KINDS}:
+        return (metric_name(asked),)
+    found = tuple(
+        name for name, m in METRICS.items()
+        if (m.variation is None if kind == "all" else m.kind == kind)
+        and not m.needs_reference and (boxes or not m.needs_boxes) and (masks or not m.needs_masks)
+    )  # fmt: skip
+    if not found:
+        raise JaxcamError(f"of the metrics of {kind} none is defined for these data, which lack boxes and masks")
+    return found

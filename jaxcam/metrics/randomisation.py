@@ -1,0 +1,109 @@
+"""Parameter randomisation: whether a map depends on what the network has learnt. Its parts that know no network."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcam.errors import JaxcamError
+from jaxcam.transforms.walker import bind, trace, walk
+
+#: Bars of the histogram whose entropy efficient MPRT takes.
+BARS = 100
+
+
+def layer_order(function: Callable, params: Any, *args: Any) -> tuple[str, ...]:
+    """The layers of a network in the order in which it first uses their parameters: input first, logits last.
+
+    A layer is what the paths of parameters have before their last part, as `conv1_1` of `conv1_1.kernel`; parameters
+    that lie in no dict are layers of their own. Those that are no floating-point numbers, or not used, are left out.
+
+    Args:
+      function: `(params, *args) -> logits`.
+      params: a pytree of arrays.
+    """
+    paths = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+    program, _ = trace(function, params, *args)
+    used: dict[int, None] = {}
+
+    def rule(eqn: Any, operands: Sequence[Any]) -> list:
+        own = [o.number for o in operands if isinstance(o, _Parameter)]
+        outputs = bind(eqn, [o.value if isinstance(o, _Parameter) else o for o in operands])
+        if len(operands) == 1 and eqn.primitive.name in _MOVES:  # it is the parameter still
+            return [_Parameter(own[0], out) for out in outputs]
+        used.update(dict.fromkeys(own))
+        return outputs
+
+    def run(leaves: list, others: list) -> None:
+        walk(program, [*(_Parameter(i, v) for i, v in enumerate(leaves)), *others], active=_Parameter, rule=rule)
+
+    leaves = jax.tree.leaves(params)
+    jax.eval_shape(run, leaves, jax.tree.leaves(args))  # nothing is computed
+    floating = (i for i in used if jnp.issubdtype(jnp.result_type(leaves[i]), jnp.floating))
+    layers = tuple(dict.fromkeys(_layer(paths[i]) for i in floating))
+    if not layers:
+        raise JaxcamError("the network uses none of its parameters, so that none can be randomised")
+    return layers
+
+
+_MOVES = {"convert_element_type", "reshape", "transpose", "broadcast_in_dim", "copy", "squeeze", "expand_dims"}
+
+
+class _Parameter(NamedTuple):
+    """A leaf of the parameters on its way through the program."""
+
+    number: int
+    value: Any
+
+
+def _path(keys: Any) -> str:
+    return jax.tree_util.keystr(keys, simple=True, separator=".")
+
+
+def _layer(path: str) -> str:
+    return path.rpartition(".")[0] or path
+
+
+def randomised(params: Any, layers: Collection[str], *, seed: int = 0) -> Any:
+    """The parameters with those of some layers shuffled: each array's numbers in another order, its own.
+
+    That keeps their distribution, and so the size of activations, the positive variances of batch norms and the zeros
+    of what is sparse, and nothing of what was learnt. (Adebayo et al. draw as before training, for which a network
+    would have to say how.) On the host; the order hangs on the seed and the array's name alone.
+
+    Args:
+      params: a pytree of arrays.
+      layers: of `layer_order`.
+      seed: of the orders.
+    """
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = _path(path)
+        if _layer(name) not in layers:
+            return leaf
+        values = np.asarray(leaf)
+        rng = np.random.default_rng((seed, zlib.crc32(name.encode())))
+        return jnp.asarray(rng.permutation(values.ravel()).reshape(values.shape))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def histogram_entropy(heatmap: jax.Array, *, bars: int = BARS) -> jax.Array:
+    """The entropy of the histogram of a map's values, in nats (the complexity of efficient MPRT).
+
+    Args:
+      heatmap: `(H, W)`, s(M), in [0, 1].
+      bars: of equal width from 0 to 1.
+
+    Returns:
+      `()` in [0, ln(bars)]; 0 for a constant map.
+    """
+    place = jnp.clip((heatmap.ravel() * bars).astype(jnp.int32), 0, bars - 1)
+    counts = jnp.zeros(bars, heatmap.dtype).at[place].add(1.0)
+    found = jnp.sum(jax.scipy.special.entr(counts / heatmap.size))
+    return jnp.where(jnp.any(jnp.isnan(heatmap)), jnp.nan, found)
