@@ -63,7 +63,17 @@ def add_commands(commands: Any) -> None:
     which.add_argument(
         "--top", type=int, default=1, metavar="N", help="explain the N most probable classes of each photo (default: 1)"
     )
-    p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
+    p.add_argument(
+        "--layer", "--layers", action="append", metavar="L", help="where to make the maps (default: the network's "
+        "last); \"input\" is the picture itself; of several, as in conv4_3,conv5_3, one map is made",
+    )  # fmt: skip
+    p.add_argument(
+        "--fuse", choices=["max", "mean"], default="max", help="what becomes of the maps of several layers: the "
+        "largest at each place, as in LayerCAM's paper, or the mean of scaled ones (default: max)",
+    )  # fmt: skip
+    p.add_argument(
+        "--views", action="append", metavar="V", help="average maps over views of each photo: flips, scales, or both",
+    )  # fmt: skip
     p.add_argument("--out", default="explanations", metavar="DIR", help="where the files go (default: explanations)")
     p.add_argument("--json", metavar="FILE|-", help="write the numbers as JSON as well; - for standard output")
     p.add_argument(
@@ -87,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         *arguments.photos_among(options.method, "--method"),
         *arguments.photos_among(options.target, "--target"),
     ]
+    options.layer, options.views = arguments.names(options.layer), arguments.names(options.views)
     options.method = arguments.methods(options.method)
     named = [*options.images, *swallowed, *([str(EXAMPLE)] if options.example else [])]
     if not named:
@@ -107,14 +118,14 @@ def run(options: argparse.Namespace) -> int:
 
     keep_programs()
     network = networks.load(options)
-    network.resolve_layer(options.layer)
+    layers = [network.resolve_layer(at) for at in options.layer or [None]]
     targets: Any = [known(network, t) for t in options.target] if options.target else options.top
     out = check_writable(options.out) if first else pathlib.Path(options.out)
     if options.json not in (None, "-"):
         check_writable(pathlib.Path(options.json).parent)
         if pathlib.Path(options.json).is_dir():
             raise JaxcamError(f"{options.json}: is a folder; name a file")
-    broken, records = _explain(options, network, methods, targets, paths, out, first, said)
+    broken, records = _explain(options, network, layers, methods, targets, paths, out, first, said)
     if not first:
         return 0
     for _, message in broken:
@@ -131,8 +142,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _explain(
-    options: argparse.Namespace, network: Classifier, methods: list | None, targets: Any, paths: list[str],
-    out: pathlib.Path, first: bool, notices: list[str],
+    options: argparse.Namespace, network: Classifier, layers: list[str], methods: list | None, targets: Any,
+    paths: list[str], out: pathlib.Path, first: bool, notices: list[str],
 ) -> tuple[list[tuple[str, str]], list[dict]]:  # fmt: skip
     """Explains the pictures, writes their files and shows the table; returns those that failed, and the records."""
     from jaxcam.cli.progress import maps_bar
@@ -144,8 +155,11 @@ def _explain(
     broken: list[tuple[str, str]] = []
     everything, requests = requested(methods)
     labels = [*requests, *(["all"] if everything else [])] or ["default"]
+    made_at = layers[0]
+    if len(layers) > 1 or options.views:
+        made_at = " ".join([*layers, "fused by", options.fuse, "over", *(options.views or ["plain"])])
     settings = settings_digest(
-        network, layer=network.resolve_layer(options.layer), methods=labels, seed=options.seed,
+        network, layer=made_at, methods=labels, seed=options.seed,
         targets=[t if isinstance(t, int) else str(t) for t in targets] if isinstance(targets, list) else targets,
         precision=options.precision,
     )  # fmt: skip
@@ -171,7 +185,8 @@ def _explain(
     try:
         with maps_bar(console, len(left) * max(1, len(requests)) * count) as bar:
             explanations = explain_each(
-                network, ((path, path) for path in left), methods=methods, targets=targets, layer=options.layer,
+                network, ((path, path) for path in left), methods=methods, targets=targets, layer=layers,
+                fuse=options.fuse, views=options.views,
                 batch_size=1 if options.resume else min(at_once, max(1, len(left))), maps_at_once=at_once,
                 seed=options.seed, precision=options.precision, states=unfinished,
                 done=bar,
@@ -198,7 +213,7 @@ def _explain(
     if done and not options.quiet:
         first_done = next(path for path in paths if path in done)
         notices += told(
-            network, first_done, precision=options.precision, methods=methods, layer=options.layer, seed=options.seed
+            network, first_done, precision=options.precision, methods=methods, layer=layers[0], seed=options.seed
         )
     for notice in [*doubts, *notices]:
         console.print(visible(notice), markup=False, highlight=False, soft_wrap=True)

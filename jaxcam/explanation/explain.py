@@ -15,7 +15,8 @@ from PIL import Image
 
 from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError, visible
-from jaxcam.explanation.engine import BadPicture, Engine, Forward, Maps
+from jaxcam.explanation.combined import Combined, Seen, views_named
+from jaxcam.explanation.engine import BadPicture, Engine, Forward
 from jaxcam.explanation.result import Attribution, Explanation
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
@@ -35,11 +36,13 @@ def explain(
     *,
     methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     references: Sequence[Picture] | None = None,
     seed: int = 0,
     precision: str | None = None,
+    fuse: str = "max",
+    views: str | Sequence[str] | None = None,
 ) -> list[Explanation]:
     """Explains why a network scores pictures as it does.
 
@@ -54,7 +57,8 @@ def explain(
         functions of the logits `(C,) -> ()`, each called by its `__name__`; or one list of these per picture. Those of
         `jaxcam.targets` may name classes, and "cat - dog" is the difference of two. A function is compiled for anew
         unless it is the same object, or an equal one of `jaxcam.targets`.
-      layer: where to make the maps; the network's default layer, the last convolutional one, unless given.
+      layer: where to make the maps; the network's default layer, the last convolutional one, unless given. "input" is
+        the picture itself. Of several in a list, one map is made: see `fuse`.
       batch_size: pictures, and maps, computed at a time; chosen from the device's memory unless given, 8 on a CPU. It
         changes speed and memory, not results.
       references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
@@ -64,6 +68,10 @@ def explain(
       precision: of matrix products: "highest"; "tf32", which GPUs and TPUs multiply faster, and CPUs do not have; or
         "bfloat16". Unless given what `jaxcam.wrap` was told, else the highest: explanations are differences of close
         numbers. `jaxcam.explanation.lower_precision.costs` measures what a lower one does to them.
+      fuse: of the maps of several layers, at the size of the largest: "max", the largest of `tanh(2 M / max M)`, as in
+        LayerCAM's paper; or "mean", that of maps scaled to [0, 1].
+      views: "flips", to average maps over each picture and its mirror image; "scales", over it a quarter nearer and
+        farther as well; or both in a list. Each view costs what the plain picture does.
 
     Returns:
       One `Explanation` per picture, in order.
@@ -82,6 +90,7 @@ def explain(
         explain_each(
             network, named, methods=methods, targets=targets, layer=layer, references=references,
             batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size, seed=seed, precision=precision,
+            fuse=fuse, views=views,
         )
     )  # fmt: skip
 
@@ -92,12 +101,14 @@ def explain_each(
     *,
     methods: str | Sequence[str] | None = None,
     targets: str | Targets = 1,
-    layer: str | None = None,
+    layer: str | Sequence[str] | None = None,
     batch_size: int | None = None,
     maps_at_once: int | None = None,
     references: Sequence[Picture] | None = None,
     seed: int = 0,
     precision: str | None = None,
+    fuse: str = "max",
+    views: str | Sequence[str] | None = None,
     skipped: Callable[[str, str], None] = lambda name, why: None,
     failed: Callable[[str, str], None] | None = None,
     done: Callable[[str, str, float], None] = lambda source, method, maps: None,
@@ -113,23 +124,23 @@ def explain_each(
         error unless given.
       done: called with a batch's first picture, a method and how many of its maps are new, for progress; a
         map of many steps counts by parts.
-      states: where the states of such maps are kept, and taken up from.
+      states: where the states of such maps are kept, and taken up from; not those of several layers or views.
     """
     batch_size = room_for(BATCH) if batch_size is None else batch_size
     if batch_size < 1 or (maps_at_once is not None and maps_at_once < 1):
         raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
     everything, requests = requested(methods)
     choose, most = chooser(network, targets)
-    engine = Engine(
-        network,
-        layer,
-        batch_size,
-        min(maps_at_once or batch_size, batch_size * most),
-        seed,
-        mesh=orderings_mesh(),
-        states=states,
-        precision=precision,
-    )
+    layers: list[str | None] = [layer] if layer is None or isinstance(layer, str) else list(dict.fromkeys(layer))
+    if not layers:
+        raise JaxcamError("no layer named; name one, several, or leave it to the network (None)")
+    seen, at_once, mesh = views_named(views), min(maps_at_once or batch_size, batch_size * most), orderings_mesh()
+    alone = len(layers) == len(seen) == 1
+    engines = [
+        Engine(network, at, batch_size, at_once, seed, mesh=mesh, states=states if alone else None, precision=precision)
+        for at in layers
+    ]
+    engine: Engine | Combined = engines[0] if alone else Combined(engines, fuse, seen)
     if references is not None and not len(references):
         raise JaxcamError("references holds no picture; give some, or None for the usual ones")
     backgrounds = None if references is None else jnp.stack([network.preprocess(p) for p in references])
@@ -144,7 +155,7 @@ def explain_each(
         pairs = [(row, target) for row, chosen in enumerate(wanted) for target in chosen]
         if methods is None and not requests:
             requests = requested(default_method(float(inputs.negative.mean())))[1]
-        found: dict[str, Maps] = {}
+        found: dict[str, Any] = {}
         for name, wish in list(requests.items()):
             try:
                 found[name] = engine.maps(wish, inputs, pairs, backgrounds, functools.partial(done, labels[0], name))
@@ -190,8 +201,8 @@ def _prepared(
 
 
 def _forward(
-    engine: Engine, good: list[_Prepared], failed: Callable[[str, str], None] | None
-) -> tuple[list[_Prepared], Forward | None]:
+    engine: Engine | Combined, good: list[_Prepared], failed: Callable[[str, str], None] | None
+) -> tuple[list[_Prepared], Any]:
     """The forward pass of those for which the network gives finite numbers; None where there are none."""
     fine = good
     while fine:
@@ -224,9 +235,9 @@ def requested(methods: str | Sequence[str] | None) -> tuple[bool, dict[str, Requ
 @on_purpose
 def _gather(
     network: Classifier,
-    engine: Engine,
+    engine: Engine | Combined,
     named: tuple[str, Image.Image],
-    inputs: Forward,
+    inputs: Forward | Seen,
     row: int,
     pairs: list,
     found: dict,
