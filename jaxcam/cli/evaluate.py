@@ -45,6 +45,10 @@ def add_commands(commands: Any) -> None:
         "there)",
     )  # fmt: skip
     p.add_argument("--reference", metavar="M", help="add the cosine of the coefficients with those of this method")
+    p.add_argument(
+        "--controls", action="store_true", help="add rows for Random-CAM and the uniform map, which know nothing of "
+        "the class",
+    )  # fmt: skip
     p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="how many such subsets (default: 1)")
     p.add_argument(
@@ -118,9 +122,9 @@ def run(options: argparse.Namespace) -> int:
         found = evaluate(
             network, data, methods=methods, metrics=options.metrics, out=options.out,
             limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
-            reference=options.reference, baseline=options.baseline, steps=options.steps, start=options.start,
-            batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed, precision=options.precision,
-            process=options.process, processes=options.processes, progress=watch,
+            reference=options.reference, controls=options.controls, baseline=options.baseline, steps=options.steps,
+            start=options.start, batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed,
+            precision=options.precision, process=options.process, processes=options.processes, progress=watch,
             about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:

@@ -66,6 +66,7 @@ def evaluate(
     layer: str | None = None,
     targets: str = "label",
     reference: str | None = None,
+    controls: bool = False,
     baseline: str = "mean",
     steps: int = 50,
     start: str = "blur",
@@ -101,6 +102,8 @@ def evaluate(
       targets: "label" explains every class that is in a picture, "predicted" the most probable class.
       reference: method whose coefficients the metric `cosine` compares with; it adds that metric. So for every other
         metric that needs a reference.
+      controls: add the methods that know nothing of the class, Random-CAM and the uniform map: rows that every table
+        needs. They cost their measures, as two methods more.
       baseline: what a removed pixel becomes: "mean", "zero", "blur" or "rise" (as RISE's code blurs).
       steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
       start: how the picture is blurred that insertion starts from: "blur", or "rise" for figures beside RISE's.
@@ -140,7 +143,7 @@ def evaluate(
         batch_size = _batch_size(folder, len(data) if limit is None else limit)
     placed = network.preprocessing.places_boxes
     options = Options(
-        methods=_methods(network, methods, layer, folder, batch_size),
+        methods=_with_controls(_methods(network, methods, layer, folder, batch_size), controls),
         metrics=_metrics(metrics, data.has_boxes and placed, data.has_masks and placed, reference),
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, start=start, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size,
@@ -193,6 +196,12 @@ def _methods(
         if info.heads is None or _is_defined(network, request(name), layer):
             chosen.append(request(name))
     return tuple(chosen)
+
+
+def _with_controls(methods: tuple[Request, ...], wanted: bool) -> tuple[Request, ...]:
+    there = {m.name for m in methods}
+    more = [name for name, info in METHODS.items() if wanted and info.control and name not in there]
+    return (*methods, *map(request, more))
 
 
 def _batch_size(folder: pathlib.Path, pictures: int) -> int:

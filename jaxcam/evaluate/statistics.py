@@ -18,6 +18,7 @@ from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.intervals import LEVEL, REPLICATES, Interval, check, holm, p_values
 from jaxcam.evaluate.intervals import bootstrap as bootstrap
 from jaxcam.evaluate.run import Run
+from jaxcam.methods.registry import METHODS
 from jaxcam.metrics.registry import METRICS
 
 _PAIRS_AT_ONCE = 256
@@ -71,8 +72,8 @@ class Summary:
       methods, metrics: M labels and K names.
       score: `Interval` of `(M, K)` arrays, in published units.
       difference: `Interval` of `(M, M, K)`: row method minus column method, over the pairs defined for both.
-      best: `(M, K)`, whose mean is the best one.
-      tied: `(M, K)`, not the best, and not surely worse than it.
+      best: `(M, K)`, whose mean is the best one; controls are never best where there are others.
+      tied: `(M, K)`, not the best, and not surely different from it.
       p: `(M, M, K)` two-sided p-values of the differences, not corrected.
       sure: `(M, M, K)`, 1 where the row's method is surely better than the column's, -1 where worse, else 0: by
         p-values corrected for all `comparisons`, every pair of methods on every metric (`intervals.holm`).
@@ -134,12 +135,14 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
     sure[upper] = np.where(holm(p[upper]) < 1 - level, np.sign(difference.mean[upper] * signs), 0)
     sure[upper[::-1]] = -sure[upper]
     best, tied = np.zeros((m, k), bool), np.zeros((m, k), bool)
+    control = np.isin(run.methods, controls(run))
     for i, name in enumerate(run.metrics):
         mean = score.mean[:, i] * METRICS[name].sign
-        if np.isfinite(mean).any():
-            first = int(np.nanargmax(mean))
-            best[:, i] = mean == mean[first]
-            tied[:, i] = ~best[:, i] & np.isfinite(mean) & (sure[:, first, i] >= 0)
+        real = np.where(control & ~control.all(), np.nan, mean)
+        if np.isfinite(real).any():
+            first = int(np.nanargmax(real))
+            best[:, i] = real == real[first]
+            tied[:, i] = ~best[:, i] & np.isfinite(mean) & (sure[:, first, i] == 0)
     c = run.columns
     of = [c["method"] == label for label in run.methods]
     return Summary(
@@ -148,6 +151,12 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
         np.asarray([_mean(c["seconds"][o]) for o in of]), np.asarray([_mean(c["evaluations"][o]) for o in of]),
         level, replicates, seed,
     )  # fmt: skip
+
+
+def controls(run: Run) -> tuple[str, ...]:
+    """The labels of those methods of a run that know nothing of what is explained."""
+    known = {label: METHODS.get(label.partition(":")[0]) for label in run.methods}
+    return tuple(label for label, info in known.items() if info is not None and info.control)
 
 
 def _mean(values: np.ndarray) -> float:

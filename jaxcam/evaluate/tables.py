@@ -16,7 +16,7 @@ from jaxcam.errors import JaxcamError, visible
 from jaxcam.evaluate.intervals import SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
-from jaxcam.evaluate.statistics import Seeds, Summary
+from jaxcam.evaluate.statistics import Seeds, Summary, controls
 from jaxcam.methods.registry import METHODS, told_together
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
@@ -160,6 +160,7 @@ def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
     notes = [
         f"Bold: the best mean. {DAGGER}: the paired difference to the best is not sure. {corrected(summary)}",
         "An empty map counts: the picture behind it is all baseline.",
+        *_controls(run),
         *_undefined(summary),
         *_doubts(run),
     ]
@@ -170,6 +171,17 @@ def main_table(run: Run, summary: Summary, *, paper: bool = True) -> Table:
             "(ICCV 2021): its networks, weights and pictures are others."
         )
     return Table("results", caption, tuple(heads), tuple(rows), tuple(notes))
+
+
+def _controls(run: Run) -> list[str]:
+    """What the rows of controls are for, a sentence; where there are none, none."""
+    names = [titles(run)[label] for label in controls(run)]
+    if not names or len(names) == len(run.methods):
+        return []
+    return [
+        f"Controls, never bold: {' and '.join(names)}. They know nothing of the class, and a method that is not better "
+        "than they are is not better for what it knows."
+    ]
 
 
 def _doubts(run: Run) -> list[str]:

@@ -65,6 +65,7 @@ class Method:
       from_zero: whether a map is scaled over its greatest value, from 0, and not from its least value: for one that
         means something where it is the same everywhere.
       heads: the heads that it is defined for; None for any.
+      control: whether it knows nothing of what is explained, and is made for others to be compared with.
       differentiable: whether `jax.grad` goes through its coefficients.
       batched: whether maps are computed several at a time; not where one fills the device and its memory.
       steps: what divides the method into steps, where it takes many: `function` with the argument `devices` besides,
@@ -89,6 +90,7 @@ class Method:
     contains_activation: bool = False
     range: tuple[float, float] = (-math.inf, math.inf)
     from_zero: bool = False
+    control: bool = False
     heads: DefinedFor | None = None
     differentiable: bool = True
     batched: bool = True
@@ -359,11 +361,12 @@ METHODS: dict[str, Method] = {
     "random_cam": Method(
         controls.random_cam, "Random-CAM", "1 forward, for the logit", "none: the control of a table",
         "Gildenblat et al., 2021", by_class=False, needs=("key",), symmetric=False, range=(-1.0, 1.0),
-        differentiable=False,
+        control=True, differentiable=False,
     ),
     "uniform_cam": Method(
         controls.uniform_cam, "Uniform map", "1 forward, for the logit", "none: the control of a measure",
-        "no paper", map_from="positions", by_class=False, by_channel=False, from_zero=True, differentiable=False,
+        "no paper", map_from="positions", by_class=False, by_channel=False, from_zero=True, control=True,
+        differentiable=False,
     ),
 }  # fmt: skip
 
