@@ -15,6 +15,10 @@ from jaxcam.explanation.overlays import overlay as overlay
 from jaxcam.explanation.result import Attribution as Attribution
 from jaxcam.explanation.result import Explanation as Explanation
 from jaxcam.methods import targets as targets
+from jaxcam.methods.backprop import guided_backprop as guided_backprop
+from jaxcam.methods.backprop import guided_grad_cam as guided_grad_cam
+from jaxcam.methods.backprop import integrated_gradients as integrated_gradients
+from jaxcam.methods.backprop import smooth_grad as smooth_grad
 from jaxcam.methods.coalition import ablation_cam as ablation_cam
 from jaxcam.methods.contribution import deep_shap_cam as deep_shap_cam
 from jaxcam.methods.contribution import hires_lift_cam as hires_lift_cam

@@ -137,6 +137,8 @@ OPTIONS: dict[str, Callable[[int, jax.Array], dict]] = {
     "group_cam": lambda channels, logit: {"score": "logit", "groups": 1, "keep": 1.0},
     "opti_cam": lambda channels, logit: {"steps": 1},
     "rise_cam": lambda channels, logit: {"num_samples": 3},
+    "integrated_gradients": lambda channels, logit: {"steps": 1},
+    "smooth_grad": lambda channels, logit: {"num_samples": 1, "sigma": 0.0},
 }
 
 

@@ -22,7 +22,8 @@ CLASSES = ("golf ball", "parachute", "tench", "church")
 VGG = VGGConfig(11, num_classes=4, width=0.03, hidden=8, pool_size=1)
 RESNET = ResNetConfig(18, num_classes=4, width=0.03, batch_norm=False)
 #: Beside "all", for what would run a network hundreds of times.
-CHEAP = ("ss_cam:num_samples=1", "is_cam:num_samples=1", "opti_cam:steps=1", "rise_cam:num_samples=12")
+CHEAP = ("ss_cam:num_samples=1", "is_cam:num_samples=1", "opti_cam:steps=1", "rise_cam:num_samples=12",
+         "integrated_gradients:steps=2", "smooth_grad:num_samples=2")  # fmt: skip
 
 
 def network(config, *, seed: int = 0, size: int = 64, **fields) -> Network:

@@ -200,6 +200,24 @@ def tells_no_channel_from_another(e, one, name):
     assert (one.map == 1).all() == (name == "uniform_cam")
 
 
+@formula("smooth_grad")
+def is_the_size_of_the_gradient(e, one, name):
+    """Without noise."""
+    slopes = np.abs(e.gradient)
+    close(one.map, slopes.sum(-1), slopes.sum(-1).max())
+    close(one.coefficients, slopes.sum((0, 1)), slopes.sum((0, 1)).max())
+
+
+@formula("integrated_gradients", "guided_backprop")
+def is_a_gradient_of_another_place_or_rule(e, one, name):
+    """On a linear head the plain one; there is none that it depends on."""
+    if e.weights is not None:
+        want = e.gradient * (e.activations if name == "integrated_gradients" else 1)
+        close(one.map, np.maximum(want.sum(-1), 0), np.abs(want).sum(-1).max())
+    if name == "integrated_gradients":
+        close(one.diagnostics["completeness_gap"], one.coefficients.sum() - (e.logit - e.logit_zero), size(e, 0))
+
+
 @formula("full_grad")
 def is_all_of_the_logit(e, one, name):
     told = one.diagnostics

@@ -36,6 +36,8 @@ OPTIONS = {
     "is_cam": ("num_samples=2",),
     "opti_cam": ("steps=2",),
     "rise_cam": ("num_samples=20",),
+    "integrated_gradients": ("steps=2",),
+    "smooth_grad": ("num_samples=2",),
 }  # fmt: skip
 CLASSES = ("cat", "dog")
 CHANNELS = 6

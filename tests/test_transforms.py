@@ -27,6 +27,8 @@ OPTIONS = {
     "group_cam": {"score": "logit", "groups": 2},
     "opti_cam": {"steps": 2},
     "rise_cam": {"score": "logit", "num_samples": 4, "cells": 2},
+    "integrated_gradients": {"steps": 2},
+    "smooth_grad": {"num_samples": 2},
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 #: The heads that a method is defined for, by the diagnostic that tells; any other has all of them.

@@ -16,6 +16,7 @@ from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import (
     DEFAULT_METHOD,
     SIGNED_METHOD,
+    backprop,
     coalition,
     contribution,
     controls,
@@ -274,6 +275,21 @@ METHODS: dict[str, Method] = {
         "gradient and biases add up to F(A); the map has no signs", "Srinivas & Fleuret, NeurIPS 2019",
         map_from="positions", needs=("gradient",), contains_activation=True,
         range=(0.0, math.inf),
+    ),
+    "integrated_gradients": Method(
+        backprop.integrated_gradients, "Integrated gradients", "steps forward + backward",
+        "the map, too, sums to F(A) - F(0) in the limit", "Sundararajan et al., ICML 2017", map_from="positions",
+        needs=("gradient",), exact_on_linear=True, null_channels=True, contains_activation=True, batched=False,
+        steps=backprop.stepped_integrated_gradients,
+    ),
+    "smooth_grad": Method(
+        backprop.smooth_grad, "SmoothGrad", "num_samples forward + backward", "none", "Smilkov et al., 2017",
+        map_from="positions", needs=("gradient", "key"), symmetric=False, range=(0.0, math.inf), batched=False,
+        steps=backprop.stepped_smooth_grad,
+    ),
+    "guided_backprop": Method(
+        backprop.guided_backprop, "Guided backpropagation", "1 forward + 1 backward", "none",
+        "Springenberg et al., ICLR-W 2015", map_from="positions", needs=("gradient",),
     ),
     "eigen_cam": Method(
         eigen.eigen_cam, "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",

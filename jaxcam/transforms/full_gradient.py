@@ -159,18 +159,18 @@ def _affine(eqn: Any, ins: list, active: list[bool], value: _Value) -> _Value:
 def _homogeneous(eqn: Any, active: list[bool]) -> bool:
     """Whether the result is `J x` of its active operands: linear in them, or a maximum of them and 0."""
     kind = describe(eqn).kind
-    if kind == "maximum" or _is_relu(eqn):
+    if kind == "maximum" or is_relu(eqn):
         return True
     if kind in ("identity", "moves", "sums", "product", "elementwise"):
         return is_affine(eqn, active) and keeps_zero(eqn, active)
     return False
 
 
-def _is_relu(eqn: Any) -> bool:
+def is_relu(eqn: Any) -> bool:
     """Whether an equation is `max(x, 0)`, or calls nothing but that."""
     if called(eqn) is not None:
         inner = opened(called(eqn))[0].eqns
-        return bool(inner) and all(_is_relu(e) or describe(e).kind == "identity" for e in inner)
+        return bool(inner) and all(is_relu(e) or describe(e).kind == "identity" for e in inner)
     return eqn.primitive.name == "max" and any(
         isinstance(v, jex.Literal) and np.ndim(v.val) == 0 and v.val == 0 for v in eqn.invars
     )

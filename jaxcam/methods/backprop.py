@@ -1,0 +1,264 @@
+"""Maps of derivatives that are not the plain one: integrated, under noise, or guided; at a layer or from the pixels.
+
+At the layer "input" the activations are the picture and the head is the whole network: there they are the methods of
+their papers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxcam.methods.gradient import grad_cam, product
+from jaxcam.methods.maps import resize_map
+from jaxcam.methods.result import (
+    CAM,
+    HeadFn,
+    NetworkFn,
+    Params,
+    Target,
+    cam_of_contributions,
+    check_activations,
+    scalar_score,
+)
+from jaxcam.methods.score import check_image
+from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
+from jaxcam.shapley.permutations import key_impl, raw_key
+from jaxcam.shapley.result import check_count
+from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.transforms.guided import guided
+
+
+class Slopes(NamedTuple):
+    """The state of `Path` and `Cloud`.
+
+    Attributes:
+      total: `(h, w, K)` the sum of the gradients so far.
+      logit: F(A).
+      logit_zero: F(0); F(A) where it is not needed.
+      taken: `()` steps.
+    """
+
+    total: jax.Array
+    logit: jax.Array
+    logit_zero: jax.Array
+    taken: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _Gradients(Repeated):
+    """The sum of gradients at points that a subclass chooses: one for each step.
+
+    Attributes:
+      head: `(params, activations) -> logits (C,)`.
+      pick: the target, where it is a function.
+    """
+
+    head: HeadFn
+    pick: Callable | None
+
+    states = (Slopes,)
+
+    def score(self, data: Data) -> Callable[[jax.Array], jax.Array]:
+        return scalar_score(self.head, data.params, data.explained(self.pick))
+
+    def step(self, data: Data, state: Slopes) -> Slopes:
+        """One more gradient. Cost: one evaluation and backward pass of the head."""
+        return state._replace(total=state.total + jax.grad(self.score(data))(self.point(data, state)))
+
+    def point(self, data: Data, state: Slopes) -> jax.Array:
+        """Where to take the next gradient."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Path(_Gradients):
+    """Integrated gradients as `Steps` on `Data`: at the middles of equal parts of the way from 0 to A."""
+
+    def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Slopes:
+        """Nothing yet. Cost: two evaluations of the head."""
+        check_activations(data.activations)
+        a, score = data.activations, self.score(data)
+        return Slopes(jnp.zeros_like(a), score(a), score(jnp.zeros_like(a)), jnp.zeros((), jnp.int32))
+
+    def point(self, data: Data, state: Slopes) -> jax.Array:
+        share = (state.taken.astype(data.activations.dtype) + 0.5) / self.count
+        return share * data.activations
+
+    def finish(self, state: Slopes, activations: jax.Array) -> CAM:
+        """The map."""
+        contributions = product(activations, state.total / self.count)
+        gap = jnp.sum(jnp.sum(contributions, (0, 1))) - (state.logit - state.logit_zero)
+        return cam_of_contributions(
+            contributions, logit=state.logit, logit_zero=state.logit_zero, completeness_gap=gap,
+            evaluations=jnp.asarray(self.count + 2, jnp.float32),
+        )  # fmt: skip
+
+
+def stepped_integrated_gradients(
+    params: Params, activations: jax.Array, *, head: HeadFn, target: Target, steps: int = 50, devices: int = 1
+) -> Stepped:
+    """`integrated_gradients` divided into its steps. Arguments and errors as there; `devices` makes no difference."""
+    check_activations(activations)
+    return Stepped(Path(check_count("steps", steps), head, split_target(target)[0]), itself, Path.finish)
+
+
+def integrated_gradients(
+    params: Params, activations: jax.Array, *, head: HeadFn, target: Target, steps: int = 50
+) -> CAM:
+    """Integrated gradients: the map is `relu(sum_k A_k * mean over the way from 0 to A of dF/dA_k)`.
+
+    The mean is taken at the middles of `steps` equal parts. The more there are, the nearer the map comes, before its
+    ReLU, to adding up to F(A) - F(0); DeepLIFT's, `hires_lift_cam`, does so in one pass. At the layer "input" the way
+    begins at a picture of the mean colour. A channel that is zero everywhere gets exactly 0.
+
+    Args:
+      params, activations, head, target: as in `grad_cam`.
+      steps: on the way.
+
+    Returns:
+      A `CAM` by position; `diagnostics` holds `logit` F(A), `logit_zero` F(0), `completeness_gap` and `evaluations`.
+      Cost: `steps` evaluations and backward passes of the head, and two evaluations.
+
+    Raises:
+      JaxcamError: as in `grad_cam`, and for fewer than one step.
+
+    References:
+      Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, ICML 2017, eqs. 1 and 3.
+    """
+    stepped = stepped_integrated_gradients(params, activations, head=head, target=target, steps=steps)
+    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloud(_Gradients):
+    """SmoothGrad as `Steps` on `Data`: at copies of A with noise.
+
+    Attributes:
+      sigma: of the noise, as a share of the range of A.
+      impl: of the random key.
+    """
+
+    sigma: float
+    impl: str
+
+    def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Slopes:
+        """Nothing yet. Cost: one evaluation of the head."""
+        check_activations(data.activations)
+        logit = self.score(data)(data.activations)
+        return Slopes(jnp.zeros_like(data.activations), logit, logit, jnp.zeros((), jnp.int32))
+
+    def point(self, data: Data, state: Slopes) -> jax.Array:
+        a = data.activations
+        key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
+        spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
+        return a + spread * jax.random.normal(key, a.shape, a.dtype)
+
+    def finish(self, state: Slopes, activations: jax.Array) -> CAM:
+        """The map."""
+        evaluations = jnp.asarray(self.count + 1, jnp.float32)
+        return cam_of_contributions(jnp.abs(state.total / self.count), logit=state.logit, evaluations=evaluations)
+
+
+def stepped_smooth_grad(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    num_samples: int = 50,
+    sigma: float = 0.15,
+    devices: int = 1,
+) -> Stepped:
+    """`smooth_grad` divided into steps, one for each draw. Arguments and errors as there."""
+    check_activations(activations)
+    count = check_count("num_samples", num_samples)
+    return Stepped(Cloud(count, head, split_target(target)[0], float(sigma), key_impl(key)), itself, Cloud.finish)
+
+
+def smooth_grad(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    num_samples: int = 50,
+    sigma: float = 0.15,
+) -> CAM:
+    """SmoothGrad: the map is `sum_k |mean of dF/dA_k|`, the mean over copies of A with normal noise.
+
+    How sensitive the logit is at each position, for better or for worse; not how much of it is there. A coefficient is
+    the sum over the positions, of a channel that is zero everywhere too.
+
+    Args:
+      params, activations, head, target: as in `grad_cam`.
+      key: a `jax.random` key.
+      num_samples: copies.
+      sigma: standard deviation of the noise, as a share of the range of A.
+
+    Returns:
+      A `CAM` by position; `diagnostics` holds `logit`, without noise, and `evaluations`. Cost: `num_samples`
+      evaluations and backward passes of the head, and one evaluation.
+
+    Raises:
+      JaxcamError: as in `grad_cam`, and for fewer than one sample.
+
+    References:
+      Smilkov et al., SmoothGrad: removing noise by adding noise, arXiv:1706.03825, 2017, section 3.
+    """
+    stepped = stepped_smooth_grad(
+        params, activations, key, head=head, target=target, num_samples=num_samples, sigma=sigma
+    )
+    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
+
+
+def guided_backprop(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """Guided backpropagation: the map is `relu(sum_k G_k)`, G the gradient that ReLUs pass where it is positive.
+
+    ReLUs are found in the traced program of the head; one without any has its plain gradient. It is sharp, and nearly
+    the same for every class: it shows what the layers see more than what the logit rests on. A coefficient is the sum
+    over the positions, of a channel that is zero everywhere too.
+
+    Arguments, cost and errors as in `grad_cam`; `diagnostics` holds `logit`.
+
+    References:
+      Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR Workshops 2015, section 3.4.
+    """
+    check_activations(activations)
+    logit, slope = jax.value_and_grad(guided(scalar_score(head, params, target)))(activations)
+    return cam_of_contributions(slope, logit=logit)
+
+
+def guided_grad_cam(
+    params: Params, activations: jax.Array, image: jax.Array, *, predict: NetworkFn, head: HeadFn, target: Target
+) -> jax.Array:
+    """Guided Grad-CAM: `G * M`, G the guided gradient of the pixels and M the Grad-CAM map of a layer, resized.
+
+    Args:
+      params: whatever `predict` takes first, and `head`.
+      activations: A `(h, w, K)` of the image, one example.
+      image: `(H, W, C)`, the network's input.
+      predict: `(params, image) -> logits (C,)`, the whole network.
+      head: `(params, activations) -> logits (C,)`, what follows the layer.
+      target: class index (array or int), or a function `logits -> ()`.
+
+    Returns:
+      `(H, W, C)`, signed; of the pixels, not of the layer, so that it is no `CAM`. Cost: one evaluation and backward
+      pass of the whole network, and of the head.
+
+    Raises:
+      JaxcamError: as in `grad_cam`.
+
+    References:
+      Selvaraju et al., Grad-CAM, ICCV 2017, section 3.2.
+    """
+    check_image(activations, image)
+    slope = jax.grad(guided(scalar_score(predict, params, target)))(image)
+    map = resize_map(grad_cam(params, activations, head=head, target=target).map, image.shape[:2])
+    return slope * map[..., None].astype(slope.dtype)
