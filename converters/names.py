@@ -107,7 +107,13 @@ def _whole(name: str) -> str:
 @functools.cache
 def _needed() -> frozenset[str]:
     """Every name in every table."""
-    return frozenset(s for d in DIALECTS for c in d.configs for rule in d.rules(c) for s in rule.sources)
+    return frozenset().union(*(_sources(d, c) for d in DIALECTS for c in d.configs))
+
+
+@functools.lru_cache(256)
+def _sources(dialect: Dialect, config: Config) -> frozenset[str]:
+    """Every name in one table."""
+    return frozenset(s for rule in dialect.rules(config) for s in rule.sources)
 
 
 def beside(names: Iterable[str], needed: Iterable[str]) -> set[str]:
@@ -144,7 +150,7 @@ def recognise(names: Iterable[str], *, parted: bool, wanted: Config | None = Non
         if (wanted and wanted.family != dialect.family) or parted != dialect.parted:
             continue
         for config in [wanted.replace(**dict(dialect.options))] if wanted else dialect.configs:
-            needed = {s for rule in dialect.rules(config) for s in rule.sources}
+            needed = _sources(dialect, config)
             common = len(needed & there)
             score = common / len(needed | (there - beside(there, needed)))
             if best is None or score > best[0]:

@@ -26,6 +26,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         _PROGRAMS = tempfile.TemporaryDirectory(prefix="jaxcam-tests-", ignore_cleanup_errors=True)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
+    # Of each error raised below jax.jit, JAX would look up every line of its traceback in the file system.
+    os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
