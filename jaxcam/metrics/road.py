@@ -19,7 +19,7 @@ NOISE = 0.01
 #: Steps of conjugate gradients: of a photo of which 90 % are gone, they leave errors below a tenth of the noise.
 STEPS = 6
 #: Copies of an image are no coarser than this, and relaxed so many times there.
-_COARSEST, _AT_COARSEST = 16, 12
+_COARSEST, _AT_COARSEST = 8, 16
 
 
 class Road(NamedTuple):
