@@ -1,7 +1,7 @@
 """The test by parameter randomisation on a bundled network: `python -m benchmarks.randomisation DATA`.
 
-Prints a Markdown table: of each method the similarity of its maps with those of the trained network as layer after layer
-forgets, with intervals, and the relative rise of the maps' entropy (efficient MPRT).
+Prints a Markdown table: of each method the similarity of its maps with those of the trained network as layer after
+layer forgets, with intervals, and the relative rise of the maps' entropy (efficient MPRT).
 """
 
 from __future__ import annotations
