@@ -161,6 +161,7 @@ def lrp_cam(
     rule: RuleChoice = "epsilon",
     epsilon: float = 1e-9,
     gamma: float = 0.25,
+    attention: str = "fixed",
 ) -> CAM:
     """LRP-CAM: `alpha_k = sum over positions of the relevance of A_k` for the explained logit.
 
@@ -178,6 +179,7 @@ def lrp_cam(
         rule, a sequence of rules (one per layer with weights) or a function of the layer: see `transforms.lrp.lrp`.
       epsilon: the stabiliser.
       gamma: of the gamma rules.
+      attention: "fixed" or "attnlrp": whether relevance passes the softmax of an attention, see `transforms.lrp.lrp`.
 
     Returns:
       A `CAM`; `diagnostics` holds `logit` F(A), `relevance_sum` (of alpha), `absorbed_by_biases`,
@@ -193,7 +195,7 @@ def lrp_cam(
     References:
       Jung & Oh, ICCV 2021, supplement, eq. 1; Bach et al., PLoS ONE 10(7), 2015.
     """
-    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma)
+    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma, attention)
     return cam_of_coefficients(jnp.sum(relevance, axis=(0, 1)), activations, **diagnostics)
 
 
@@ -206,6 +208,7 @@ def hires_lrp_cam(
     rule: RuleChoice = "epsilon",
     epsilon: float = 1e-9,
     gamma: float = 0.25,
+    attention: str = "fixed",
 ) -> CAM:
     """HiRes-LRP-CAM: the map is `relu(sum_k R_k)`, R `(h, w, K)` the relevance of `lrp_cam`.
 
@@ -217,7 +220,7 @@ def hires_lrp_cam(
     References:
       Bach et al., PLoS ONE 10(7), 2015; Draelos & Carin, arXiv:2011.08891, 2020.
     """
-    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma)
+    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma, attention)
     return cam_of_contributions(relevance, **diagnostics)
 
 
@@ -271,10 +274,11 @@ def relevance_cam(
     )  # fmt: skip
 
 
-def _relevance(params, activations, head, target, rule, epsilon, gamma):
+def _relevance(params, activations, head, target, rule, epsilon, gamma, attention):
     """The relevance `(h, w, K)` of the activations, and the diagnostics of `lrp_cam`."""
     check_activations(activations)
-    explained = lrp(scalar_score(head, params, target), rule, epsilon=epsilon, gamma=gamma)(activations)
+    score = scalar_score(head, params, target)
+    explained = lrp(score, rule, epsilon=epsilon, gamma=gamma, attention=attention)(activations)
     return explained.relevance, _conserved(explained, explained.value, explained.value)
 
 

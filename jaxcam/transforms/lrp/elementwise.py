@@ -75,7 +75,10 @@ def _elementwise(eqn: Any, ins: list) -> Any:
 
     refused = next((v.refusal for v in active if v.refusal is not None), None)
     if name in _SUMS and refused is None and all(v.floating for v in active):
-        return _sum(eqn, ins, y)
+        result = _sum(eqn, ins, y)
+        if name == "sub" and ins[1].mark is not None and ins[1].mark[0] == "maximum" and ins[1].mark[1] is ins[0]:
+            result.mark = ("less its maximum", ins[0])
+        return result
     if root is not None:  # one function of one value, however many operations it takes
         return _passed(root, y)
     if name == "select_n" and isinstance(ins[0], Value):  # which case holds is a constant nearby
@@ -86,6 +89,9 @@ def _elementwise(eqn: Any, ins: list) -> Any:
     if name in ("mul", "div") and len(ins) == 2:
         weighs = [v.weighs for v in ins]
         if name == "div" and _is_softmax(*ins):
+            source, axes = ins[0].mark[2], ins[1].mark[2]
+            if run.through_softmax and source.refusal is None and source.plain.shape == y.shape:
+                return _softmax(source, axes, y)
             return Value(y, run, weighs=True, refusal=refuse(eqn, "a softmax, other than as weights of a sum"))
         if weighs == [False, True] or (name == "mul" and weighs == [True, False]):
             return _elementwise(eqn, [v.plain if v.weighs else v for v in ins])
@@ -115,7 +121,10 @@ def _of_one(eqn: Any, ins: list, v: Value, y: Any) -> Value:
         result = _passed(v, y)
         result.lineage, result.weighs = lineage, name in _GATES
         return result
-    mark = ("exponential", object()) if name in _EXPONENTIALS else None
+    mark = None
+    if name in _EXPONENTIALS:
+        source = v.mark[1] if v.mark is not None and v.mark[0] == "less its maximum" else v
+        mark = ("exponential", object(), source)
     why = REFUSED.get(name, _UNPUBLISHED)
     return Value(y, v.run, lineage=lineage, refusal=refuse(eqn, why), weighs=v.weighs or name in _NORMS, mark=mark)
 
@@ -178,7 +187,18 @@ def _halves(ins: list, y: Any) -> Value:
 
 
 def _is_softmax(e: Value, total: Value) -> bool:
-    return e.mark is not None and total.mark is not None and total.mark == ("sum", e.mark[1])
+    return e.mark is not None and total.mark is not None and total.mark[:2] == ("sum", e.mark[1])
+
+
+def _softmax(x: Value, axes: tuple[int, ...], y: Any) -> Value:
+    """`R_i = x_i (R_i - y_i sum_j R_j)`: the first order of a Taylor series (Achtibat et al., 2024, eq. 13)."""
+
+    def backward(residual, relevance):
+        x, y = residual
+        back = x * (relevance - y * jnp.sum(relevance, axes, keepdims=True))
+        return back, jnp.sum(relevance) - jnp.sum(back), 0.0
+
+    return Value(y, x.run, propagate(backward, x.carrier, x.run.sinks, (x.plain, y), y))
 
 
 def moved(eqn: Any, ins: Sequence[Any]) -> list[Value]:

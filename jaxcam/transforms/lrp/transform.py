@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, unknown
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.lrp.elementwise import NAME, elementwise, moved
 from jaxcam.transforms.lrp.layer_rules import Epsilon, LayerRule, RuleChoice, WeightedLayer, chooser, stabilised
@@ -26,6 +26,10 @@ from jaxcam.transforms.walker import bind, equivalent, location, trace, walk
 
 #: What a layer with weights is called, by its primitive.
 _LAYERS = {"dot_general": "dense", "conv_general_dilated": "conv"}
+
+
+#: What becomes of attention weights: held fixed, or given their half, which passes the softmax (AttnLRP).
+ATTENTION = ("fixed", "attnlrp")
 
 
 class Relevance(NamedTuple):
@@ -52,6 +56,7 @@ def lrp(
     gamma: float = 0.25,
     precision: str | None = None,
     begin: Callable[[jax.Array], jax.Array] | None = None,
+    attention: str = "fixed",
 ) -> Callable[[Any], Relevance]:
     """The function `x -> Relevance` that shares out the scalar `fn(x)` over the elements of x.
 
@@ -73,6 +78,9 @@ def lrp(
         outer one of these says, else the highest.
       begin: of an fn whose result is an array of any shape, the relevance of its elements, of their values: a class's
         own logit against those of the others, for example. Relevance and what is absorbed add up to its sum.
+      attention: "fixed" holds the weights of an attention fixed, and its values get everything; "attnlrp" gives weights
+        and values half each, and the weights' passes the softmax as in Achtibat et al., `x (R - y sum R)`; the
+        rest, which no x has, counts as a bias's. The norms of LayerNorm are constants in both.
 
     Returns:
       `propagate(x) -> Relevance`. Cost: one evaluation of fn and one backward pass under the epsilon rule; other rules
@@ -89,6 +97,8 @@ def lrp(
       Achtibat et al., ICML 2024 (products).
     """
     choose, looks = chooser(rule, epsilon, gamma)
+    if attention not in ATTENTION:
+        raise unknown("way with attention", attention, ATTENTION)
 
     def propagate(x):
         closed, _ = trace(fn, x, precision=resolved(precision).products)
@@ -98,7 +108,7 @@ def lrp(
         leaves = [jnp.asarray(leaf) for leaf in leaves]
 
         def go(carriers, sinks, choose, count):
-            run = Run(sinks, epsilon, choose, count)
+            run = Run(sinks, epsilon, choose, count, attention == "attnlrp")
             values = [Value(leaf, run, carrier) for leaf, carrier in zip(leaves, carriers, strict=True)]
             (out,) = _walk(closed, values)
             return (out.carrier, run.layers) if isinstance(out, Value) else (out, None)
@@ -175,13 +185,17 @@ def moves(eqn: Any, ins: list) -> list:
     outs = moved(eqn, ins)
     for out in outs:
         out.weighs = stays_open and first.weighs
+        out.mark = first.mark if stays_open else None
     return outs
 
 
 @_of_numbers
 def maximum(eqn: Any, ins: list) -> list:
     """Winner takes all; ties as in the gradient."""
-    return list(moved(eqn, ins))
+    outs = moved(eqn, ins)
+    for out in outs:
+        out.mark = ("maximum", ins[0])
+    return outs
 
 
 @_of_numbers
@@ -276,7 +290,8 @@ def _refused(eqn: Any, ins: list, refused: Value) -> list[Value]:
     if describe(eqn).kind == "moves":
         weighs = refused.weighs
     elif mark is not None:
-        mark = ("sum", mark[1]) if eqn.primitive.name == "reduce_sum" and mark[0] == "exponential" else None
+        added = eqn.primitive.name == "reduce_sum" and mark[0] == "exponential"
+        mark = ("sum", mark[1], tuple(eqn.params["axes"])) if added else None
     results = bind(eqn, plain(ins))
     return [Value(out, refused.run, refusal=refused.refusal, weighs=weighs, mark=mark) for out in results]
 

@@ -26,10 +26,19 @@ class Run:
       count: how many such layers there are, where `choose` looks.
       layers: how many were met so far.
       inside: layers of the loop or branch being walked, by equation, as its body is walked more than once.
+      through_softmax: whether relevance passes the softmax of an attention; else its weights are held fixed.
     """
 
-    def __init__(self, sinks: Sinks, epsilon: float, choose: Callable[[WeightedLayer], LayerRule], count: int):
+    def __init__(
+        self,
+        sinks: Sinks,
+        epsilon: float,
+        choose: Callable[[WeightedLayer], LayerRule],
+        count: int,
+        through_softmax: bool = False,
+    ):
         self.sinks, self.epsilon, self.choose, self.count = sinks, epsilon, choose, count
+        self.through_softmax = through_softmax
         self.layers = 0
         self.inside: dict[int, int] | None = None
 
@@ -138,7 +147,7 @@ class Value:
       lineage: the values, nearest first, of which this one is a function position by position.
       weighs: whether it only weighs other values in a product: a gate, attention weights, a norm.
       refusal: the error to raise if relevance should come this way, or None.
-      mark: of exponentials and of their sums, to know a softmax by.
+      mark: of maxima, of values less theirs, of exponentials and of their sums, to know a softmax by.
       linear: the linear layer that it is the output of, as long as nothing but affine operations came after.
     """
 
