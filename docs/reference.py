@@ -117,11 +117,11 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:
 def metrics_table() -> str:
     """The entries of `METRICS`."""
     rows = (
-        (f"`{name}`", m.title, m.short, DIRECTIONS[m.better][1], ", ".join(f"`{n}`" for n in m.needs))
+        (f"`{name}`", m.title, m.short, m.kind, DIRECTIONS[m.better][1], ", ".join(f"`{n}`" for n in m.needs))
         for name, m in METRICS.items()
     )
     lines = ["# Metrics by name", "", "The entries of `jaxcam.METRICS`: what `jaxcam evaluate --metrics` takes.", ""]
-    return "\n".join([*lines, *table(("name", "title", "in papers", "best", "needs"), rows), ""])
+    return "\n".join([*lines, *table(("name", "title", "in papers", "kind", "best", "needs"), rows), ""])
 
 
 def primitives_table() -> str:
