@@ -13,6 +13,7 @@ from jaxcam.data.images import Picture
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.intervals import Interval, bootstrap
 from jaxcam.explanation.engine import Engine
+from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.registry import Request, request
 from jaxcam.metrics.randomisation import histogram_entropy, layer_order, randomised
@@ -50,7 +51,7 @@ def parameter_randomisation(
     network: Classifier,
     pictures: Sequence[Picture],
     *,
-    methods: Sequence[str | Request] = ("lift_cam",),
+    methods: Sequence[str | Request] = (DEFAULT_METHOD,),
     targets: Sequence[int | str] | None = None,
     layer: str | None = None,
     similarity: str = "ssim",
