@@ -15,6 +15,7 @@ from jaxcam.explanation.overlays import overlay as overlay
 from jaxcam.explanation.result import Attribution as Attribution
 from jaxcam.explanation.result import Explanation as Explanation
 from jaxcam.methods import targets as targets
+from jaxcam.methods.attention import attention_rollout as attention_rollout
 from jaxcam.methods.backprop import guided_backprop as guided_backprop
 from jaxcam.methods.backprop import guided_grad_cam as guided_grad_cam
 from jaxcam.methods.backprop import integrated_gradients as integrated_gradients

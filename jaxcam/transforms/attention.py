@@ -1,0 +1,79 @@
+"""The attention weights inside a traced program: every softmax over as many values as there are rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core as jex
+
+from jaxcam.transforms.primitives import describe
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, trace, walk
+
+
+def attention_weights(fn: Callable) -> Callable[[Any], tuple[jax.Array, ...]]:
+    """The function `x -> weights` that returns every attention's weights inside `fn(x)`, in the order of the program.
+
+    Weights are what a softmax over the last axis makes `(..., n, n)`, n at least 2, wherever it stands: whichever
+    library wrote it, `exp(s) / sum exp(s)` is a softmax. A fused kernel, which has none in its program, shows nothing.
+
+    Args:
+      fn: a pure function of one pytree of arrays.
+
+    Raises:
+      UnsupportedPrimitive: an attention lies in a loop or a branch, whose values a program does not show.
+    """
+
+    def weights(x):
+        closed, _ = trace(fn, x)
+        found: list[jax.Array] = []
+
+        def rule(eqn: Any, ins: list) -> list:
+            results = bind(eqn, [v.x if isinstance(v, _Value) else v for v in ins])
+            mark = _mark(eqn, ins)
+            if mark == "softmax" and _is_square(results[0]):
+                found.append(results[0])
+            if describe(eqn).kind == "control" and _holds_exponential(eqn):
+                raise UnsupportedPrimitive("attention_weights", eqn, "the attentions in it do not come out")
+            return [_Value(r, mark) for r in results]
+
+        walk(closed, [_Value(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)], active=_Value, rule=rule)
+        return tuple(found)
+
+    return weights
+
+
+class _Value:
+    """A value that depends on the input; and of exponentials and their sums over the last axis, which they are of."""
+
+    __slots__ = ("mark", "x")
+
+    def __init__(self, x: Any, mark: Any = None):
+        self.x, self.mark = x, mark
+
+
+def _mark(eqn: Any, ins: list) -> Any:
+    name, first = eqn.primitive.name, ins[0] if ins else None
+    if name == "exp":
+        return ("exp", object())
+    if not isinstance(first, _Value) or first.mark is None:
+        return None
+    mark = first.mark
+    if name == "reduce_sum" and mark[0] == "exp" and tuple(eqn.params["axes"]) == (first.x.ndim - 1,):
+        return ("sum", mark[1])
+    if name == "div" and mark[0] == "exp" and isinstance(ins[1], _Value) and ins[1].mark == ("sum", mark[1]):
+        return "softmax"
+    if describe(eqn).kind in ("moves", "identity") or name == "convert_element_type":
+        return mark if mark[0] == "sum" else None
+    return None
+
+
+def _is_square(x: jax.Array) -> bool:
+    return x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
+
+
+def _holds_exponential(eqn: Any) -> bool:
+    inside = (e for jaxpr in jex.jaxprs_in_params(eqn.params) for e in jaxpr.eqns)
+    return any(e.primitive.name == "exp" or _holds_exponential(e) for e in inside)

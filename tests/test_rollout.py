@@ -1,0 +1,88 @@
+"""Attention weights are found in any program, and rolled out as the paper does."""
+
+from __future__ import annotations
+
+import guests
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcam
+from jaxcam.errors import JaxcamError
+from jaxcam.transforms.attention import attention_weights
+
+RNG = np.random.default_rng(0)
+LAYERS, HEADS, WIDTH, GRID = 2, 2, 3, (2, 3)
+P = {
+    f"{kind}{i}": RNG.normal(size=(HEADS, 3, WIDTH) if kind != "o" else (HEADS, WIDTH, 3))
+    for i in range(LAYERS) for kind in "qkvo"
+}  # fmt: skip
+P |= {"class": RNG.normal(size=3), "out": RNG.normal(size=(3, 4))}
+IMAGE = RNG.normal(size=(*GRID, 3))
+
+
+def network(xp, softmax, p, image, with_class=True, seen=None):
+    """A transformer of two layers without norms; its tokens are the pixels."""
+    x = image.reshape(-1, 3)
+    if with_class:
+        x = xp.concatenate([p["class"][None], x])
+    for i in range(LAYERS):
+        q, k, v = (xp.einsum("nc,hcd->hnd", x, p[f"{kind}{i}"]) for kind in "qkv")
+        weights = softmax(xp.einsum("hnd,hmd->hnm", q, k))
+        if seen is not None:
+            seen.append(weights)
+        x = x + xp.einsum("hnm,hmd,hdc->nc", weights, v, p[f"o{i}"])
+    return (x[0] if with_class else x.mean(0)) @ p["out"]
+
+
+def slow_softmax(s):
+    e = np.exp(s - s.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("with_class", [True, False])
+def test_rollout_is_the_slow_one(with_class):
+    seen: list[np.ndarray] = []
+    network(np, slow_softmax, P, IMAGE, with_class, seen)
+    params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), P)
+
+    def predict(p, x):
+        return network(jnp, jax.nn.softmax, p, x, with_class)
+
+    image = jnp.asarray(IMAGE, jnp.float32)
+    found = jax.jit(attention_weights(lambda x: predict(params, x)))(image)
+    assert len(found) == LAYERS
+    for got, want in zip(found, seen, strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    flow = np.eye(len(seen[0][0]))
+    for weights in seen:
+        flow = (0.5 * weights.mean(0) + 0.5 * np.eye(len(flow))) @ flow
+    want = (flow[0, 1:] if with_class else flow.mean(0)).reshape(GRID)
+    got = jax.jit(lambda p, x: jaxcam.attention_rollout(p, x, predict=predict, grid=GRID))(params, image)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert float(got.sum()) == pytest.approx(1 - flow[0, 0] * with_class, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vit_class_token", "vit_mean"])
+def test_attentions_of_other_libraries_are_found(name):
+    guest = guests.GUESTS[name]()
+    image = guests.image()
+    shapes = jax.eval_shape(attention_weights(lambda x: guest.logits(guest.params, x)), image)
+    assert len(shapes) >= 2 and all(s.shape[-1] == s.shape[-2] for s in shapes)
+
+
+def test_what_there_is_no_rollout_of():
+    params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), P)
+    image = jnp.asarray(IMAGE, jnp.float32)
+
+    def looped(p, x):
+        def step(c, _):
+            return jax.nn.softmax(c @ c.T) @ c, None
+
+        return jax.lax.scan(step, x.reshape(-1, 3), None, length=2)[0].mean(0)
+
+    with pytest.raises(JaxcamError, match="no attention in the network, for 2 x 3 patches"):
+        jaxcam.attention_rollout(params, image, predict=lambda p, x: x.mean((0, 1)), grid=GRID)
+    with pytest.raises(JaxcamError, match="attentions in it do not come out"):
+        jaxcam.attention_rollout(params, image, predict=looped, grid=GRID)
