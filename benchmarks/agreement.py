@@ -4,6 +4,8 @@ Table 1: the cosine between the coefficients of two independent SHAP-CAM_N runs,
 mean and standard deviation over the pictures. Tables 2 and 6: the cosine of LIFT-CAM, KSHAP-CAM (unpaired, as in the
 paper) and other methods with a long SHAP-CAM, per layer, with standard errors. The long SHAP-CAM has noise of its
 own, known from its standard errors; the last column is the cosine without it. The class is the top-1 one.
+
+`--methods` measures those rows of tables 2 and 6 again, and leaves all others as they stand in the results.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import json
 import pathlib
 import sys
 import zlib
@@ -83,15 +86,18 @@ def game_of(head):
     return values
 
 
-def long_shap(network: Network, layer: str, a, target, name: str, orderings: int) -> np.ndarray:
-    """Ten independent parts `(10, K)` of an antithetic SHAP-CAM, from the host: convolutions are slow in loops."""
+def long_shap(network: Network, layer: str, a, target, name: str, orderings: int, estimator: str) -> np.ndarray:
+    """Ten independent parts `(10, K)` of a SHAP-CAM; antithetic ones from the host: convolutions are slow in loops."""
     _, head = network.split(at=layer)
+    keys = [jax.random.fold_in(seed("long", layer, name), i) for i in range(10)]
+    if estimator != "antithetic":
+        part = program(head, estimator, -(-orderings // 10))
+        return np.stack([np.asarray(part(network.params, a, key, target)[0], np.float64) for key in keys])
     v = jax.tree_util.Partial(game_of(head), network.params, a, target)
     players, each = a.shape[-1], -(-orderings // 20) * 2
     chunk = 2 * (players - 1) * max(1, min(each // 2, 4096 // (2 * (players - 1))))
     parts = []
-    for i in range(10):
-        key = jax.random.fold_in(seed("long", layer, name), i)
+    for key in keys:
         *_, state = permutation_shapley_steps(
             v, key, num_players=players, num_permutations=each, antithetic=True, chunk_size=chunk
         )
@@ -99,11 +105,17 @@ def long_shap(network: Network, layer: str, a, target, name: str, orderings: int
     return np.stack(parts)
 
 
-def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: int, kept: Runs) -> list[dict]:
-    """Tables 2 and 6: one row per method."""
+def agreeing(
+    network: Network, layer: str, shown: list, orderings: int, runs: int, kept: Runs, methods: list[str], estimator: str
+) -> list[dict]:
+    """Tables 2 and 6: one row per method of `METHODS` that is asked for."""
     _, head = network.split(at=layer)
     shape = network.layer_shape(layer)
-    names = {m: t.replace("{10K}", str(10 * shape[-1])).replace("{K}", str(shape[-1])) for m, t in METHODS.items()}
+    names = {
+        m: t.replace("{10K}", str(10 * shape[-1])).replace("{K}", str(shape[-1]))
+        for m, t in METHODS.items()
+        if m in methods
+    }
     compiled = {}
     for name, text in names.items():
         wanted = request(text)
@@ -115,11 +127,11 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
     noise, used = [], []
     for picture in shown:
         a, target = example(network, layer, picture)
-        stored = kept.kept.get(f"{network.name}/{layer}/{picture.name}/{int(target)}/antithetic", np.zeros((0, 1)))
+        stored = kept.kept.get(f"{network.name}/{layer}/{picture.name}/{int(target)}/{estimator}", np.zeros((0, 1)))
         if len(stored) * RUN >= orderings:
             parts = stored.astype(np.float64)
         else:
-            parts = long_shap(network, layer, a, target, picture.name, orderings)
+            parts = long_shap(network, layer, a, target, picture.name, orderings, estimator)
         want = parts.mean(0)
         used.append(max(orderings, RUN * len(stored)))
         noise.append(own_error(parts))
@@ -134,6 +146,7 @@ def agreeing(network: Network, layer: str, shown: list, orderings: int, runs: in
             "layer": layer,
             "method": name,
             "orderings": [min(used), max(used)],
+            "estimator": estimator,
             "noise": noise,
             "cosines": [c if np.isfinite(c) else None for c in cosines],  # JSON knows no NaN
         }
@@ -156,6 +169,13 @@ def summary(cosines: np.ndarray, noise: np.ndarray) -> dict:
         "cosine": float(some.mean()), "without_noise": float(clean.mean()),
         "standard_error": standard_error(some), "pictures": len(some),
     }  # fmt: skip
+
+
+def merged(old: list[dict], new: list[dict]) -> list[dict]:
+    """The rows of tables 2 and 6, the new ones in place of those of the same layer and method."""
+    at = {(r["layer"], r["method"]): r for r in [*old, *new]}
+    layers = list(dict.fromkeys(layer for layer, _ in at))
+    return sorted(at.values(), key=lambda r: (layers.index(r["layer"]), list(METHODS).index(r["method"])))
 
 
 def differences(rows: list[dict], method: str = "LIFT-CAM") -> list[dict]:
@@ -194,6 +214,7 @@ def tables(network: Network, first: list[dict], second: list[dict]) -> str:
         for r in second:
             paper = published(r["method"], r["layer"], kind) if vgg else None
             counts = [f"{n:,}" for n in sorted(set(r["orderings"]))]
+            counts[-1] += "" if r.get("estimator", "antithetic") == "antithetic" else f", {r['estimator']}"
             out.append(
                 f"| {r['layer']} | {r['method']} | {r['cosine']:.4f} ± {r['standard_error']:.4f} | {paper or ''} "
                 f"| {r['without_noise']:.4f} | {r['pictures']} of {len(r['cosines'])} | {' to '.join(counts)} |"
@@ -223,32 +244,47 @@ def main(argv=None) -> int:
     parser.add_argument("--limit", type=int, default=50, help="pictures of tables 2 and 6")
     parser.add_argument("--repeat-limit", type=int, default=20, help="pictures of table 1; 0 leaves it out")
     parser.add_argument("--orderings", type=int, nargs="+", default=list(TABLE_1), help="N of table 1")
-    parser.add_argument("--shap", type=int, nargs="+", default=[10_000], help="antithetic orderings, for each layer")
+    parser.add_argument("--shap", type=int, nargs="+", default=[10_000], help="orderings, for each layer")
+    parser.add_argument("--estimator", choices=ESTIMATORS, default="antithetic", help="of these orderings")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        metavar="METHOD",
+        help=f"measure these again, and keep all else in the results; of {', '.join(METHODS)}",
+    )
     parser.add_argument("--runs", type=int, nargs="+", default=[10], help="of each random method, for each layer")
     parser.add_argument("--kept", type=pathlib.Path, help="runs that benchmarks.precision has kept")
     args = parser.parse_args(argv)
-    record, texts, kept = {}, [], Runs(args.kept)
+    path = pathlib.Path(__file__).parent / "results" / "agreement.json"
+    before = json.loads(path.read_text()) if args.methods and path.exists() else {}
+    record: dict[str, dict] = {k: v for k, v in before.items() if k not in ("machine", "settings")}
+    kept = Runs(args.kept)
     try:
         for name in args.model:
             network = load(name)
             vgg = isinstance(network.config, VGGConfig)
             layers = args.layers or (["conv5_3", "conv5_2", "conv5_1"] if vgg else [network.default_layer])
             layers = [network.resolve_layer(layer) for layer in layers]
-            first = []
-            if args.repeat_limit:
+            old = record.get(network.name, {"table_1": [], "tables_2_and_6": []})
+            first = old["table_1"]
+            if args.repeat_limit and not args.methods:
                 first = repeated(network, layers[0], pictures(args.data, args.repeat_limit), args.orderings)
-            shown, second = pictures(args.data, args.limit), []
+            shown, second = pictures(args.data, args.limit), old["tables_2_and_6"]
             for i, layer in enumerate(layers):
                 orderings, runs = (given[min(i, len(given) - 1)] for given in (args.shap, args.runs))
-                second += agreeing(network, layer, shown, orderings, runs, kept)
+                found = agreeing(
+                    network, layer, shown, orderings, runs, kept, args.methods or list(METHODS), args.estimator
+                )
+                second = merged(second, found)
             record[network.name] = {"table_1": first, "tables_2_and_6": second, "layers": differences(second)}
-            texts.append(tables(network, first, second))
-            print(texts[-1], flush=True)
+            print(tables(network, first, second), flush=True)
     except JaxcamError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    settings = {k: v for k, v in vars(args).items() if k not in ("data", "kept")}
+    settings = before.get("settings") or {k: v for k, v in vars(args).items() if k not in ("data", "kept")}
     path = save("agreement", {"settings": settings, **record})
+    texts = [tables(load(name), r["table_1"], r["tables_2_and_6"]) for name, r in record.items()]
     path.with_suffix(".md").write_text("# Agreement with SHAP-CAM\n\n" + "\n".join(texts))
     return 0
 
