@@ -123,10 +123,18 @@ def _first_paragraph(env, name):
     return " ".join(paragraph.astext().split())
 
 
+def level_captions(app, page, template, context, doctree):
+    """Sphinx calls the captions of the navigation headings, without the level that screen readers ask for."""
+    for name in ("furo_navigation_tree", "body"):
+        if name in context:
+            context[name] = context[name].replace('role="heading">', 'role="heading" aria-level="2">')
+
+
 def setup(app):
     """What Sphinx calls."""
     app.connect("config-inited", make_pages)
     app.connect("autodoc-process-docstring", end_code, priority=100)  # before Napoleon's
     app.connect("autodoc-process-signature", name_aliases)
     app.connect("missing-reference", find_public)
+    app.connect("html-page-context", level_captions, priority=900)  # after the theme's
     app.connect("build-finished", write_llms)

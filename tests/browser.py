@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.resources
 import json
 import os
 import select
@@ -111,3 +112,15 @@ class Browser:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def barriers(self) -> list:
+        """What axe-core finds in the page that is a serious or critical barrier to somebody; none without it."""
+        try:
+            script = importlib.resources.files("axe_core_python") / "axe.min.js"
+        except ModuleNotFoundError:
+            return []
+        self.call("Runtime.evaluate", expression=script.read_text(encoding="utf-8"))
+        found = """axe.run().then(r => r.violations.filter(v => ["serious", "critical"].includes(v.impact))
+            .map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200)]))"""
+        result = self.call("Runtime.evaluate", expression=found, awaitPromise=True, returnByValue=True)
+        return result["result"]["value"]

@@ -106,6 +106,7 @@ def _pair(rng, index, name, target, methods, metrics, records, arrays, step, spr
         empty = "no evidence for the class: ..." if m == len(methods) - 1 and index % 5 == 1 else ""
         records.append({
             "index": index, "image": name, "target": target, "class": CLASSES[target], "label": 1.0, "predicted": 0,
+            "boxes": "" if index % 4 == 0 else "8 8 40 56;30 4 60.5 20",
             "method": method, "score": 0.7, "logit": 3.0, **{k: values[k] for k in metrics},
             "completeness_gap": values["gap"], "evaluations": 3.0 if m % 2 == 0 else float("nan"),
             "seconds": 0.002 * 3**m, "empty": empty,

@@ -13,14 +13,16 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
-from evaluation_runs import CLASSES, EVIL, make_run
+from evaluation_runs import CLASSES, EVIL, MEASURED, make_run
+from PIL import Image
 
 from jaxcam.cli import main
 from jaxcam.evaluate import charts
-from jaxcam.evaluate.gallery import ranked, sample
+from jaxcam.evaluate.gallery import SIDE, Gallery, boxed, ranked, sample
 from jaxcam.evaluate.report import report
 from jaxcam.evaluate.run import read_run
 from jaxcam.evaluate.statistics import agreement, cube, summarise
+from jaxcam.metrics import METRICS
 
 _VOID = {"meta", "link", "img", "br", "wbr"}
 
@@ -83,6 +85,36 @@ def test_the_page_holds_all_sections_tables_and_pictures(parsed, folder):
     words = " ".join(parsed.texts)
     for said in ("0" * 64, "1" * 64, "jaxcam evaluate <data>", "is cut off", "conv5_3, 4 × 4 × 6"):
         assert said in words
+
+
+def test_the_page_says_what_was_predicted_and_what_the_abbreviations_mean(parsed):
+    words = " ".join(parsed.texts)
+    assert "(the prediction)" in words and f"(predicted: {CLASSES[0]})" in words
+    for name in MEASURED:
+        assert f"{METRICS[name].title}; {METRICS[name].direction}" in words
+    assert "Outlined in white" in words
+
+
+def test_boxes_are_drawn_where_they_were_measured_against(folder, tmp_path):
+    run = read_run(folder)
+    gallery = Gallery(run, cube(run))
+    row = int(np.flatnonzero(run.columns["boxes"] != "")[0])
+    boxes = gallery._boxes(row, (64, 64, 3))
+    np.testing.assert_allclose(boxes, np.array([[8, 8, 40, 56], [30, 4, 60.5, 20]]) * SIDE / 64)
+    drawn = np.asarray(boxed(Image.new("RGB", (SIDE, SIDE), "blue"), boxes[:1]))
+    x0, y0, x1, y1 = (round(v) for v in boxes[0])
+    for x, y in ((x0 + 2, SIDE // 2), (x1 - 2, SIDE // 2), (SIDE // 3, y0 + 2), (SIDE // 3, y1 - 2)):
+        assert drawn[y, x].tolist() == [255, 255, 255], (x, y)
+    assert drawn[SIDE // 2, SIDE // 3].tolist() == [0, 0, 255]  # the inside is left as it is
+    bare = read_run(make_run(tmp_path, metrics=("ic", "ad"), images=8, keep=("maps",)))
+    assert len(Gallery(bare, cube(bare))._boxes(row, (64, 64, 3))) == 0
+
+
+def test_lines_and_marks_are_told_apart_without_colour():
+    looks = [(charts._line(i)["ls"], charts._line(i)["marker"]) for i in range(32)]
+    assert len(set(looks)) == len(looks) and all(
+        charts._line(i)["marker"] == charts._mark(i)["marker"] for i in range(32)
+    )
 
 
 def test_names_cannot_attack_the_page(text, parsed):
@@ -289,6 +321,11 @@ def test_in_a_real_browser(chromium, folder, text, width, dark):
     fonts = "[...document.querySelectorAll('body, .chart svg text')].map(e => getComputedStyle(e).fontFamily)"
     assert len(set(chromium.value(fonts))) == 1
     assert _contrast(chromium, ".chart svg text", "fill", of=".chart") > 4.5
+    assert chromium.barriers() == []
+    small, large = chromium.value("""(() => { const f = document.querySelectorAll('.strip figure')[1];
+        const width = () => f.querySelector('img').getBoundingClientRect().width;
+        const before = width(); f.focus(); const after = width(); f.blur(); return [before, after] })()""")
+    assert large > 2 * small and large <= width  # a picture that has the focus is enlarged
     assert _contrast(chromium, ".legend svg path[style*=stroke-width]", "stroke") > 3
     assert _contrast(chromium, ".heat td.plus, .heat td.minus", of="") > 3.9
     ink = _luminance(chromium.value("getComputedStyle(document.body).color"))

@@ -183,6 +183,7 @@ def test_in_a_real_browser(chromium, address, width, dark):
     assert 'jaxcam.load("tiny")' in chromium.value("$('code').textContent").replace("'", '"')
     assert chromium.value("document.documentElement.scrollWidth") <= width
     assert {url.split("/")[2] for url in chromium.requests if url.startswith("http")} == {address.split("/")[2]}
+    assert chromium.barriers() == []
     shown = chromium.value("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, shown.strip("rgb()").split(","))) < 300) == dark
 

@@ -28,8 +28,8 @@ from jaxcam.metrics.registry import METRICS
 #: so that a chart follows light and dark.
 _VARIABLES = ("ink", "soft", "rule", "card", "accent", "c0", "c1", "c2", "c3", "c4", "c5", "c6")
 INK, SOFT, RULE, CARD, ACCENT, *SERIES = (f"#c0de{i:02x}" for i in range(len(_VARIABLES)))
-#: Series differ by colour and, past these, by dash and mark.
-_DASHES, _MARKS = ((0, ()), (0, (3, 1.5)), (0, (1, 1.25)), (0, (4, 1.25, 1, 1.25))), "os^D"
+#: Series differ by dash and mark as well as by colour, which not everybody sees, and no printer in black.
+_DASHES, _MARKS = ((0, ()), (0, (3, 1.5)), (0, (1, 1.25)), (0, (4, 1.25, 1, 1.25))), "os^DvPX*"
 _WIDTH = 360.0  # in points, as letters are; the page scales charts a little
 _STYLE: Any = {
     "font.sans-serif": ["DejaVu Sans"],  # measured with; the page has its own
@@ -139,7 +139,10 @@ def legend(run: Run, *, lines: bool) -> list[Key]:
     for i, name in enumerate(short_titles(run)):
         with _axes(14, 28) as axes:
             axes.set_axis_off()
-            axes.plot((0, 1) if lines else 0, (0, 0) if lines else 0, **(_line(i) if lines else _mark(i)))
+            if lines:
+                axes.plot((0, 0.5, 1), (0, 0, 0), **{**_line(i), "markevery": [1]})
+            else:
+                axes.plot(0, 0, **_mark(i))
             axes.margins(x=0)
             keys.append(Key(_svg(axes), name))
     return keys
@@ -160,12 +163,15 @@ def _colour(i: int) -> str:
 
 
 def _line(i: int) -> dict:
-    return {"color": _colour(i), "lw": 2, "ls": _DASHES[i // len(SERIES) % len(_DASHES)]}
+    """Of the first 32, no two have the same dash and mark."""
+    dash = _DASHES[(i + i // len(_MARKS)) % len(_DASHES)]
+    return {"color": _colour(i), "lw": 2, "ls": dash, "marker": _MARKS[i % len(_MARKS)], "ms": 6, "mew": 1,
+            "mec": CARD, "markevery": (0.03 + 0.07 * (i % 3), 0.25)}  # fmt: skip
 
 
 def _mark(i: int) -> dict:
     return {
-        "marker": _MARKS[i // len(SERIES) % len(_MARKS)],
+        "marker": _MARKS[i % len(_MARKS)],
         "ls": "",
         "ms": 9,
         "mew": 1,

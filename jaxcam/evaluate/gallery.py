@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from jaxcam.data.images import open_image
 from jaxcam.data.preprocessing import Preprocessing
@@ -19,7 +19,7 @@ from jaxcam.explanation.overlays import overlay
 from jaxcam.methods.maps import place_map
 from jaxcam.metrics.registry import METRICS
 
-SIDE = 160  # pixels of a thumbnail
+SIDE = 288  # pixels of a picture, which the page shows smaller until it is asked
 _QUALITY = 82
 
 
@@ -94,7 +94,16 @@ class Gallery:
         picture = Image.fromarray(seen).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
         maps = self.run.arrays("maps", rows=rows)
         assert maps is not None
-        return Case(pair, data_uri(picture), [data_uri(under(picture, m)) for m in maps])
+        boxes = self._boxes(int(rows[0]), seen.shape)
+        photo, *overlays = (data_uri(boxed(p, boxes)) for p in (picture, *(under(picture, m) for m in maps)))
+        return Case(pair, photo, overlays)
+
+    def _boxes(self, row: int, shape: tuple[int, ...]) -> np.ndarray:
+        """`(n, 4)` of the class in a thumbnail, where the run measured against them."""
+        if not any(METRICS[k].needs_boxes for k in self.run.metrics):
+            return np.zeros((0, 4))
+        boxes = [box.split() for box in str(self.run.columns["boxes"][row]).split(";") if box]
+        return np.asarray(boxes, np.float64).reshape(-1, 4) * SIDE / np.asarray([shape[1], shape[0]] * 2)
 
 
 def _preprocessing(fields: dict) -> Preprocessing | None:
@@ -110,6 +119,16 @@ def under(picture: Image.Image, map: np.ndarray) -> Image.Image:
     """The picture under a map `(h, w)` that covers it all; an empty map leaves it grey."""
     heat = place_map(map, (0, 0, picture.width, picture.height), (picture.height, picture.width))
     return overlay(picture, heat if heat.any() else None)
+
+
+def boxed(picture: Image.Image, boxes: np.ndarray) -> Image.Image:
+    """The picture with the outlines of boxes, seen on light and on dark."""
+    picture = picture.copy()
+    draw = ImageDraw.Draw(picture)
+    for box in boxes.tolist():
+        draw.rectangle(box, outline="black", width=5)
+        draw.rectangle([v + d for v, d in zip(box, (1, 1, -1, -1), strict=True)], outline="white", width=3)
+    return picture
 
 
 def data_uri(picture: Image.Image) -> str:

@@ -56,7 +56,8 @@ def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathli
         name=f"{settings['model']['name']} on {settings['data']['name']}",
         lead=f"{count(len(run.methods), 'method')}, {metrics}, {how_many}; maps at {settings['layer']}.",
         unfinished="" if run.complete else f"{summary.images + len(run.broken):,} of {len(run.images):,}",
-        broken=list(run.broken.items()),
+        broken=list(run.broken.items()), boxed=any(METRICS[k].needs_boxes for k in run.metrics),
+        words=[(METRICS[k].short, METRICS[k].title, METRICS[k].direction) for k in run.metrics],
         sections=sections,
         how=tables.how(summary), how_many=how_many, level=f"{100 * summary.level:g}",
         pairs=count(len(values.pairs), "map"), focus=titles(run)[focus],
@@ -137,7 +138,9 @@ def _case(run: Run, values: Cube, case: Case, metric: str | None) -> dict[str, A
         description = f"Map of {title} for {name}" + ", empty" * empty
         says = "empty map" if empty else says
         overlays.append({"uri": uri, "description": description, "name": title, "says": says})
-    heading = f"{name}, {100 * float(columns['score'][rows[0]]):.1f} % — {image}"
+    classes, predicted = run.manifest["settings"]["model"]["classes"], int(columns["predicted"][rows[0]])
+    said = "the prediction" if predicted == int(columns["target"][rows[0]]) else f"predicted: {classes[predicted]}"
+    heading = f"{name}, {100 * float(columns['score'][rows[0]]):.1f} % ({said}) — {image}"
     description = f"{image}, explained for {name}"
     return {"heading": heading, "photo": case.photo, "description": description, "overlays": overlays}
 

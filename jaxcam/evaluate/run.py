@@ -22,7 +22,7 @@ from jaxcam.files import read_file
 FORMAT = 1
 #: Columns that are not metrics, and their types; the rest are float64.
 _TYPES: dict[str, Any] = {"index": np.int64, "image": str, "target": np.int64, "class": str, "predicted": np.int64}
-_TYPES |= {"method": str, "empty": str}
+_TYPES |= {"method": str, "empty": str, "boxes": str}
 _OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative")
 
 
@@ -35,7 +35,8 @@ class Run:
       manifest: its settings, the pictures, and what it was made with; see `jaxcam.evaluate.manifest`.
       columns: arrays of length R by name, one row per (picture, class, method), sorted by these: `index` and
         `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1 where the class is in
-        the picture, 0 where not, NaN unknown), `predicted` (the top class), `method`, `score` (probability of the
+        the picture, 0 where not, NaN unknown), `predicted` (the top class), `boxes` (of the target, in pixels of the
+        input: `x0 y0 x1 y1`, and `;` between two), `method`, `score` (probability of the
         target), `logit`, one column per metric (fractions, NaN where undefined), `completeness_gap`,
         `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map),
         `empty` (why the map shows nothing, or "") and `negative` (which share of the sum of absolute activations is
@@ -282,4 +283,6 @@ def _sha256(said: dict) -> str:
 def _column(values: list, kind: Any) -> np.ndarray:
     if kind is np.float64:
         values = [np.nan if v is None else float(v) for v in values]
+    elif kind is str:
+        values = ["" if v is None else v for v in values]
     return np.asarray(values, kind)

@@ -193,6 +193,7 @@ class Worker:
             "index": x.index, "image": x.item.name, "target": target, "class": self.network.classes[target],
             "label": float(target in x.item.labels) if self.known_labels else np.nan,
             "predicted": int(logits.argmax()), "score": probabilities[target], "logit": logits[target],
+            "boxes": ";".join(" ".join(f"{v:.5g}" for v in box) for box in x.boxes.get(target, ())),
         }  # fmt: skip
 
     def _check(self) -> None:
