@@ -72,9 +72,14 @@ PICTURES = [networks.picture(40, 50, 1), networks.picture(30, 40, 2)]
 LAYERS = ["conv3_1", "conv4_1"]
 
 
+@pytest.fixture(scope="module")
+def apart(network):
+    """What there is of each layer."""
+    return [jaxcam.explain(network, PICTURES, methods=["layer_cam", "lift_cam"], targets=2, layer=at) for at in LAYERS]
+
+
 @pytest.mark.parametrize("how", ["max", "mean"])
-def test_explain_fuses_what_it_makes_of_each_layer(network, how):
-    apart = [jaxcam.explain(network, PICTURES, methods=["layer_cam", "lift_cam"], targets=2, layer=at) for at in LAYERS]
+def test_explain_fuses_what_it_makes_of_each_layer(network, apart, how):
     together = jaxcam.explain(
         network, PICTURES, methods=["layer_cam", "lift_cam"], targets=2, layer=LAYERS, fuse=how, batch_size=2
     )
