@@ -390,3 +390,35 @@ def test_freed_memory_is_kept_where_the_c_library_can():
     could, faults = done.stdout.split()
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         assert could == "True" and int(faults) < 1000  # each array alone has 8192 pages
+
+
+_COMPLETE = """source "$1"
+complete_() {
+  COMP_WORDS=("$@"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); COMPREPLY=()
+  local function=$(complete -p jaxcam | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+  $function jaxcam "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+  echo "${COMPREPLY[*]}"
+}
+"""
+
+
+def test_a_shell_completes_commands_options_and_names(tmp_path, capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.sh"
+    script.write_text(capsys.readouterr().out)
+    typed = {
+        "ex": ["explain"], "explain --overl": ["--overlay-only"], "evaluate --metric gin": ["gini"],
+        "explain --method li": [m for m in METHODS if m.startswith("li")], "methods eigen_g": ["eigen_grad_cam"],
+        "explain --model vg": ["vgg16_slim"], "completion z": ["zsh"],
+    }  # fmt: skip
+    lines = "\n".join(f"complete_ jaxcam {words}" for words in typed)
+    said = subprocess.run(["bash", "-c", _COMPLETE + lines, "bash", script], capture_output=True, text=True, check=True)
+    assert [sorted(line.split()) for line in said.stdout.splitlines()] == [sorted(want) for want in typed.values()]
+    for shell in ("zsh", "tcsh"):
+        assert main(["completion", shell]) == 0 and "explain" in capsys.readouterr().out
+
+
+def test_completion_says_what_it_needs(fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "pip install 'jaxcam-xai[completion]'" in fails("completion", "bash")

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcam.cli import arguments, convert, doctor, evaluate, explain, listing, report, serve, train
+from jaxcam.cli import arguments, completion, convert, doctor, evaluate, explain, listing, report, serve, train
 from jaxcam.errors import JaxcamError, visible
 
 
@@ -24,7 +24,7 @@ def parser() -> tuple[argparse.ArgumentParser, Any]:
     )
     top.add_argument("--version", action=doctor.Version)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (explain, evaluate, report, listing, convert, train, serve, doctor):
+    for module in (explain, evaluate, report, listing, convert, train, serve, doctor, completion):
         module.add_commands(commands)
     return top, commands
 
