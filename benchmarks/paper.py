@@ -14,9 +14,12 @@ import resource
 import sys
 import time
 
-import jaxcam
+import jax
+
 from benchmarks.claims import SCORES, Claim, claims
 from benchmarks.timing import machine
+from jaxcam.cli.networks import named
+from jaxcam.cutting import head_params
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import Run, evaluate
 from jaxcam.evaluate.paper_figures import published
@@ -24,8 +27,9 @@ from jaxcam.evaluate.report import report
 from jaxcam.evaluate.statistics import Summary, over_seeds, summarise
 from jaxcam.evaluate.tables import cost_table, main_table, markdown, seeds_table
 from jaxcam.files import whole_file
+from jaxcam.methods.gradient import cam
 from jaxcam.metrics.registry import METRICS
-from jaxcam.models.resnet import ResNetConfig
+from jaxcam.models.classifier import Classifier
 
 #: `{K}` is the number of channels.
 METHODS = (
@@ -74,7 +78,7 @@ WORDS = (
 
 
 def write_up(
-    folder: pathlib.Path, network: jaxcam.Network, run: Run, summary: Summary, layers: dict[str, Run],
+    folder: pathlib.Path, network: Classifier, run: Run, summary: Summary, layers: dict[str, Run],
     found: list[Claim], spent: str,
 ) -> None:  # fmt: skip
     """`paper-<network>-<data>.md`: the tables, the claims, the cost."""
@@ -97,6 +101,18 @@ def write_up(
     (folder / f"paper-{name}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def linear_head(network: Classifier) -> bool:
+    """Whether an average and a linear layer are all that follows the default layer, found by trying."""
+    features, head = network.split()
+    image = jax.random.uniform(jax.random.key(0), network.preprocessing.shape)
+    a, bypass = jax.jit(features.with_bypass)(network.params, image)
+    try:
+        cam(head_params(network.params, bypass), a, head=head, target=0)
+    except JaxcamError:  # which says why not
+        return False
+    return True
+
+
 def finished(run: Run) -> Run:
     """Writes the report of a run beside it."""
     with whole_file(run.folder / "report.html") as f:
@@ -109,7 +125,18 @@ def main(argv=None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="an ImageNet-style folder, a VOC devkit or a COCO folder")
     parser.add_argument("--out", required=True, type=pathlib.Path, help="the folder of the runs")
-    parser.add_argument("--model", nargs="+", default=["vgg16_slim", "resnet50_slim"])
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=["vgg16_slim", "resnet50_slim"],
+        help="networks of `jaxcam models`, folders, or your own as FILE.py:NAME",
+    )
+    parser.add_argument(
+        "--earlier",
+        nargs="*",
+        default=["conv5_2", "conv5_1"],
+        help="layers of table 3, beside the default one, of networks that have them",
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--metrics", nargs="+", default=["ic", "ad", "add", "pointing", "gap"])
     parser.add_argument("--reference", help="adds the cosine with this method, as shap_cam:num_permutations=10000")
@@ -125,7 +152,7 @@ def main(argv=None) -> int:
     try:
         for model in args.model:
             began = time.perf_counter()
-            network = jaxcam.load(model)
+            network = named(model)
             folder = args.out / pathlib.Path(network.name).name
             channels = network.layer_shape(network.default_layer)[-1]
             methods = [m.replace("{10K}", str(10 * channels)) for m in args.methods]
@@ -134,12 +161,12 @@ def main(argv=None) -> int:
                 out=folder / "last", **options,
             ))  # fmt: skip
             layers = {network.default_layer: run}
-            for early in ("conv5_2", "conv5_1") if "conv5_2" in network.layers else ():
+            for early in [layer for layer in args.earlier if layer in network.layers]:
                 layers[early] = finished(evaluate(
                     network, args.data, methods=["lift_cam"], metrics=SCORES, layer=early, out=folder / early, **options
                 ))  # fmt: skip
             summary = summarise(run)
-            found = claims(run, summary, linear=isinstance(network.config, ResNetConfig), layers=layers)
+            found = claims(run, summary, linear=linear_head(network), layers=layers)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
             seconds = sum(u["seconds"]["total"] for r in layers.values() for u in r.units)
             spent = (

@@ -133,7 +133,7 @@ def outcome(entry: Entry) -> Found | str:
 def _keras(name: str, **options: Any) -> Callable[[Any, int], Made]:
     def make(keras, size):
         chosen = {"weights": None, "classes": CLASSES, "classifier_activation": None} | options
-        keras.utils.set_random_seed(0)  # random weights may leave a map of four positions empty: the same ones each time
+        keras.utils.set_random_seed(0)  # else a map of four positions may be empty, now and then
         return Made(getattr(keras.applications, name)(input_shape=(size, size, 3), **chosen))
 
     return make
