@@ -21,7 +21,9 @@ from jaxcam.cli import main
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
+from jaxcam.evaluate.estimate import estimate
 from jaxcam.evaluate.measures import _one_batch
+from jaxcam.evaluate.run import units_of
 from jaxcam.evaluate.store import Writer, arrays_file, encode, read_units, records_file
 from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
@@ -358,7 +360,25 @@ def test_command_line(data, net, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["about"]["command"].startswith("jaxcam evaluate")
+    again = [*words[:5], str(tmp_path / "dry"), *words[6:], "--dry-run", "2"]
+    assert main(again) == 0 and not (tmp_path / "dry").exists()
+    assert "20 pictures in 5 batches; 16 of them tried" in (said := capsys.readouterr().out)
+    assert "on 2 devices like this one" in said and "forward passes" in said and "MiB of disk" in said
+    assert main([*again[:-1], "0"]) == 2 and "at least 1 device" in capsys.readouterr().err
     assert main([*words[:-2], "--methods", "gradcamm"]) == 2 and "did you mean" in capsys.readouterr().err
+
+
+def test_an_estimate_is_that_of_the_units(net, data, whole, monkeypatch):
+    found = estimate(net, data, devices=ONE, **SETTINGS)
+    assert found.pictures == len(whole.images) and found.units == len(units_of(whole.manifest))
+    assert 0 < found.tried < found.pictures and found.per_picture > 0 and found.disk > 0
+    two, one = found.seconds(2) - found.starting, found.seconds() - found.starting
+    assert one == pytest.approx(found.pictures * found.per_picture)
+    assert two == pytest.approx(one * -(-found.units // 2) / found.units)
+    (broken := data.parent / "broken" / "cat").mkdir(parents=True)
+    (broken / "0.png").write_bytes(b"none")
+    with pytest.raises(JaxcamError, match="none of the first 1 pictures"):
+        estimate(net, broken.parent, devices=ONE, targets="predicted", **SETTINGS)
 
 
 @pytest.mark.parametrize("axes", [(None, 0), (0, 0), (0, None)])

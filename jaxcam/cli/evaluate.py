@@ -90,6 +90,10 @@ def add_commands(commands: Any) -> None:
         "--process", type=int, default=0, metavar="I", help="this process's number, from 0, where several share a run"
     )
     p.add_argument("--processes", type=int, default=1, metavar="N", help="how many processes share it (default: 1)")
+    p.add_argument(
+        "--dry-run", nargs="?", type=int, const=1, metavar="DEVICES", help="make a few batches in a folder of their "
+        "own, and say what the run would take on so many devices like this one (default: 1)",
+    )  # fmt: skip
     p.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     p.set_defaults(run=run)
 
@@ -117,15 +121,19 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         for line in _cost_of_precision(options, network, data, methods):
             say(line)
+    settings: dict[str, Any] = {
+        name: getattr(options, name) for name in (
+            "metrics", "limit", "seeds", "layer", "targets", "reference", "controls", "baseline", "steps", "start",
+            "batch_size", "seed", "precision",
+        )
+    } | {"methods": methods, "keep": _kept(options.keep)}  # fmt: skip
+    if options.dry_run is not None:
+        return _say_estimate(network, data, settings, options.dry_run)
     with _progress(options.quiet) as report:
         watch = _Watch(report)
         found = evaluate(
-            network, data, methods=methods, metrics=options.metrics, out=options.out,
-            limit=options.limit, seeds=options.seeds, layer=options.layer, targets=options.targets,
-            reference=options.reference, controls=options.controls, baseline=options.baseline, steps=options.steps,
-            start=options.start, batch_size=options.batch_size, keep=_kept(options.keep), seed=options.seed,
-            precision=options.precision, process=options.process, processes=options.processes, progress=watch,
-            about={"command": shlex.join(["jaxcam", *options.arguments])},
+            network, data, **settings, out=options.out, process=options.process, processes=options.processes,
+            progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
         say(f"{options.out}: this run was finished before; nothing was left to do")
@@ -154,6 +162,25 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)
     processes.check_numbers(options.process, options.processes)
+
+
+def _say_estimate(network: Any, data: Any, settings: dict[str, Any], devices: int) -> int:
+    """Tells what the run would take; nothing is written to its folder."""
+    from jaxcam.evaluate.estimate import estimate
+
+    if devices < 1:
+        raise JaxcamError(f"--dry-run is for at least 1 device, not {devices}")
+    found = estimate(network, data, **settings)
+    on = "1 device" if devices == 1 else f"{devices} devices like this one"
+    rate = (
+        f"{found.per_picture:.2g} s a picture" if found.per_picture > 0.1 else f"{1 / found.per_picture:.0f} pictures/s"
+    )
+    memory = f", {found.memory / 2**30:.1f} GiB of memory" if found.memory else ""
+    print(f"{found.pictures:,} pictures in {found.units:,} batches; {found.tried} of them tried")
+    print(f"{clock(found.seconds(devices))} on {on}: {rate}, as {found.passes:.0f} forward passes of the network would "
+          f"take, and {found.starting:.0f} s to compile")  # fmt: skip
+    print(f"{found.disk / 2**20:,.1f} MiB of disk{memory}")
+    return 0
 
 
 def _cost_of_precision(options: argparse.Namespace, network: Any, data: Any, methods: Sequence[str]) -> list[str]:
