@@ -226,6 +226,15 @@ def test_rise_is_the_slow_one_whatever_the_chunks():
         assert got.diagnostics["evaluations"] == 11
 
 
+def test_rise_of_logits_has_its_least_value_at_zero():
+    run = jax.jit(
+        lambda p, a, t: jaxcam.rise_cam(p, a, KEY, head=head, target=t, num_samples=10, cells=2, score="logit")
+    )
+    for target in range(4):
+        got = run(BOTH, A32, target)
+        assert got.map.min() == 0 < got.map.max()
+
+
 def test_masks_of_rise_cover_every_position_alike():
     steps = RandomMasks(1, head, None, "softmax", 3, 0.5, 1, 1, "threefry2x32")
     masks = jax.vmap(lambda i: steps.mask(jax.random.fold_in(KEY, i), jnp.zeros((12, 9, 1))))(jnp.arange(2000))

@@ -111,9 +111,11 @@ class Attribution:
         if signed and self.signed_map is None:
             raise JaxcamError("the signed map is not in this file; explain the picture again")
         values = self.signed_map if signed and self.signed_map is not None else self.map
-        if most is None and (signed or request(self.method).info.from_zero):
+        own = most is None and (signed or request(self.method).info.from_zero)
+        if own:
             most = float(np.abs(values).max()) or 1.0
-        return place_map(values, (x0 * x, y0 * y, x1 * x, y1 * y), size, None if most is None else (0.0, most))
+        placed = place_map(values, (x0 * x, y0 * y, x1 * x, y1 * y), size, None if most is None else (0.0, most))
+        return np.clip(placed, -1, 1) if own else placed  # resizing rounds a flat map
 
     def box(self, share: float = 0.2) -> tuple[int, int, int, int] | None:
         """`(x0, y0, x1, y1)` in pixels of the picture: the box around the largest connected part of the heat map that

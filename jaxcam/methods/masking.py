@@ -358,6 +358,8 @@ class RandomMasks(Repeated):
     def finish(self, state: Seen, activations: jax.Array) -> CAM:
         """The map, of which every channel has the same part."""
         found = state.weighted / jnp.asarray(self.samples * self.keep, state.weighted.dtype)
+        if self.score == "logit":
+            found = found - jnp.min(found)
         evaluations = jnp.asarray(self.samples + 1, jnp.float32)
         return cam_of_map(found, activations, logit=state.logit, score=state.score, evaluations=evaluations)
 
@@ -411,7 +413,8 @@ def rise_cam(
     activations, in all channels alike, for the price of the head alone. A mask is a grid of cells, each kept with
     probability `keep`, resized bilinearly to a cell more than the map and cut out at a random place. No channel is told
     from another: each has an equal part of the map as its contribution, and so have channels that are zero. The map has
-    no zero of its own: its least value is what the network says whatever is hidden.
+    no zero of its own: its least value is what the network says whatever is hidden. Of logits, which may all be
+    negative, that is taken off.
 
     Args:
       params: whatever `head` takes first.
