@@ -19,11 +19,20 @@ def gini_sparsity(heatmap: jax.Array) -> jax.Array:
     Returns:
       `()` in [0, 1). 0 for a map of zeros (0/0): what shows nothing tells no pixel from another.
     """
-    values = jnp.sort(heatmap.ravel())
+    values = _ascending(heatmap.ravel())
     n = values.size
     places = (2 * jnp.arange(1, n + 1) - (n + 1)).astype(values.dtype) / n
     total = jnp.sum(values)
     return jnp.where(total == 0, 0.0, jnp.sum(places * values) / jnp.where(total == 0, 1.0, total))
+
+
+def _ascending(values: jax.Array) -> jax.Array:
+    """Values that are not negative, sorted: as whole numbers, whose order is that of their bits, and which XLA's CPU
+    backend sorts four times as fast."""
+    if values.dtype != jnp.float32:
+        return jnp.sort(values)
+    bits = jax.lax.bitcast_convert_type(values, jnp.int32)
+    return jax.lax.bitcast_convert_type(jax.lax.sort(bits, is_stable=False), jnp.float32)
 
 
 def map_entropy(heatmap: jax.Array) -> jax.Array:
