@@ -202,9 +202,11 @@ def report(record: dict) -> str:
             ratio = statistics.median(r[-1][kind] / r[0][kind] for r in rounds)
             cells.append(f"{ratio:.1f} times" if len(sides) > 1 else "")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "The passes of infidelity and sensitivity-n are of a picture and serve the maps of all methods: of seven "
-              "methods, a map costs a seventh of what stands here. Where both sides make as many passes, little more than "
-              "these is left on ours."]  # fmt: skip
+    lines += [
+        "", "The passes of infidelity and sensitivity-n are of a picture and serve the maps of all methods: of seven "
+        "methods, a map costs a seventh of what stands here. Where both sides make as many passes of the network, these "
+        "are most of the time.",
+    ]  # fmt: skip
     if "values" in record:
         told = ", ".join(f"{k} {v:.0e}" for k, v in record["values"].items())
         lines += ["", f"Logits agree to {record['logits']:.0e}; where the definitions are one, values to {told}."]
