@@ -204,8 +204,8 @@ def report(record: dict) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "", "The passes of infidelity and sensitivity-n are of a picture and serve the maps of all methods: of seven "
-        "methods, a map costs a seventh of what stands here. Where both sides make as many passes of the network, these "
-        "are most of the time.",
+        "methods, a map costs a seventh of what stands here. Where both sides make as many passes of the network, "
+        "these are most of the time.",
     ]  # fmt: skip
     if "values" in record:
         told = ", ".join(f"{k} {v:.0e}" for k, v in record["values"].items())
