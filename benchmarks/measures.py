@@ -208,7 +208,7 @@ def report(record: dict) -> str:
         "these are most of the time.",
     ]  # fmt: skip
     if record["load"] > 0.5:
-        lines += ["", "Other work ran on the machine meanwhile: the seconds of the processor say more than the clock's."]
+        lines += ["", "Other work ran meanwhile: the seconds of the processor say more than the clock's."]
     if "values" in record:
         told = ", ".join(f"{k} {v:.0e}" for k, v in record["values"].items())
         lines += ["", f"Logits agree to {record['logits']:.0e}; where the definitions are one, values to {told}."]

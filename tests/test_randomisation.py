@@ -1,4 +1,4 @@
-"""Parameter randomisation: the order of the layers, the shuffling, and the curves that methods get."""
+"""Parameter randomisation: the order of the layers, what is made anew, and the curves that methods get."""
 
 from __future__ import annotations
 
@@ -51,17 +51,19 @@ def test_layers_of_any_function():
         layer_order(lambda p, x: x, params, jnp.ones(3))
 
 
-def test_shuffled_arrays_keep_their_numbers():
+def test_what_is_made_anew_has_the_size_of_before_training():
     params = {
-        "a": {"kernel": jnp.arange(12.0).reshape(3, 4), "bias": jnp.arange(5.0)},
-        "b": {"kernel": jnp.arange(6.0)},
+        "a": {"kernel": jnp.linspace(-3.0, 1.0, 4000).reshape(40, 100), "bias": jnp.arange(1.0, 6.0)},
+        "b": {"kernel": jnp.arange(6.0).reshape(2, 3)},
     }
     once, again, other = (randomised(params, ["a"], seed=s) for s in (0, 0, 1))
     np.testing.assert_array_equal(once["b"]["kernel"], params["b"]["kernel"])
-    for name, value in params["a"].items():
-        np.testing.assert_array_equal(np.sort(once["a"][name].ravel()), np.sort(value.ravel()))
+    drawn, size = np.asarray(once["a"]["kernel"]), np.sqrt(2 / 40)
+    assert drawn.std() == pytest.approx(size, rel=0.05) and abs(drawn.mean()) < 0.1 * size and drawn.dtype == np.float32
+    assert sorted(once["a"]["bias"].tolist()) == [1, 2, 3, 4, 5]  # which stay positive, as variances must
+    for name in params["a"]:
         np.testing.assert_array_equal(once["a"][name], again["a"][name])
-    assert (once["a"]["kernel"] != params["a"]["kernel"]).any() and (once["a"]["kernel"] != other["a"]["kernel"]).any()
+        assert (np.asarray(once["a"][name]) != np.asarray(other["a"][name])).any()
     # One more layer leaves those before it as they were.
     np.testing.assert_array_equal(randomised(params, ["a", "b"])["a"]["kernel"], once["a"]["kernel"])
 

@@ -89,7 +89,7 @@ def parameter_randomisation(
       samples: noisy copies of each picture that a map is the mean of; 1 for the picture itself.
       noise: their standard deviation, in the normalised input.
       batch_size: pictures and maps at a time.
-      seed: of the shuffling, of the noise and of random methods.
+      seed: of what is drawn, of the noise and of random methods.
       progress: called with how many of the S + 1 stages are done.
 
     Returns:
