@@ -20,13 +20,13 @@ from jaxcam.methods.registry import METHODS
 from jaxcam.methods.result import Inputs
 from jaxcam.metrics import METRICS
 
-FLAGS = {
-    "jax_numpy_rank_promotion": "raise",
-    "jax_numpy_dtype_promotion": "strict",
-    "jax_transfer_guard": "disallow",
-    "jax_debug_nans": True,
-    "jax_enable_x64": True,
-}
+#: Those of a group are on together; what breaks one of them says which.
+FLAGS: dict[str, dict] = {
+    "promotion and transfers": {
+        "jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow",
+    },
+    "x64 and NaNs": {"jax_enable_x64": True, "jax_debug_nans": True},
+}  # fmt: skip
 #: Options under which a method samples, and in several ways; others have their defaults.
 OPTIONS = {
     "shap_cam": ("estimator=antithetic,num_permutations=4", "estimator=adjusted,num_permutations=12",
@@ -66,14 +66,16 @@ def wrapped(hidden: bool):
 
 
 @contextlib.contextmanager
-def flag(name: str, value):
-    """A flag for all threads."""
-    before = getattr(jax.config, name)
-    jax.config.update(name, value)
+def flags(values: dict):
+    """Flags for all threads."""
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
     try:
         yield
     finally:
-        jax.config.update(name, before)
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def plain(data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", FLAGS)
 def test_every_method_and_metric_gives_the_same_under(name, data, plain, tmp_path):
-    with flag(name, FLAGS[name]):
+    with flags(FLAGS[name]):
         found = numbers(data, tmp_path)
     assert found.keys() == plain.keys()
     for key, value in plain.items():
