@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import threading
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -25,6 +26,7 @@ from jaxcam.evaluate.estimate import estimate
 from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.run import units_of
 from jaxcam.evaluate.store import Writer, arrays_file, encode, read_units, records_file
+from jaxcam.evaluate.work import Worker
 from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
 
@@ -366,6 +368,29 @@ def test_command_line(data, net, tmp_path, capsys):
     assert "on 2 devices like this one" in said and "forward passes" in said and "MiB of disk" in said
     assert main([*again[:-1], "0"]) == 2 and "at least 1 device" in capsys.readouterr().err
     assert main([*words[:-2], "--methods", "gradcamm"]) == 2 and "did you mean" in capsys.readouterr().err
+
+
+def test_where_a_method_fails_on_a_changed_picture_the_others_keep_their_own_maps():
+    """Though the forward pass of all of them is there already, made for another method."""
+    images = jnp.arange(3.0)[:, None, None] + jnp.ones((3, 2, 2))
+
+    class Engine:
+        layer = "any"
+
+        def forward(self, images, sources):
+            assert len(images) == len(sources)
+            return images
+
+        def maps(self, request, forward, pairs, references):
+            if any(float(forward[i][0, 0]) == 2 for i, _ in pairs):
+                raise JaxcamError("not this one")
+            return types.SimpleNamespace(maps=np.stack([forward[i] for i, _ in pairs]))
+
+    worker = types.SimpleNamespace(engine=Engine(), network=types.SimpleNamespace(layer_shape=lambda at: (2, 2, 1)))
+    piece = types.SimpleNamespace(some=slice(0, 3))
+    for passes in ({}, {"flipped": np.asarray(images)}):
+        found = Worker._again(worker, None, ["a", "b", "c"], [(0, 0), (1, 0), (2, 0)], passes, piece, images, "flipped")
+        np.testing.assert_array_equal(found[:, 0, 0], [1, np.nan, 3])
 
 
 def test_an_estimate_is_that_of_the_units(net, data, whole, monkeypatch):

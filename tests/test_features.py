@@ -22,4 +22,4 @@ def test_names_that_are_none_are_seen():
 
 def test_every_method_has_a_row():
     here = {row.here for row in features.ROWS}
-    assert {name for name in METHODS if f"method {name}" not in here} <= {"hires_lrp_cam"}
+    assert [name for name in METHODS if f"method {name}" not in here] == []

@@ -48,6 +48,7 @@ class Gallery:
     Attributes:
       missing: why no case can be drawn; None where some can.
       failed: pictures that are gone or broken, and why.
+      boxed: whether the boxes of the class are drawn: where the run measured against them.
     """
 
     def __init__(self, run: Run, cube: Cube, data: pathlib.Path | None = None):
@@ -56,6 +57,7 @@ class Gallery:
         self.root = pathlib.Path(root) if root else None
         self.preprocessing = _preprocessing(run.manifest["settings"]["model"]["preprocessing"])
         self.failed: dict[str, str] = {}
+        self.boxed = any(METRICS[k].needs_boxes for k in run.metrics)
         self._drawn: dict[int, Case | None] = {}
         self.missing: str | None = None
         if self.preprocessing is None:
@@ -99,8 +101,8 @@ class Gallery:
         return Case(pair, photo, overlays)
 
     def _boxes(self, row: int, shape: tuple[int, ...]) -> np.ndarray:
-        """`(n, 4)` of the class in a thumbnail, where the run measured against them."""
-        if not any(METRICS[k].needs_boxes for k in self.run.metrics):
+        """`(n, 4)` of the class in a thumbnail; none where they are not drawn."""
+        if not self.boxed:
             return np.zeros((0, 4))
         boxes = [box.split() for box in str(self.run.columns["boxes"][row]).split(";") if box]
         return np.asarray(boxes, np.float64).reshape(-1, 4) * SIDE / np.asarray([shape[1], shape[0]] * 2)

@@ -56,7 +56,7 @@ def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathli
         name=f"{settings['model']['name']} on {settings['data']['name']}",
         lead=f"{count(len(run.methods), 'method')}, {metrics}, {how_many}; maps at {settings['layer']}.",
         unfinished="" if run.complete else f"{summary.images + len(run.broken):,} of {len(run.images):,}",
-        broken=list(run.broken.items()), boxed=any(METRICS[k].needs_boxes for k in run.metrics),
+        broken=list(run.broken.items()),
         words=[(METRICS[k].short, METRICS[k].title, METRICS[k].direction) for k in run.metrics],
         sections=sections,
         how=tables.how(summary), how_many=how_many, level=f"{100 * summary.level:g}",
@@ -110,7 +110,9 @@ def _agreement_cell(cosine: float) -> dict[str, Any]:
 
 def _pictures(run: Run, values: Cube, gallery: Gallery, focus: str) -> dict[str, Any]:
     """Examples, and the best and the worst cases by each metric."""
-    found: dict[str, Any] = {"missing": gallery.missing, "examples": [], "ranked": [], "failed": []}
+    found: dict[str, Any] = {
+        "missing": gallery.missing, "boxed": gallery.boxed, "examples": [], "ranked": [], "failed": [],
+    }  # fmt: skip
     if gallery.missing:
         return found
     found["examples"] = [_case(run, values, c, None) for c in gallery.cases(sample(run, values), _EXAMPLES)]

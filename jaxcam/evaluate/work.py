@@ -170,22 +170,25 @@ class Worker:
         """The maps of a method on changed images of a piece; NaN where the network gives no finite numbers for one."""
         own = pairs[piece.some]
 
-        def maps(rows: Sequence[int]) -> np.ndarray:
-            forward = passes.get(name) if name is not None else None
-            if forward is None:
-                chosen = np.asarray(images)[np.asarray(rows)]
-                forward = self.engine.forward(chosen, [sources[own[i][0]] for i in rows])
-            if name is not None and len(rows) == len(own):
-                passes[name] = forward
+        def seen(rows: Sequence[int]) -> Forward:
+            return self.engine.forward(np.asarray(images)[np.asarray(rows)], [sources[own[i][0]] for i in rows])
+
+        def maps(rows: Sequence[int], forward: Forward) -> np.ndarray:
             return self.engine.maps(request, forward, [(i, own[row][1]) for i, row in enumerate(rows)], None).maps
 
+        everything = range(len(own))
         try:
-            return maps(range(len(own)))
+            forward = passes.get(name) if name is not None else None
+            if forward is None:
+                forward = seen(everything)
+            if name is not None:
+                passes[name] = forward
+            return maps(everything, forward)
         except JaxcamError:  # of one picture, most likely
             found = np.full((len(own), *self.network.layer_shape(self.engine.layer)[:2]), np.nan, np.float32)
             for i in range(len(own)):
                 with contextlib.suppress(JaxcamError):
-                    found[i] = maps([i])[0]
+                    found[i] = maps([i], seen([i]))[0]
             return found
 
     def _common(self, x: Loaded, target: int, logits: np.ndarray, probabilities: np.ndarray) -> dict:

@@ -14,6 +14,7 @@ from jaxcam.methods.result import (
     cam_of_coefficients,
     cam_of_contributions,
     check_activations,
+    pick,
     scalar_score,
 )
 from jaxcam.transforms.deeplift import deeplift
@@ -258,10 +259,9 @@ def relevance_cam(
       Understanding Individual Decisions of CNNs via Contrastive Backpropagation, ACCV 2018.
     """
     check_activations(activations)
-    picked = scalar_score(lambda _, logits: logits, None, target)
 
     def against_the_others(logits: jax.Array) -> jax.Array:
-        slope = jax.grad(picked)(logits)
+        slope = jax.grad(pick)(logits, target)
         own, others = slope * logits, slope == 0
         count = jnp.sum(others, dtype=own.dtype)
         return jnp.where(others, -jnp.sum(own) / jnp.maximum(count, 1), own)
@@ -270,7 +270,7 @@ def relevance_cam(
     explained = propagate(activations)
     return cam_of_coefficients(
         jnp.sum(explained.relevance, axis=(0, 1)), activations,
-        **_conserved(explained, picked(explained.value), jnp.sum(against_the_others(explained.value))),
+        **_conserved(explained, pick(explained.value, target), jnp.sum(against_the_others(explained.value))),
     )  # fmt: skip
 
 

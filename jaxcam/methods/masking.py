@@ -23,6 +23,7 @@ from jaxcam.methods.result import (
     cam_of_contributions,
     cam_of_map,
     check_activations,
+    pick,
     scalar_score,
 )
 from jaxcam.methods.score import CHUNK, check_image, check_score, mask_of, picked
@@ -103,7 +104,7 @@ def group_cam(
 
     def scored(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = predict(params, x)
-        return picked(score, logits, target), scalar_score(lambda _, z: z, None, target)(logits)
+        return picked(score, logits, target), pick(logits, target)
 
     def masked(rows: jax.Array) -> jax.Array:
         def one(mask: jax.Array) -> jax.Array:
@@ -184,7 +185,7 @@ class Ascent(Repeated):
         logits = self.network(data.network_params, data.image)
         score = picked(self.score, logits, target)
         nothing = jnp.zeros(data.players, data.activations.dtype)
-        logit = scalar_score(lambda _, z: z, None, target)(logits)
+        logit = pick(logits, target)
         return Optimised(nothing, nothing, nothing, logit, score, score, jnp.zeros((), jnp.int32))
 
     def step(self, data: Data, state: Optimised) -> Optimised:
@@ -326,7 +327,7 @@ class RandomMasks(Repeated):
         """Nothing yet. Cost: one evaluation of the head."""
         check_activations(data.activations)
         target, logits = data.explained(self.pick), self.head(data.params, data.activations)
-        logit = scalar_score(lambda _, z: z, None, target)(logits)
+        logit = pick(logits, target)
         nothing = jnp.zeros(data.activations.shape[:2], data.activations.dtype)
         return Seen(nothing, logit, picked(self.score, logits, target), jnp.zeros((), jnp.int32))
 

@@ -114,33 +114,34 @@ class Inputs(NamedTuple):
 def scalar_score(head: HeadFn, params: Params, target: Target) -> Callable[[jax.Array], jax.Array]:
     """`F`: activations `(h, w, K)` to the explained logit `()`; NaN for a traced class out of range."""
 
-    def score(activations: jax.Array) -> jax.Array:
-        logits = head(params, activations)
-        if callable(target):
-            value = target(logits)
-            if jnp.ndim(value) != 0:
-                raise JaxcamError(f"a target function must return a scalar, not shape {jnp.shape(value)}")
-            if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-                raise JaxcamError(f"a target function must return a real number, not {jnp.result_type(value)}")
-            return value
-        if jnp.ndim(logits) != 1:
-            raise JaxcamError(
-                f"the head must return the logits (C,) of one example, not shape {jnp.shape(logits)}; take its batch "
-                "axis away, as in head(params, activations[None])[0]"
-            )
-        if isinstance(target, str):
-            raise JaxcamError(
-                f"a method takes the index of a class, not its name; network.class_index({target!r}) finds it, and "
-                "jaxcam.explain takes names"
-            )
-        if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
-            raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
-        if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
-            raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
-        # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
-        return jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill")
+    return lambda activations: pick(head(params, activations), target)
 
-    return score
+
+def pick(logits: jax.Array, target: Target) -> jax.Array:
+    """The target `()` of logits `(C,)`, or of what was made of them; NaN for a traced class out of range."""
+    if callable(target):
+        value = target(logits)
+        if jnp.ndim(value) != 0:
+            raise JaxcamError(f"a target function must return a scalar, not shape {jnp.shape(value)}")
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise JaxcamError(f"a target function must return a real number, not {jnp.result_type(value)}")
+        return value
+    if jnp.ndim(logits) != 1:
+        raise JaxcamError(
+            f"the head must return the logits (C,) of one example, not shape {jnp.shape(logits)}; take its batch "
+            "axis away, as in head(params, activations[None])[0]"
+        )
+    if isinstance(target, str):
+        raise JaxcamError(
+            f"a method takes the index of a class, not its name; network.class_index({target!r}) finds it, and "
+            "jaxcam.explain takes names"
+        )
+    if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
+        raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
+    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
+        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
+    # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
+    return jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill")
 
 
 def check_activations(activations: jax.Array) -> None:

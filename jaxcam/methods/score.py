@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.maps import resize_map, scale_map
-from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
+from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, pick
 from jaxcam.methods.stepping import Data, Stepped, itself, split_target
 from jaxcam.shapley.permutations import key_impl, raw_key
 from jaxcam.shapley.result import check_count
@@ -157,7 +157,7 @@ class ScoreChunks:
         rest, total = ranges[order[self.channels :]], jnp.sum(ranges)
         shape = (self.chunks, self.size)
         return ScoreState(
-            channels.reshape(shape), live.reshape(shape), _pick(logits, target), score, zero,
+            channels.reshape(shape), live.reshape(shape), pick(logits, target), score, zero,
             jnp.sum(rest > 0, dtype=jnp.float32), jnp.sum(rest) / jnp.where(total > 0, total, 1.0),
             jnp.zeros(shape, score.dtype), jnp.zeros((), jnp.int32),
         )  # fmt: skip
@@ -229,7 +229,7 @@ def picked(score: str, logits: jax.Array, target: Target) -> jax.Array:
     """The target of what `score`, one of `SCORES`, makes of the logits."""
     if score == "softmax" and logits.shape == (1,):
         raise JaxcamError("the softmax of a single logit is always 1; use score='sigmoid' or score='logit'")
-    return _pick(SCORES[score](logits), target)
+    return pick(SCORES[score](logits), target)
 
 
 def check_score(score: str) -> None:
@@ -485,7 +485,3 @@ def _range(activations: jax.Array) -> jax.Array:
     """`max A_k - min A_k`, `(K,)`; it only orders and selects, and has no gradient."""
     fixed = jax.lax.stop_gradient(activations)
     return jnp.max(fixed, axis=(0, 1)) - jnp.min(fixed, axis=(0, 1))
-
-
-def _pick(values: jax.Array, target: Target) -> jax.Array:
-    return scalar_score(lambda _, x: x, None, target)(values)

@@ -17,13 +17,18 @@ from jaxcam.transforms.walker import called, opened
 FORWARD, BACKWARD = "custom_jvp_call", ("custom_vjp_call", "custom_vjp_call_jaxpr")
 
 
+def has_its_own(eqn: Any) -> bool:
+    """Whether an equation calls a function with a derivative of its own, of any kind; entering it would lose that."""
+    return eqn.primitive.name in (FORWARD, *BACKWARD)
+
+
 def has_derivative(eqn: Any, acts: Callable[[Any], bool] = is_elementwise) -> bool:
     """Whether an equation calls an elementwise, non-linear function with a derivative of its own.
 
     Args:
       acts: whether an equation inside may be part of such a function.
     """
-    return eqn.primitive.name in (FORWARD, *BACKWARD) and _is_one_function(eqn, acts)
+    return has_its_own(eqn) and _is_one_function(eqn, acts)
 
 
 def has_jvp(eqn: Any, acts: Callable[[Any], bool] = is_elementwise) -> bool:
@@ -33,7 +38,7 @@ def has_jvp(eqn: Any, acts: Callable[[Any], bool] = is_elementwise) -> bool:
 
 def name_of(eqn: Any) -> str:
     """What an equation is called in messages: its primitive, or the function that such a call is of."""
-    if eqn.primitive.name not in (FORWARD, *BACKWARD):
+    if not has_its_own(eqn):
         return eqn.primitive.name
     info = getattr(opened(called(eqn))[0], "debug_info", None)
     return getattr(info, "func_name", None) or eqn.primitive.name

@@ -17,7 +17,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms.custom_derivatives import BACKWARD, FORWARD
+from jaxcam.transforms.custom_derivatives import BACKWARD, has_its_own
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.walker import bind, called, opened, trace, walk
@@ -71,9 +71,7 @@ def full_gradient(fn: Callable, *, precision: str | None = None) -> Callable[[An
 
         def go(leaves, probes):
             run = _Run(probes)
-            (out,) = walk(
-                closed, [_Value(leaf, run) for leaf in leaves], active=_Value, rule=_rule, as_one=_has_its_own
-            )
+            (out,) = walk(closed, [_Value(leaf, run) for leaf in leaves], active=_Value, rule=_rule, as_one=has_its_own)
             value = out.complete if isinstance(out, _Value) else out
             return value, run.biases
 
@@ -116,11 +114,6 @@ class _Value:
         if self._complete is None:
             self._complete = self.x if self.bias is None else self.run.add(self.x, self.bias)
         return self._complete
-
-
-def _has_its_own(eqn: Any) -> bool:
-    """Whether an equation calls a function with a derivative of its own, which entering it would lose."""
-    return eqn.primitive.name in (FORWARD, *BACKWARD)
 
 
 def _rule(eqn: Any, ins: list) -> list:

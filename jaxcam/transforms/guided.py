@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms.control import ActiveValues, control
-from jaxcam.transforms.custom_derivatives import BACKWARD, FORWARD
+from jaxcam.transforms.custom_derivatives import has_its_own
 from jaxcam.transforms.full_gradient import is_relu
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe
@@ -34,7 +34,7 @@ def guided(fn: Callable, *, precision: str | None = None) -> Callable:
     def transformed(x):
         closed, tree = trace(fn, x, precision=resolved(precision).products)
         values = [_Active(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)]
-        outs = walk(closed, values, active=_Active, rule=_rule, as_one=_has_its_own)
+        outs = walk(closed, values, active=_Active, rule=_rule, as_one=has_its_own)
         return jax.tree.unflatten(tree, [o.x if isinstance(o, _Active) else o for o in outs])
 
     return transformed
@@ -65,10 +65,6 @@ def _backward(on: jax.Array, back: jax.Array) -> tuple[jax.Array]:
 _relu.defvjp(_forward, _backward)
 
 
-def _has_its_own(eqn: Any) -> bool:
-    return eqn.primitive.name in (FORWARD, *BACKWARD)
-
-
 def _rule(eqn: Any, ins: list) -> list:
     if describe(eqn).kind == "control":
         return control(eqn, ins, _CARRIED)
@@ -80,5 +76,5 @@ def _rule(eqn: Any, ins: list) -> list:
 
 _CARRIED = ActiveValues(
     _Active, lambda v: (v.x if isinstance(v, _Active) else jnp.asarray(v),), lambda packed: _Active(*packed), _rule,
-    "guided backpropagation", _has_its_own,
+    "guided backpropagation", has_its_own,
 )  # fmt: skip
