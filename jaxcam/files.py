@@ -166,3 +166,13 @@ def check_writable(folder: str | os.PathLike) -> pathlib.Path:
     except OSError as e:
         raise JaxcamError(f"{folder}: cannot be written to ({e.strerror or e}); choose another folder") from None
     return folder
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+    """Makes the names in a folder durable, where the system has a way to."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -25,7 +25,7 @@ from jaxcam.evaluate import evaluate, read_run
 from jaxcam.evaluate.estimate import estimate
 from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.run import units_of
-from jaxcam.evaluate.store import Writer, arrays_file, encode, read_units, records_file
+from jaxcam.evaluate.store import Writer, arrays_file, encode, read_lines, records_file
 from jaxcam.evaluate.work import Worker
 from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
@@ -176,7 +176,7 @@ def test_a_flipped_bit_of_a_commit_line_costs_that_unit_alone_and_is_told(whole,
 def test_units_that_are_not_the_runs_are_refused(whole, data, net, tmp_path):
     shutil.copytree(whole.folder, tmp_path / "run")
     (file,) = (tmp_path / "run").glob("records-*.jsonl")
-    honest, units = file.read_bytes(), read_units(tmp_path / "run")
+    honest, units = file.read_bytes(), read_lines(tmp_path / "run")[0]
 
     def put(**change):
         summary = {k: v for k, v in units[0].summary.items() if k not in ("records", "sha256")}

@@ -139,7 +139,7 @@ def simulated(rng, n, advantage=0.0, rivals=5):
     for name in MEASURED:
         columns[name] = METRICS[name].sign * (skill + rng.normal(size=(n, 6))).ravel()
     manifest = {"settings": {"methods": METHODS, "metrics": MEASURED}}
-    run = Run(pathlib.Path(), manifest, columns, {}, [], complete=True, spoilt=0, _places=np.zeros((6 * n, 2), int))
+    run = Run(pathlib.Path(), manifest, columns, {}, [], complete=True, spoilt=0)
     return summarise(run, replicates=1)
 
 

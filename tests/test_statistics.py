@@ -123,7 +123,8 @@ def test_equal_values_have_an_interval_of_no_width_and_one_cluster_has_none():
 
 
 def test_cube_holds_the_records_in_published_units(run):
-    values, pairs, rows = cube(run)
+    made = cube(run)
+    values, pairs, rows = made.values, made.pairs, made.rows
     for p, m in ((0, 0), (5, 2), (len(pairs) - 1, 3)):
         row = rows[p, m]
         assert (run.columns["index"][row], run.columns["target"][row]) == tuple(pairs[p])
@@ -136,7 +137,7 @@ def test_cube_holds_the_records_in_published_units(run):
 
 def test_differences_are_paired(run):
     summary = summarise(run)
-    values, pairs, _ = cube(run)
+    values, pairs = cube(run).values, cube(run).pairs
     k = run.metrics.index("pointing")
     difference = values[:, 0, k] - values[:, 2, k]
     np.testing.assert_allclose(summary.difference.mean[0, 2, k], np.nanmean(difference))

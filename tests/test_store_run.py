@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxcam.errors import JaxcamError
-from jaxcam.evaluate.store import Writer, arrays_file, encode, in_use, parse, read_units, records_file
+from jaxcam.evaluate.store import Writer, arrays_file, encode, in_use, parse, read_lines, records_file
 
 
 def unit(number: int, rows: int = 2) -> tuple[dict, list[dict], dict]:
@@ -25,7 +25,7 @@ def unit(number: int, rows: int = 2) -> tuple[dict, list[dict], dict]:
 
 
 def stored(folder) -> dict:
-    return {n: u.records() for n, u in read_units(folder).items()}
+    return {n: u.records() for n, u in read_lines(folder)[0].items()}
 
 
 def expected(*numbers) -> dict:

@@ -261,7 +261,7 @@ def _summary(found: Run) -> None:
     if len(found):
         console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
         console.print(terminal(main_table(found, summarise(found)), console.width))
-    empty = sum(bool(e) for e in found.columns["empty"])
+    empty = int((found.columns["empty"] != "").sum())
     done = sum(unit["images"] for unit in found.units)
     line = f"{len(found)} maps of {done} pictures in {found.folder}"
     if empty:

@@ -21,8 +21,9 @@ from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest, numbered
+from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
-from jaxcam.evaluate.store import Unit, arrays_file, read_units
+from jaxcam.evaluate.store import arrays_file
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
 from jaxcam.methods import DEFAULT_METHOD
@@ -151,13 +152,14 @@ def evaluate(
     )  # fmt: skip
     manifest = make_manifest(network, data, options, about)
     units = units_of(manifest)
-    with claim(folder, manifest, process, processes) as writer:
+    writer, records = claim(folder, manifest, process, processes)
+    with writer:
         mine = range(process, len(units), processes)
-        present = _present(folder, options)
+        present = _present(folder, options, records)
         missing = [n for n in mine if n not in present]
         if missing:
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
-            watch = _Watch(progress, units, mine, present, writer.spoilt)
+            watch = _Watch(progress, units, mine, present, records.spoilt)
             stop = threading.Event()
             # No program is made for more pictures than a unit holds; but for the usual number it is always the same.
             at_once = min(options.batch_size, max(_USUAL, len(units[0])))
@@ -237,12 +239,14 @@ def _metrics(asked: str | Sequence[str] | None, boxes: bool, masks: bool, refere
     return tuple(listed)
 
 
-def _present(folder: pathlib.Path, options: Options) -> dict[int, Unit]:
-    """The units that are there with all that belongs to them."""
-    units = read_units(folder)
-    if not options.keep:
-        return units
-    return {n: u for n, u in units.items() if not u.lines or arrays_file(folder, n).is_file()}
+def _present(folder: pathlib.Path, options: Options, records: Records) -> dict[int, int]:
+    """The units that are there with all that belongs to them, and how many of their pictures could not be used."""
+    each = zip(records.numbers.tolist(), records.counts.tolist(), records.faulty.tolist(), strict=True)
+    return {
+        number: faulty
+        for number, count, faulty in each
+        if not options.keep or not count or arrays_file(folder, number).is_file()
+    }
 
 
 def _loaded(
@@ -312,13 +316,13 @@ class _Watch:
         report: Callable[[Progress], None],
         units: Sequence[np.ndarray],
         mine: Sequence[int],
-        present: dict[int, Unit],
+        present: dict[int, int],
         spoilt: int,
     ):
         self.report, self.start, self.spoilt = report, time.perf_counter(), spoilt
         self.total = sum(len(units[n]) for n in mine)
         self.before = self.done = sum(len(units[n]) for n in mine if n in present)
-        self.broken = sum(len(present[n].summary["broken"]) for n in mine if n in present)
+        self.broken = sum(present[n] for n in mine if n in present)
         report(Progress(self.done, self.total, 0.0, self.broken, spoilt))
 
     def committed(self, done: Done) -> None:

@@ -17,10 +17,11 @@ from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube
 from jaxcam.explanation.overlays import overlay
 from jaxcam.methods.maps import place_map
-from jaxcam.metrics.registry import METRICS
+from jaxcam.metrics.registry import METRICS, Metric
 
 SIDE = 288  # pixels of a picture, which the page shows smaller until it is asked
 _QUALITY = 82
+_DRAWN = 20_000  # pairs
 
 
 class Case(NamedTuple):
@@ -86,7 +87,7 @@ class Gallery:
         rows = self.cube.rows[pair]
         if (rows < 0).any():
             return None
-        name = str(self.run.columns["image"][rows[0]])
+        name = str(self.run.value("image", rows[0]))
         assert self.root is not None and self.preprocessing is not None
         try:
             seen = self.preprocessing.pixels(open_image(self.root / name))
@@ -104,7 +105,7 @@ class Gallery:
         """`(n, 4)` of the class in a thumbnail; none where they are not drawn."""
         if not self.boxed:
             return np.zeros((0, 4))
-        boxes = [box.split() for box in str(self.run.columns["boxes"][row]).split(";") if box]
+        boxes = [box.split() for box in str(self.run.value("boxes", row)).split(";") if box]
         return np.asarray(boxes, np.float64).reshape(-1, 4) * SIDE / np.asarray([shape[1], shape[0]] * 2)
 
 
@@ -140,9 +141,12 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def sample(run: Run, cube: Cube, seed: int = 0) -> np.ndarray:
-    """Pairs in a random order that takes every class once before any class twice, one pair per picture first."""
-    order = np.random.default_rng(seed).permutation(len(cube.pairs))
+def sample(cube: Cube, seed: int = 0) -> np.ndarray:
+    """Pairs in a random order that takes every class once before any class twice, one pair per picture first.
+
+    Of a large run so many that every one of a thousand classes is among them.
+    """
+    order = np.random.default_rng(seed).permutation(len(cube.pairs))[:_DRAWN]
     turns: dict[int, int] = {}
     pictures: dict[int, int] = {}
     keys = []
@@ -154,14 +158,13 @@ def sample(run: Run, cube: Cube, seed: int = 0) -> np.ndarray:
     return order[sorted(range(len(keys)), key=keys.__getitem__)] if keys else order
 
 
-def ranked(cube: Cube, metrics: tuple[str, ...], metric: str, method: int) -> np.ndarray:
-    """Pairs from best to worst for one method by one metric; ties in the order of the data set, undefined left out.
+def ranked(values: np.ndarray, metric: Metric) -> np.ndarray:
+    """Pairs from best to worst by the values `(P,)` of a metric; ties in the order of the data, undefined left out.
 
     A metric that takes two values only (IC) has no best case and gives an empty array; so does one whose ideal is 0
     (the completeness gap), which is no matter of more or less.
     """
-    values = cube.values[:, method, metrics.index(metric)]
     defined = np.flatnonzero(np.isfinite(values))
-    if METRICS[metric].absolute or len(np.unique(values[defined])) <= 2:
+    if metric.absolute or len(np.unique(values[defined])) <= 2:
         return defined[:0]
-    return defined[np.argsort(-METRICS[metric].sign * values[defined], kind="stable")]
+    return defined[np.argsort(-metric.sign * values[defined], kind="stable")]

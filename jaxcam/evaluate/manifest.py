@@ -20,8 +20,9 @@ from jaxcam import __version__
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError, unknown
+from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, sealed, stamp
-from jaxcam.evaluate.store import Writer, in_use, read_units
+from jaxcam.evaluate.store import Writer, in_use
 from jaxcam.explanation.engine import check_seed
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
@@ -182,8 +183,8 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     }  # fmt: skip
 
 
-def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) -> Writer:
-    """Makes the folder this run's, by its manifest, and opens the records of a process.
+def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) -> tuple[Writer, Records]:
+    """Makes the folder this run's, by its manifest, and opens the records of a process; and what is there.
 
     Both happen under one lock: whoever else begins a run here at the same moment finds the manifest with its
     records in use, and another manifest is refused in a second, even before these are open.
@@ -206,8 +207,9 @@ def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) ->
         stack.callback(lock.release)
         _write_manifest(folder, manifest)
         there = read_manifest(folder)
-        check_units(folder, there, read_units(folder))
-        return Writer(folder, process, processes, stamp(there))
+        records = Records(folder)
+        check_units(folder, there, records)
+        return Writer(folder, process, processes, stamp(there)), records
 
 
 def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:
@@ -219,9 +221,9 @@ def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:
         except JaxcamError:
             # Else it was begun with a mistake and nothing is lost, or it is damaged and the records are of this run.
             run = stamp(json.loads(json.dumps(manifest)))
-            if in_use(folder) or any(unit.summary.get("run") != run for unit in read_units(folder).values()):
+            if in_use(folder) or any("run" not in s or s["run"] != run for s in Records(folder).summaries()):
                 raise
-    elif read_units(folder):
+    elif len(Records(folder).numbers):
         raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
     with whole_file(file) as f:
         f.write((json.dumps(sealed(json.loads(json.dumps(manifest))), indent=1) + "\n").encode())

@@ -15,7 +15,7 @@ from jaxcam import __version__
 from jaxcam.evaluate import charts, tables
 from jaxcam.evaluate.gallery import Case, Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
-from jaxcam.evaluate.statistics import Cube, Summary, agreement, cube, over_seeds
+from jaxcam.evaluate.statistics import MOST_KEPT, Cube, Summary, agreement, cube, over_seeds
 from jaxcam.evaluate.tables import DAGGER, count, number, titles
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
@@ -60,7 +60,7 @@ def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathli
         words=[(METRICS[k].short, METRICS[k].title, METRICS[k].direction) for k in run.metrics],
         sections=sections,
         how=tables.how(summary), how_many=how_many, level=f"{100 * summary.level:g}",
-        pairs=count(len(values.pairs), "map"), focus=titles(run)[focus],
+        pairs=_averaged(len(values.pairs)), focus=titles(run)[focus],
         results=tables.main_table(run, summary),
         intervals=[charts.interval_chart(run, summary, k) for k in run.metrics if _defined(summary, k)],
         differences=tables.difference_table(run, summary, focus) if several else None,
@@ -96,6 +96,12 @@ def _breakable(text: str) -> Markup:
     return Markup(broken)
 
 
+def _averaged(pairs: int) -> str:
+    """Over how many maps curves and coefficients are averaged."""
+    some = -(-pairs // -(-pairs // MOST_KEPT))
+    return count(pairs, "map") if some == pairs else f"{some:,} of {count(pairs, 'map')}"
+
+
 def _defined(summary: Summary, metric: str) -> bool:
     """Whether some method has a value of it."""
     return bool(np.isfinite(summary.score.mean[:, summary.metrics.index(metric)]).any())
@@ -115,34 +121,39 @@ def _pictures(run: Run, values: Cube, gallery: Gallery, focus: str) -> dict[str,
     }  # fmt: skip
     if gallery.missing:
         return found
-    found["examples"] = [_case(run, values, c, None) for c in gallery.cases(sample(run, values), _EXAMPLES)]
+    found["examples"] = [_case(run, values, c) for c in gallery.cases(sample(values), _EXAMPLES)]
     for k in run.metrics:
-        order = ranked(values, run.metrics, k, run.methods.index(focus))
+        shown = values.metric(k)
+        order = ranked(shown[:, run.methods.index(focus)], METRICS[k])
         if len(order) < 2 * _CASES:
             continue
         for word, pairs in (("Best", order), ("Worst", order[::-1])):
-            cases = [_case(run, values, c, k) for c in gallery.cases(pairs, _CASES)]
+            cases = [_case(run, values, c, k, shown) for c in gallery.cases(pairs, _CASES)]
             found["ranked"].append((f"{word} for {titles(run)[focus]} by {METRICS[k].title}", cases))
     found["failed"] = list(gallery.failed.values())[:5]
     return found
 
 
-def _case(run: Run, values: Cube, case: Case, metric: str | None) -> dict[str, Any]:
-    """A case as the page shows it, with the value of each method by a metric."""
-    rows, columns = values.rows[case.pair], run.columns
-    image, name = str(columns["image"][rows[0]]), str(columns["class"][rows[0]])
+def _case(
+    run: Run, values: Cube, case: Case, metric: str | None = None, shown: np.ndarray | None = None
+) -> dict[str, Any]:
+    """A case as the page shows it, with the value of each method by a metric, of which `shown (P, M)` are all."""
+    rows = values.rows[case.pair]
+    image, name, predicted, target, score = (
+        run.value(k, rows[0]) for k in ("image", "class", "predicted", "target", "score")
+    )
     overlays = []
     for i, (uri, title) in enumerate(zip(case.overlays, charts.short_titles(run), strict=True)):
-        empty, says = bool(columns["empty"][rows[i]]), ""
-        if metric:
-            m, value = METRICS[metric], values.values[case.pair, i, run.metrics.index(metric)]
+        empty, says = bool(run.value("empty", rows[i])), ""
+        if metric and shown is not None:
+            m, value = METRICS[metric], shown[case.pair, i]
             says = f"{m.short} {number(value, m.digits)} {m.unit}".rstrip()
         description = f"Map of {title} for {name}" + ", empty" * empty
         says = "empty map" if empty else says
         overlays.append({"uri": uri, "description": description, "name": title, "says": says})
-    classes, predicted = run.manifest["settings"]["model"]["classes"], int(columns["predicted"][rows[0]])
-    said = "the prediction" if predicted == int(columns["target"][rows[0]]) else f"predicted: {classes[predicted]}"
-    heading = f"{name}, {100 * float(columns['score'][rows[0]]):.1f} % ({said}) — {image}"
+    classes = run.manifest["settings"]["model"]["classes"]
+    said = "the prediction" if predicted == target else f"predicted: {classes[predicted]}"
+    heading = f"{name}, {100 * score:.1f} % ({said}) — {image}"
     description = f"{image}, explained for {name}"
     return {"heading": heading, "photo": case.photo, "description": description, "overlays": overlays}
 

@@ -10,20 +10,40 @@ import json
 import os
 import pathlib
 import zipfile
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn, overload
 
 import numpy as np
 
 from jaxcam import notebooks
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.evaluate.store import MADE, Unit, arrays_file, made, read_records
+from jaxcam.evaluate.records import Columns, Records
+from jaxcam.evaluate.store import MADE, arrays_file, made
 from jaxcam.files import read_file
 
 FORMAT = 1
-#: Columns that are not metrics, and their types; the rest are float64.
-_TYPES: dict[str, Any] = {"index": np.int64, "image": str, "target": np.int64, "class": str, "predicted": np.int64}
-_TYPES |= {"method": str, "empty": str, "boxes": str}
-_OTHERS = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative")
+
+
+class Units(Sequence[dict]):
+    """The commit lines of a run in their order, read when they are asked for."""
+
+    def __init__(self, records: Records):
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records.numbers)
+
+    def __iter__(self) -> Iterator[dict]:
+        if (np.diff(self._records.numbers) > 0).all():
+            return self._records.summaries()
+        return iter(sorted(self._records.summaries(), key=lambda summary: summary["unit"]))
+
+    @overload
+    def __getitem__(self, at: int) -> dict: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict]: ...
+    def __getitem__(self, at):
+        return list(self)[at]
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -33,10 +53,10 @@ class Run:
     Attributes:
       folder: where it is.
       manifest: its settings, the pictures, and what it was made with; see `jaxcam.evaluate.manifest`.
-      columns: arrays of length R by name, one row per (picture, class, method), sorted by these: `index` and
-        `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1 where the class is in
-        the picture, 0 where not, NaN unknown), `predicted` (the top class), `boxes` (of the target, in pixels of the
-        input: `x0 y0 x1 y1`, and `;` between two), `method`, `score` (probability of the
+      columns: arrays of length R by name, read when they are asked for; one row per (picture, class, method), sorted by
+        these: `index` and `image` (the picture's place in the data set, and name), `target` and `class`, `label` (1
+        where the class is in the picture, 0 where not, NaN unknown), `predicted` (the top class), `boxes` (of the
+        target, in pixels of the input: `x0 y0 x1 y1`, and `;` between two), `method`, `score` (probability of the
         target), `logit`, one column per metric (fractions, NaN where undefined), `completeness_gap`,
         `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map),
         `empty` (why the map shows nothing, or "") and `negative` (which share of the sum of absolute activations is
@@ -50,12 +70,11 @@ class Run:
 
     folder: pathlib.Path
     manifest: dict
-    columns: dict[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
     broken: dict[str, str]
-    units: list[dict]
+    units: Sequence[dict]
     complete: bool
     spoilt: int
-    _places: np.ndarray  # (R, 2): the unit of each row, and its place in there
 
     def __len__(self) -> int:
         return len(self.columns["index"])
@@ -79,8 +98,8 @@ class Run:
     def _means(self) -> list[tuple[str, ...]]:
         """Each method with the mean of each metric where it is defined."""
         rows = []
-        for method in self.methods:
-            here = self.columns["method"] == method
+        for rank, method in enumerate(self.methods):
+            here = self.ranks == rank
             found = [self.columns[metric][here] for metric in self.metrics]
             defined = [x[np.isfinite(x)] for x in found]
             rows.append((method, *(f"{x.mean():.3f}" if x.size else "-" for x in defined)))
@@ -106,6 +125,18 @@ class Run:
         """The names of all pictures of the run, done or not."""
         return tuple(self.manifest["images"].values())
 
+    @functools.cached_property
+    def ranks(self) -> np.ndarray:
+        """`(R,)` the place of each row's method among the methods."""
+        if isinstance(self.columns, Columns):
+            return self.columns.ranks
+        rank = {label: i for i, label in enumerate(self.methods)}
+        return np.asarray([rank[label] for label in self.columns["method"]], np.int16)
+
+    def value(self, name: str, row: int) -> Any:
+        """`columns[name][row]`, without reading the whole column of a large run."""
+        return self.columns.value(name, row) if isinstance(self.columns, Columns) else self.columns[name][row]
+
     def in_subset(self, seed: int) -> np.ndarray:
         """`(R,)` whether the picture of each row is in the random subset of `seed`."""
         subsets = self.manifest["subsets"]
@@ -130,7 +161,8 @@ class Run:
         kinds = ("coefficients", "maps", "reference", *sorted(curves))
         if kind not in kinds:
             raise unknown("kind of array", kind, kinds)
-        wanted = self._places if rows is None else self._places[rows]
+        assert isinstance(self.columns, Columns)
+        wanted = self.columns.places(np.arange(len(self)) if rows is None else np.asarray(rows))
         result: np.ndarray | None = None
         for unit in np.unique(wanted[:, 0]):
             values = self._unit_arrays(int(unit), kind)
@@ -219,29 +251,17 @@ def read_run(folder: str | os.PathLike) -> Run:
     """
     folder = pathlib.Path(folder)
     manifest = read_manifest(folder)
-    units, spoilt = read_records(folder)
-    check_units(folder, manifest, units)
+    records = Records(folder)
+    check_units(folder, manifest, records)
     settings = manifest["settings"]
-    rows: list[dict] = []
-    places: list[tuple[int, int]] = []
-    for number, unit in units.items():
-        records = unit.records()
-        rows += records
-        places += [(number, i) for i in range(len(records))]
-    rank = {label: i for i, label in enumerate(settings["methods"])}
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["index"], rows[i]["target"], rank[rows[i]["method"]]))
-    rows = [rows[i] for i in order]
-    names = [*_TYPES, *_OTHERS, *settings["metrics"]]
-    columns = {name: _column([row.get(name) for row in rows], _TYPES.get(name, np.float64)) for name in names}
     return Run(
-        folder=folder, manifest=manifest, columns=columns,
-        broken={name: why for unit in units.values() for name, why in unit.summary["broken"].items()},
-        units=[unit.summary for unit in units.values()], complete=len(units) == len(units_of(manifest)),
-        spoilt=spoilt, _places=np.asarray(places, np.int64).reshape(-1, 2)[order],
+        folder=folder, manifest=manifest, columns=Columns(records, settings["methods"], settings["metrics"]),
+        broken=records.broken, units=Units(records), complete=len(records.numbers) == len(units_of(manifest)),
+        spoilt=records.spoilt,
     )  # fmt: skip
 
 
-def check_units(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) -> None:
+def check_units(folder: pathlib.Path, manifest: dict, records: Records) -> None:
     """Raises a JaxcamError, which says what to do, unless every unit can be one of the manifest's run."""
 
     def refuse(number: int, why: str) -> NoReturn:
@@ -250,16 +270,25 @@ def check_units(folder: pathlib.Path, manifest: dict, units: dict[int, Unit]) ->
             "it. Give the jaxcam evaluate command again with another --out, or remove this folder first"
         )
 
-    own = stamp(manifest)
-    for number, unit in units.items():  # before anything else is read of a manifest that may be damaged
-        if unit.summary.get("run", own) != own:
-            refuse(number, "was made with other settings than manifest.json says")
-    pictures, methods = units_of(manifest), manifest["settings"]["methods"]
-    for number, unit in units.items():
-        if number not in range(len(pictures)):
-            refuse(number, f"is none of the {len(pictures)} that the manifest divides the pictures into")
-        if any(r.get("index") not in pictures[number] or r.get("method") not in methods for r in unit.records()):
-            refuse(number, "holds pictures or methods that are not its own")
+    # Before anything else is read of a manifest that may be damaged.
+    if foreign := [first for run, first in records.stamps.items() if run != stamp(manifest)]:
+        refuse(min(foreign), "was made with other settings than manifest.json says")
+    pictures, methods = units_of(manifest), set(manifest["settings"]["methods"])
+    odd = records.numbers[(records.numbers < 0) | (records.numbers >= len(pictures))]
+    if len(odd):
+        refuse(odd.min(), f"is none of the {len(pictures)} that the manifest divides the pictures into")
+    if not len(records):
+        return
+    places, sizes = np.concatenate(pictures), [len(p) for p in pictures]
+    own = np.full(places.max() + 1, -1)
+    own[places] = np.repeat(np.arange(len(pictures)), sizes)
+    unit, index = np.repeat(records.numbers, records.counts), records.column("index")
+    known = (index >= 0) & (index < len(own))
+    good = known & (own[np.where(known, index, 0)] == unit)
+    codes, words = records.text("method")
+    good &= np.asarray([word in methods for word in words])[codes]
+    if not good.all():
+        refuse(unit[~good].min(), "holds pictures or methods that are not its own")
 
 
 def stamp(manifest: dict) -> str:
@@ -278,11 +307,3 @@ def _digest(manifest: dict) -> str:
 
 def _sha256(said: dict) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _column(values: list, kind: Any) -> np.ndarray:
-    if kind is np.float64:
-        values = [np.nan if v is None else float(v) for v in values]
-    elif kind is str:
-        values = ["" if v is None else v for v in values]
-    return np.asarray(values, kind)

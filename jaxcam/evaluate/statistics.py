@@ -22,22 +22,37 @@ from jaxcam.methods.registry import METHODS
 from jaxcam.metrics.registry import METRICS
 
 _PAIRS_AT_ONCE = 256
+_AT_ONCE = 4_000_000  # differences
+#: Pairs that curves and coefficients, which lie in a file for each unit, are averaged over; spread over all of them.
+MOST_KEPT = 20_000
 _ROUNDING = 1e-6  # two methods that are one differ by less
 
 
-class Cube(NamedTuple):
-    """The values of a run in published units.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cube:
+    """The values of a run in published units, by pair of picture and class, method and metric.
 
     Attributes:
-      values: `(P, M, K)`: pair of picture and class, method, metric. NaN where undefined. Metrics whose ideal is 0
-        (the completeness gap) are absolute values.
+      run: whose.
       pairs: `(P, 2)`: index of the picture, class.
       rows: `(P, M)`: the row of the run, -1 where there is none.
     """
 
-    values: np.ndarray
+    run: Run
     pairs: np.ndarray
     rows: np.ndarray
+
+    def metric(self, name: str) -> np.ndarray:
+        """`(P, M)`, NaN where undefined. Of metrics whose ideal is 0 (the completeness gap) the absolute values."""
+        metric = METRICS[name]
+        column = self.run.columns[name] * metric.scale
+        column = np.abs(column) if metric.absolute else column
+        return np.where(self.rows >= 0, column[self.rows], np.nan)
+
+    @property
+    def values(self) -> np.ndarray:
+        """`(P, M, K)`: every metric."""
+        return np.stack([self.metric(name) for name in self.run.metrics], axis=-1)
 
 
 def cube(run: Run) -> Cube:
@@ -51,17 +66,11 @@ def cube(run: Run) -> Cube:
     for name in run.metrics:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)
-    c = run.columns
-    pairs, inverse = np.unique(np.stack([c["index"], c["target"]], 1), axis=0, return_inverse=True)
-    rank = {m: i for i, m in enumerate(run.methods)}
-    rows = np.full((len(pairs), len(run.methods)), -1, np.int64)
-    rows[inverse.ravel(), [rank[m] for m in c["method"].tolist()]] = np.arange(len(run))
-    values = np.full((*rows.shape, len(run.metrics)), np.nan)
-    for k, name in enumerate(run.metrics):
-        metric = METRICS[name]
-        column = c[name] * metric.scale
-        values[..., k] = np.where(rows >= 0, (np.abs(column) if metric.absolute else column)[rows], np.nan)
-    return Cube(values, pairs, rows)
+    index, target = run.columns["index"], run.columns["target"]
+    first = np.concatenate([[True], (np.diff(index) != 0) | (np.diff(target) != 0)])
+    rows = np.full((np.count_nonzero(first), len(run.methods)), -1, np.int64)
+    rows[np.cumsum(first) - 1, run.ranks] = np.arange(len(run))
+    return Cube(run, np.stack([index[first], target[first]], 1), rows)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,19 +123,21 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
       JaxcamError: there are no records yet; the level or the number of resamples makes no sense.
     """
     check(level, replicates)
-    values, pairs, rows = cube(run)
-    m, k = values.shape[1:]
+    values = cube(run)
+    pairs, m, k = values.pairs, len(run.methods), len(run.metrics)
     upper = np.triu_indices(m, 1)
     scores, differences = [], []
     for i in range(k):
-        v, metric = values[:, :, i], METRICS[run.metrics[i]]
+        v, metric = values.metric(run.metrics[i]), METRICS[run.metrics[i]]
         least, most = metric.published_bounds
         how: dict[str, Any] = {"level": level, "replicates": replicates, "seed": seed, "shares": metric.shares}
         scores.append(bootstrap(v, pairs[:, 0], bounds=(least, most), **how))
-        apart = v[:, upper[0]] - v[:, upper[1]]
-        apart[np.abs(apart) < _ROUNDING * np.fmax(np.abs(v[:, upper[0]]), np.abs(v[:, upper[1]]))] = 0.0
-        between = bootstrap(apart, pairs[:, 0], bounds=(least - most, most - least), differences=True, **how)
-        differences.append(_square(between, upper, m))
+        some = max(1, _AT_ONCE // len(pairs))  # whose order is that of all of them at once
+        between = [
+            bootstrap(_apart(v, a, b), pairs[:, 0], bounds=(least - most, most - least), differences=True, **how)
+            for a, b in zip(*(np.split(u, range(some, len(u), some)) for u in upper), strict=True)
+        ]
+        differences.append(_square(Interval(*map(np.concatenate, zip(*between, strict=True))), upper, m))
     score = Interval(*(np.stack(x, -1) for x in zip(*scores, strict=True)))
     difference = Interval(*(np.stack(x, -1) for x in zip(*differences, strict=True)))
     signs = np.asarray([METRICS[name].sign for name in run.metrics])
@@ -143,14 +154,22 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
             first = int(np.nanargmax(real))
             best[:, i] = real == real[first]
             tied[:, i] = ~best[:, i] & np.isfinite(mean) & (sure[:, first, i] == 0)
-    c = run.columns
-    of = [c["method"] == label for label in run.methods]
+    shows_nothing = run.ranks[run.columns["empty"] != ""]
+    seconds, evaluations = (
+        np.asarray([_mean(column[run.ranks == i]) for i in range(m)])
+        for column in (run.columns[name] for name in ("seconds", "evaluations"))
+    )
     return Summary(
         run.methods, run.metrics, score, difference, best, tied, p, sure, len(pairs), len(np.unique(pairs[:, 0])),
-        np.asarray([int((c["empty"][o] != "").sum()) for o in of]),
-        np.asarray([_mean(c["seconds"][o]) for o in of]), np.asarray([_mean(c["evaluations"][o]) for o in of]),
-        level, replicates, seed,
+        np.bincount(shows_nothing, minlength=m), seconds, evaluations, level, replicates, seed,
     )  # fmt: skip
+
+
+def _apart(v: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The differences of columns of v, 0 where they are none but for rounding."""
+    apart = v[:, a] - v[:, b]
+    apart[np.abs(apart) < _ROUNDING * np.fmax(np.abs(v[:, a]), np.abs(v[:, b]))] = 0.0
+    return apart
 
 
 def controls(run: Run) -> tuple[str, ...]:
@@ -199,8 +218,9 @@ def agreement(run: Run, cube: Cube) -> np.ndarray | None:
 
 
 def _whole_pairs(cube: Cube) -> Iterator[np.ndarray]:
-    """The rows of some pairs at a time; pairs that lack a method are left out."""
-    rows = cube.rows[(cube.rows >= 0).all(1)]
+    """The rows of some pairs at a time, of `MOST_KEPT` pairs at most; pairs that lack a method are left out."""
+    whole = np.flatnonzero((cube.rows >= 0).all(1))
+    rows = cube.rows[whole[:: -(-len(whole) // MOST_KEPT) or 1]]
     for start in range(0, len(rows), _PAIRS_AT_ONCE):
         yield rows[start : start + _PAIRS_AT_ONCE]
 
@@ -236,17 +256,16 @@ class Seeds(NamedTuple):
 
 def over_seeds(run: Run) -> Seeds:
     """The means of every random subset of a run."""
-    values, pairs, _ = cube(run)
-    found: list[int] = []
-    means: list[np.ndarray] = []
-    for seed in run.seeds:
-        inside = np.isin(pairs[:, 0], np.asarray(run.manifest["subsets"][str(seed)], np.int64))
-        if inside.any():
-            some = values[inside]
-            defined = np.isfinite(some)
-            with np.errstate(invalid="ignore"):
-                means.append(np.where(defined, some, 0.0).sum(0) / defined.sum(0))
-            found.append(seed)
-    stacked = np.stack(means)
+    values = cube(run)
+    subsets = {s: np.isin(values.pairs[:, 0], np.asarray(run.manifest["subsets"][str(s)], np.int64)) for s in run.seeds}
+    found = {seed: inside for seed, inside in subsets.items() if inside.any()}
+    means = []
+    for name in run.metrics:
+        column = values.metric(name)
+        defined = np.isfinite(column)
+        column[~defined] = 0.0
+        with np.errstate(invalid="ignore"):
+            means.append(np.stack([column[i].sum(0) / defined[i].sum(0) for i in found.values()]))
+    stacked = np.stack(means, axis=-1)
     deviation = stacked.std(0, ddof=1) if len(found) > 1 else np.full(stacked.shape[1:], np.nan)
     return Seeds(tuple(found), stacked, stacked.mean(0), deviation)

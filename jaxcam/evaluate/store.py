@@ -1,4 +1,4 @@
-"""The records of a run on disk: append-only JSON lines that survive a kill, a full disk and a cut-off write.
+"""The records of a run as they are made: append-only JSON lines that survive a kill, a full disk, a cut-off write.
 
 A unit is a fixed batch of pictures. Its lines are one JSON object per (picture, class, method), followed by one
 commit line that counts them and ends in a digest of them and of itself; what is not followed by a commit line that
@@ -7,8 +7,9 @@ written with one `write` and is on the disk (`fsync`) before the next one is beg
 come first: a commit never speaks of a file that a power cut could still lose. At most the unit that was being
 made is lost, whenever a run is stopped.
 
-Each process of a run has a file of its own; reading is the union of all of them. Floats are written with as many
-digits as give the same float64 back; NaN is null, and infinities are the strings "inf" and "-inf".
+Each process of a run has a file of its own; reading is the union of all of them, and of the parts in columns that
+`parts` makes of long files. Floats are written with as many digits as give the same float64 back; NaN is null, and
+infinities are the strings "inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.files import read_file, try_lock
+from jaxcam.evaluate import parts
+from jaxcam.files import read_file, sync_folder, try_lock
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -140,17 +142,15 @@ def _commit(line: bytes, lines: list[bytes]) -> dict | None:
         return None
 
 
-def read_units(folder: pathlib.Path) -> dict[int, Unit]:
-    """Every committed unit of a run by number, from the files of all its processes.
+def read_lines(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
+    """Every committed unit in the lines of a run, by number, from the files of all its processes.
+
+    Returns:
+      The units, and how many others were found damaged.
 
     Raises:
       JaxcamError: a file cannot be read.
     """
-    return read_records(folder)[0]
-
-
-def read_records(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
-    """What `read_units` gives, and how many units were found damaged."""
     units: dict[int, Unit] = {}
     damaged = 0
     try:
@@ -184,8 +184,9 @@ class Writer:
       process, processes: which of how many processes this is.
       run: a digest of the run's settings, for every commit line.
 
-    Attributes:
-      spoilt: how many units were found damaged in the file.
+    Where pyarrow is installed, a file of `parts.ROWS` records is moved into a part in columns; the part is on the disk
+    before the lines go, so that a kill in between leaves units twice and never lost. Opening finishes such a move, and
+    puts damaged parts aside.
 
     Raises:
       JaxcamError: another process writes the same part of the run, or divides the run otherwise; the folder
@@ -200,11 +201,14 @@ class Writer:
                 stack.callback(self._claim(processes).release)
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
                 stack.callback(os.close, self._descriptor)
-                _, self._end, self.spoilt = _parse(read_file(self.file, _MOST))
+                units, self._end = parse(read_file(self.file, _MOST))
+                self._rows = sum(len(unit.lines) for unit in units)
                 if os.fstat(self._descriptor).st_size != self._end:
                     os.ftruncate(self._descriptor, self._end)
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
-                _sync_folder(folder)
+                sync_folder(folder)
+                parts.put_damaged_aside(folder)
+                self._move()
             except OSError as e:
                 raise self._failed(self.file, e) from None
             self._stack = stack.pop_all()
@@ -240,6 +244,7 @@ class Writer:
         if arrays:
             told = {MADE: np.asarray(made(summary["unit"], self._stamp.get("run")))}
             self._write_arrays(arrays_file(self.folder, summary["unit"]), {**arrays, **told})
+        records = list(records)
         data = memoryview(encode({**summary, **self._stamp}, records))
         length = len(data)
         try:
@@ -252,6 +257,22 @@ class Writer:
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
             raise self._failed(self.file, e) from None
         self._end += length
+        self._rows += len(records)
+        self._move()
+
+    def _move(self) -> None:
+        """Moves the lines into a part in columns, where there are enough of them."""
+        if self._rows < parts.ROWS or not parts.available():
+            return
+        units = sorted(parse(read_file(self.file, _MOST))[0], key=lambda unit: unit.summary["unit"])
+        try:
+            parts.write(self.folder, [u.summary for u in units], parts.columns([r for u in units for r in u.records()]))
+            os.ftruncate(self._descriptor, 0)
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.fsync(self._descriptor)
+        except OSError as e:
+            raise self._failed(self.file, e) from None
+        self._end = self._rows = 0
 
     def _write_arrays(self, file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
         temporary = file.with_name(f".{file.name}.tmp")
@@ -262,7 +283,7 @@ class Writer:
                 f.flush()
                 os.fsync(f.fileno())
             os.replace(temporary, file)
-            _sync_folder(file.parent)
+            sync_folder(file.parent)
         except OSError as e:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -274,13 +295,3 @@ class Writer:
             f"{file}: cannot be written ({error.strerror or error}); what was evaluated before is kept: make room "
             "and give the command again"
         )
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    """Makes the names in a folder durable, where the system has a way to."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

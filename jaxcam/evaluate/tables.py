@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxcam.errors import JaxcamError, visible
-from jaxcam.evaluate.intervals import SURE_FROM
+from jaxcam.evaluate.intervals import MANY, SURE_FROM
 from jaxcam.evaluate.paper_figures import published
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Seeds, Summary, controls
@@ -102,8 +102,10 @@ def how(summary: Summary) -> str:
     """How the intervals were made, as a clause for captions."""
     shares = [METRICS[k].short for k in summary.metrics if METRICS[k].shares]
     others = len(shares) < len(summary.metrics)
-    made = [f"bootstrap-t from {summary.replicates:,} samples of the pictures, seed {summary.seed}"] if others else []
-    made += ["by empirical likelihood where values pile up at a bound"] if others else []
+    many = summary.images >= MANY
+    samples = f"from {summary.replicates:,} samples of the pictures, seed {summary.seed}"
+    made = [f"bootstrap-t {'by its expansion' if many else samples}"] if others else []
+    made += ["by empirical likelihood where values pile up at a bound"] if others and not many else []
     made += [f"Wilson's for shares ({', '.join(shares)})"] if shares else []
     return f"{100 * summary.level:g} % intervals ({'; '.join(made)})"
 
@@ -187,8 +189,9 @@ def _controls(run: Run) -> list[str]:
 def _doubts(run: Run) -> list[str]:
     """What speaks against the maps of whole methods, a sentence each, the same ones told together."""
     found = []
-    for method, title in titles(run).items():
-        negative = run.columns["negative"][run.columns["method"] == method]
+    column = run.columns["negative"]
+    for rank, (method, title) in enumerate(titles(run).items()):
+        negative = column[run.ranks == rank]
         info = METHODS.get(method.partition(":")[0])
         found.append((title, info.doubt_at(float(negative.mean())) if info and negative.size else None))
     return told_together(found)
