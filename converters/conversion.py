@@ -24,6 +24,8 @@ from jaxcam.models.trees import flatten, unflatten
 
 _MOST_SHOWN = 8
 _MOST_BESIDE = 20
+#: Of an architecture's tensors the share that a file without its last layers may have.
+_PART = 0.5
 
 
 def convert(
@@ -35,6 +37,7 @@ def convert(
     multi_label: bool | None = None,
     name: str | None = None,
     table: str | None = None,
+    partial: bool = False,
 ) -> Network:
     """Reads the weights of a VGG or ResNet that another library saved.
 
@@ -42,7 +45,7 @@ def convert(
     weights are held once, beside a few megabytes of the file.
 
     Args:
-      path: a file of PyTorch (torchvision, timm, TorchRay) or Keras (`keras.applications`).
+      path: a file of PyTorch (torchvision, timm, TorchRay), Keras (`keras.applications`), or Caffe's names in a `.npz`.
       architecture: told from the file where None; its width and number of classes always are.
       classes: names of the classes; numbered where None.
       preprocessing: the one of the library's published weights where None.
@@ -50,6 +53,8 @@ def convert(
       name: of the network; the architecture's where None.
       table: which of several tables of weights to take, by what stands before its names: `ema`, `teacher`, or a
         key of PyTorch's dictionary. The one that is no average where None. What is left is told in the provenance.
+      partial: layers of which the file has nothing, such as the dense ones, are missing in `params`, too, and named in
+        the provenance: a network to begin training from, that cannot be run.
 
     Raises:
       JaxcamError: the file cannot be read, or does not fit; one line that names what is wrong.
@@ -61,7 +66,9 @@ def convert(
         check_total(path, tensors)
         problems = [f"{shown(n)} stands for the same parameter as another" for n in _doubles(found.names)]
         there = tensors.keys() | apart(found.outside).values()
-        dialect, config = recognise(there, parted=found.parted, wanted=architecture)
+        dialect, config = recognise(
+            there, parted=found.parted, wanted=architecture, **({"least": _PART} if partial else {})
+        )
         rules = dialect.rules(config)
         needed = [s for r in rules for s in r.sources]
         elsewhere = apart(found.outside, set(needed) - set(tensors))
@@ -75,6 +82,8 @@ def convert(
         if {r.target for r in rules} != set(expected):
             raise JaxcamError(f"no table of names for {name_of(config)} as it is configured")
         pool = config.flat_side
+        absent = _absent(rules, tensors) if partial else set()
+        rules = [r for r in rules if r.target.rpartition(".")[0] not in absent]
         problems += _problems(rules, tensors, expected, pool)
         if problems:  # it may well be that these are what is missing, misspelt
             problems += [f"{shown(n)} {t.shape} belongs to no layer" for n, t in sorted(strays.items())]
@@ -104,6 +113,7 @@ def convert(
         | ({"beside": [shown(n) for n in left[:_MOST_BESIDE]], "left": len(left)} if left else {})
         | ({"table": shown(found.label)} if found.label else {})
         | ({"apart": [shown(n) for n in sorted(elsewhere)]} if elsewhere else {})
+        | ({"absent": sorted(absent)} if absent else {})
         | ({"other_tables": [shown(x or "(without a prefix)") for x in found.others]} if found.others else {}),
     )
 
@@ -116,6 +126,15 @@ def _doubles(table: dict[str, str]) -> list[str]:
             doubles.append(name)
         seen.add(short)
     return doubles
+
+
+def _absent(rules: list[Rule], tensors: dict[str, Tensor]) -> set[str]:
+    """Layers of which there is not one tensor."""
+    layers: dict[str, bool] = {}
+    for rule in rules:
+        layer = rule.target.rpartition(".")[0]
+        layers[layer] = layers.get(layer, False) or any(s in tensors for s in rule.sources)
+    return {layer for layer, there in layers.items() if not there}
 
 
 def _problems(

@@ -130,13 +130,16 @@ def ignorable(name: str) -> bool:
     return any(re.search(p, name) for p in IGNORED)
 
 
-def recognise(names: Iterable[str], *, parted: bool, wanted: Config | None = None) -> tuple[Dialect, Config]:
+def recognise(
+    names: Iterable[str], *, parted: bool, wanted: Config | None = None, least: float = _ALIKE
+) -> tuple[Dialect, Config]:
     """The table that fits the names best.
 
     Args:
       names: the tensors in the file, as the tables spell them.
       parted: whether they were in TorchRay's two-part spelling, which no other library has.
       wanted: consider this architecture only.
+      least: how much of the table must be there, as a share.
 
     Returns:
       The dialect, and the architecture at full width.
@@ -155,7 +158,7 @@ def recognise(names: Iterable[str], *, parted: bool, wanted: Config | None = Non
             score = common / len(needed | (there - beside(there, needed)))
             if best is None or score > best[0]:
                 best = (score, common, len(needed), dialect, config)
-    if best is None or (best[0] < _ALIKE and not (wanted and best[1])):
+    if best is None or (best[0] < least and not (wanted and best[1])):
         example = ", ".join(shown(n) for n in sorted(there)[:3]) or "nothing"
         near = (
             f"; nearest is {name_of(best[4])}, of whose {best[2]} tensors it has {best[1]}" if best and best[1] else ""

@@ -8,12 +8,14 @@ import os
 import pathlib
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
 
 from jaxcam.converters.budget import Budget, Metered
 from jaxcam.converters.keras_files import open_hdf5, open_keras
+from jaxcam.converters.numpy_files import open_npz
 from jaxcam.converters.safetensors_files import open_safetensors
 from jaxcam.converters.tensors import FLOATS, Tensor, check_total, floats, shown
 from jaxcam.converters.torch_files import open_legacy, open_zip, unwrapped
@@ -23,7 +25,7 @@ from jaxcam.files import open_file
 #: What a parser may stumble over in a broken file.
 _BROKEN = (
     ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OverflowError, RecursionError, RuntimeError,
-    StopIteration, MemoryError, struct.error, zipfile.BadZipFile, OSError,
+    StopIteration, MemoryError, struct.error, zipfile.BadZipFile, zlib.error, OSError,
 )  # fmt: skip
 
 
@@ -73,7 +75,9 @@ def _open(
             return "Keras archive", stack.enter_context(open_keras(file, archive, size, budget))
         if any(n == "data.pkl" or n.endswith("/data.pkl") for n in names):
             return "PyTorch zip", open_zip(path, file, archive, budget)
-        raise JaxcamError("is an archive, but neither PyTorch nor Keras wrote it")
+        if any(n.endswith(".npy") for n in names):
+            return "NumPy archive", open_npz(path, archive, budget)
+        raise JaxcamError("is an archive, but neither PyTorch nor Keras nor NumPy wrote it")
     if start[:8] == b"\x89HDF\r\n\x1a\n":
         return "Keras HDF5", stack.enter_context(open_hdf5(io.BufferedReader(file), budget))
     if start[:1] == b"\x80" and start[1:2] <= b"\x05":
@@ -94,14 +98,14 @@ def _guess(start: bytes) -> str:
         return "is a Git LFS pointer, not the file itself; run git lfs pull"
     if start[257:262] == b"ustar":
         return "is a tar archive: PyTorch's layout of 2016, or one to unpack first"
-    return "is no file of weights that jaxcam knows (PyTorch .pth, .safetensors, Keras .h5 or .keras)"
+    return "is no file of weights that jaxcam knows (PyTorch .pth, .safetensors, NumPy .npz, Keras .h5 or .keras)"
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """Every tensor of a file of weights, by name.
 
-    Reads PyTorch's `.pth` (both layouts, plain or inside `state_dict`, `model` ...), `.safetensors`, and
-    Keras's `.h5` and `.keras` (names are `layer/kernel`, `layer/bias` ... then). Nothing in the file is executed.
+    Reads PyTorch's `.pth` (both layouts, plain or inside `state_dict`, `model` ...), `.safetensors`, NumPy's `.npz`,
+    and Keras's `.h5` and `.keras` (names are `layer/kernel`, `layer/bias` ... then). Nothing in the file is executed.
 
     Returns:
       float32 arrays, whatever kind of floating-point number is stored; integers as they are.

@@ -23,6 +23,7 @@ TORCHRAY_PREPROCESSING = Preprocessing(resize="squash", mean=_CAFFE, std=(1.0, 1
 
 TORCH = (".weight", ".bias")
 KERAS = ("/kernel", "/bias")
+CAFFE = ("/w", "/b")
 #: Kinds of which a few rows of the one source make a part of the parameter.
 IN_ROWS = ("conv", "conv_bgr", "dense", "flat", "same")
 

@@ -5,6 +5,7 @@ torchvision and timm: their source. timm's `vgg16.tv_in1k` keeps its classifier 
 TorchRay: only its loader (the files themselves were not at hand): the classifier is `classifier.0/2/4`, stored as
 convolutions; it takes blue, green, red, which is turned round here, as it was converted from Caffe.
 Keras: its source and files written by it.
+Caffe: the names of its own model, `conv1_1` to `fc8`, with `/w` and `/b` in a `.npz`; kernels as Caffe lays them out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 from collections.abc import Iterator
 
 from jaxcam.converters.rules import (
+    CAFFE,
     KERAS,
     KERAS_PREPROCESSING,
     TORCH,
@@ -53,6 +55,14 @@ def _keras(config: VGGConfig) -> Iterator[Rule]:
         yield from affine(layer, "same", source, KERAS)
 
 
+def _caffe(config: VGGConfig) -> Iterator[Rule]:
+    for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
+        for i in range(1, count + 1):
+            yield from affine(f"conv{block}_{i}", "conv", f"conv{block}_{i}", CAFFE)
+    for layer in ("fc6", "fc7", "fc8"):
+        yield from affine(layer, "flat" if layer == "fc6" else "dense", layer, CAFFE)
+
+
 _ALL = tuple(VGGConfig(depth=depth, batch_norm=norm) for depth in VGG_BLOCKS for norm in (False, True))
 _PLAIN = tuple(config for config in _ALL if not config.batch_norm)
 DIALECTS = (
@@ -60,4 +70,5 @@ DIALECTS = (
     Dialect("timm", _ALL, functools.partial(_torch, name="timm")),
     Dialect("torchray", _PLAIN, functools.partial(_torch, name="torchray"), TORCHRAY_PREPROCESSING, multi_label=True),
     Dialect("keras", _PLAIN, _keras, KERAS_PREPROCESSING),
+    Dialect("caffe", _PLAIN, _caffe, KERAS_PREPROCESSING),
 )

@@ -63,6 +63,15 @@ def _safetensors(folder: pathlib.Path) -> bytes:
     return save(STATE)
 
 
+def _npz(save: Callable) -> Callable[[pathlib.Path], bytes]:
+    def made(folder: pathlib.Path) -> bytes:
+        file = io.BytesIO()
+        save(file, **STATE)
+        return file.getvalue()
+
+    return made
+
+
 def _picture(kind: str, **options) -> Callable[[pathlib.Path], bytes]:
     def made(folder: pathlib.Path) -> bytes:
         file = io.BytesIO()
@@ -91,6 +100,8 @@ FORMATS: dict[str, tuple[Callable[[pathlib.Path], bytes], Callable]] = {
     "safetensors": (_safetensors, read_tensors),
     "hdf5": (_hdf5, read_tensors),
     "hdf5 packed": (lambda f: _hdf5(f, chunks=(2, 3, 3, 3), compression="gzip", shuffle=True), read_tensors),
+    "npz": (_npz(np.savez), read_tensors),
+    "npz packed": (_npz(np.savez_compressed), read_tensors),
     "png": (_picture("PNG"), open_image),
     "jpeg": (_picture("JPEG"), open_image),
     "gif": (_picture("GIF"), open_image),

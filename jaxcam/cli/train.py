@@ -37,7 +37,9 @@ NUMBERS = {
     "ema": "decay of the average of the weights that is evaluated and released",
     "min_scale": "smallest share of a picture's area that a training crop keeps",
     "seed": "decides initialisation, order, augmentation and dropout",
+    "views": "with --freeze: pictures made of each training picture, itself and augmented ones",
 }
+DEFAULT_ARCHITECTURE = "vgg16_bn"
 SCHEDULE = ",".join(f"{size}x{epochs}" for size, epochs in Recipe().schedule)
 
 
@@ -54,11 +56,16 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
     p.add_argument(
-        "--arch", default="vgg16_bn", metavar="NAME", help=f"{', '.join(architectures())} (default: vgg16_bn)"
+        "--arch", metavar="NAME", help=f"{', '.join(architectures())} (default: {DEFAULT_ARCHITECTURE}, or --init's)"
     )
     p.add_argument(
-        "--init", metavar="NAME|FOLDER", help="fine-tune this network, which decides the architecture; for other "
-        "classes its last layer is drawn anew",
+        "--init", metavar="NAME|FOLDER|FILE", help="begin with the weights of this network, which decides the "
+        "architecture; for other classes its last layer is drawn anew. A file of weights may lack the dense layers, "
+        "which --arch, --hidden and --pool-size describe then",
+    )  # fmt: skip
+    p.add_argument(
+        "--freeze", default="", metavar="LAYER", help="keep --init's layers up to this one as they are; what they give "
+        "is computed once and kept in RUN/features",
     )  # fmt: skip
     for name, (kind, meaning, _, _) in FIELDS.items():
         form: dict[str, Any] = {"action": "store_const", "const": True} if kind is bool else {"type": kind}
@@ -85,7 +92,8 @@ def add_commands(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Trains, and writes the metrics, the learning curve and the network."""
-    fields = {} if options.init else _fields(options)
+    of_file = options.init is not None and pathlib.Path(options.init).is_file()
+    fields = _fields(options) if options.init is None or of_file else {}
     schedule = _schedule(options.schedule)
     for name in ("eval_every", "checkpoint_every"):
         if getattr(options, name) < 1:
@@ -95,16 +103,18 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.explanation.figures import learning_curve
     from jaxcam.training.release import metric, release
     from jaxcam.training.train import Trainer
-    from jaxcam.zoo.load import load
+    from jaxcam.zoo.load import begin_with
 
-    recipe = Recipe(schedule=schedule, **{name: getattr(options, name) for name in NUMBERS})
+    recipe = Recipe(schedule=schedule, freeze=options.freeze, **{name: getattr(options, name) for name in NUMBERS})
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
-    init = load(options.init) if options.init else None
     classes = len(train.classes)
-    config = (
-        init.config.replace(num_classes=classes) if init else architecture(options.arch, num_classes=classes, **fields)
-    )
+    arch = options.arch or (None if of_file and not fields else DEFAULT_ARCHITECTURE)
+    config = architecture(arch, num_classes=classes, **fields) if arch else None
+    init = begin_with(options.init, config if of_file else None) if options.init else None
+    if init is not None:
+        config = init.config.replace(num_classes=classes)
+    assert config is not None
     out = pathlib.Path(options.out)
     what = metric(train.multi_label)
     print(f"{len(train)} pictures to train on, {len(val)} to validate on, {len(train.classes)} classes")
@@ -127,15 +137,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that the user sets."""
-    known = architectures()
-    if options.arch not in known:
-        raise unknown("architecture", options.arch, known)
+    known, arch = architectures(), options.arch or DEFAULT_ARCHITECTURE
+    if arch not in known:
+        raise unknown("architecture", arch, known)
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     for name, value in given.items():
         takers = [f for f in FAMILIES.values() if hasattr(f.config, name)]
         option, (_, _, right, rule) = "--" + name.replace("_", "-"), FIELDS[name]
-        if known[options.arch] not in takers:
-            raise JaxcamError(f"{option} is for {' and '.join(f.title for f in takers)} networks, not {options.arch}")
+        if known[arch] not in takers:
+            raise JaxcamError(f"{option} is for {' and '.join(f.title for f in takers)} networks, not {arch}")
         if not right(value):
             raise JaxcamError(f"{option} must {rule}, not {value:g}")
     return given
@@ -160,6 +170,13 @@ def _progress(epochs: int, what: str) -> Iterator[Any]:
         task = bar.add_task("compiling")
 
         def report(figures: dict) -> None:
+            if "features" in figures:
+                done, total = figures["step"], figures["steps"]
+                text = f"frozen layers, {figures['features']} pictures"
+                bar.update(task, completed=done, total=total, description=text)
+                if done == total:
+                    console.print(f"{text}: {total} views kept", markup=False)
+                return
             done = figures["epoch"] * figures["steps"] + figures["step"]
             text = f"epoch {figures['epoch'] + 1}/{epochs}, {figures['size']} px, loss {figures['loss']:.3f}"
             bar.update(task, completed=done, total=epochs * figures["steps"], description=text)

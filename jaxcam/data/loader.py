@@ -117,10 +117,16 @@ class Loader:
           epoch: decides the order and the augmentation.
           skip: batches to leave out at the start, when a run resumes in mid-epoch.
         """
+        return self._serve(self.batches(epoch, batch_size)[skip:], lambda i: self._augmented(i, epoch, size))
+
+    def batches(self, epoch: int, batch_size: int) -> np.ndarray:
+        """`(n, batch_size)` the pictures of each batch of an epoch, shuffled; the last short one is dropped."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data))
-        full = len(order) // batch_size * batch_size
-        batches = order[:full].reshape(-1, batch_size)[skip:]
-        return self._serve(batches, lambda i: self._augmented(i, epoch, size))
+        return order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
+
+    def views(self, indices: Iterable[int], view: int, size: int) -> Iterator[np.ndarray]:
+        """Pictures `(size, size, 3)` in order: as they are where `view` is 0, else augmented as in that epoch."""
+        return in_order(lambda i: self._augmented(i, view, size) if view else self._plain(i, size), indices)
 
     def plain(self, size: int, batch_size: int) -> Iterator[tuple]:
         """Every picture once, in order, squashed to `size`; the last batch may be short."""

@@ -21,6 +21,9 @@ class Recipe:
       ema: decay of the average of the weights that is evaluated and released.
       min_scale: smallest share of a picture's area that a training crop keeps.
       seed: decides initialisation, order, augmentation and dropout.
+      freeze: the last layer that is kept as it is, with all before it; nothing is where empty. What it gives of each
+        picture is computed once, at `eval_size`.
+      views: of each training picture of which that is computed: itself, and augmented.
     """
 
     schedule: tuple[tuple[int, int], ...] = ((96, 8), (128, 8))
@@ -33,6 +36,8 @@ class Recipe:
     ema: float = 0.998
     min_scale: float = 0.35
     seed: int = 0
+    freeze: str = ""
+    views: int = 4
 
     def __post_init__(self):
         wrong = [
@@ -46,6 +51,12 @@ class Recipe:
             (not 0 <= self.ema < 1, "ema must lie in [0, 1)"),
             (not 0 < self.min_scale <= 1, "min_scale must lie in (0, 1]"),
             (self.seed < 0, "seed must not be negative"),
+            (self.views < 1, "views must be at least 1"),
+            (
+                bool(self.freeze) and set(self.sizes) != {self.eval_size},
+                f"frozen layers see pictures of eval_size, {self.eval_size} pixels, alone; "
+                f"schedule must be like {self.eval_size}x{len(self.sizes)}",
+            ),
         ]
         for is_wrong, why in wrong:
             if is_wrong:

@@ -12,6 +12,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +27,9 @@ from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
 from jaxcam.models.layers import Config
-from jaxcam.models.network import Network
+from jaxcam.models.network import Network, Part, graph
 from jaxcam.models.trees import digest
+from jaxcam.training.frozen import Features, divided, joined, resolved, trained
 from jaxcam.training.recipe import Recipe
 from jaxcam.transforms.convolutions import for_cpu
 
@@ -67,8 +69,8 @@ class Trainer:
       recipe: the choices.
       train, val: the data.
       out: the run's folder; created, or resumed where it holds a run with the same settings.
-      init: a network of the same architecture whose weights to start from, for fine-tuning. Where its classes are
-        others, its last layer is drawn anew.
+      init: a network of the same architecture whose weights to start from, for fine-tuning, and whose normalisation
+        to keep. Where its classes are others, its last layer is drawn anew, as are layers that it has no weights of.
       checkpoint_every: steps between checkpoints, besides the one after each epoch.
       report: called with a dict of figures every few steps (for a progress bar).
 
@@ -101,7 +103,10 @@ class Trainer:
         if smallest < config.smallest_input:
             raise JaxcamError(f"this network needs inputs of at least {config.smallest_input} pixels, not {smallest}")
         self.init, self.multi_label = init, train.multi_label
-        self.preprocessing = Preprocessing(size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size)
+        given = Preprocessing() if init is None else init.preprocessing  # which the weights to start from have learnt
+        self.preprocessing = dataclasses.replace(
+            given, size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size, interpolation="bilinear"
+        )
         if init is not None and init.config.replace(num_classes=config.num_classes) != config:
             raise JaxcamError(f"{init.name} differs in its architecture from the network to be trained")
         self._claim_folder(train, init)
@@ -110,8 +115,12 @@ class Trainer:
         if init is not None:
             known = dict(init.params)
             if init.classes != train.classes:
-                del known[config.last_layer]
+                known.pop(config.last_layer, None)
             params, stats = _taken(params, known), _taken(stats, known)
+        self.after = resolved(config, recipe.freeze) if recipe.freeze else None
+        self.frozen: dict = {}
+        if self.after is not None:
+            params, stats = self._freeze(params, stats)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
             len(recipe.sizes) * self.steps_per_epoch,
@@ -132,6 +141,47 @@ class Trainer:
             "sums": jnp.zeros(2, jnp.float32),  # of the epoch so far: loss, and correct pictures
         }
 
+    def _freeze(self, params: dict, stats: dict) -> tuple[dict, dict]:
+        """Sets the frozen layers apart and puts what they give in the place of the pictures; returns the others."""
+        config, recipe = self.config, self.recipe
+        assert self.after is not None
+        if self.init is None:
+            raise JaxcamError("there is nothing to freeze in freshly drawn weights: name the network to begin with")
+        if missing := sorted(set(self.init.provenance.get("absent", ())) & set(_stages_until(config, self.after))):
+            raise JaxcamError(f"{self.init.name} has no weights of {', '.join(missing)}, which would be frozen")
+        features = for_cpu(Part(config, None, self.after))
+        whole = jax.tree.map(jnp.asarray, joined(params, stats))
+        compute = jax.jit(lambda tree, pixels: features(tree, self.preprocessing.normalize(pixels)))
+        paths = trained(config, self.after, recipe.eval_size)
+        (params, frozen), (stats, statistics) = divided(params, paths), divided(stats, paths)
+        self.frozen = {"params": frozen, "stats": statistics}
+        for name, views in (("train", recipe.views), ("val", 1)):
+            loader, file = getattr(self, f"{name}_data"), self.out / "features" / f"{name}.npy"
+            report = functools.partial(self._report_features, "training" if name == "train" else "validation")
+            served = Features(
+                loader, functools.partial(compute, whole), file, size=recipe.eval_size, views=views,
+                batch_size=min(16, recipe.batch_size), report=report,
+            )  # fmt: skip
+            setattr(self, f"{name}_data", served)
+        return params, stats
+
+    def _report_features(self, of: str, done: int, total: int) -> None:
+        self.report({"features": of, "step": done, "steps": total})
+
+    def _merged(self, params: dict, stats: dict) -> Any:
+        """The network with these weights, and the frozen ones."""
+        if self.after is not None:
+            params, stats = joined(self.frozen["params"], params), joined(self.frozen["stats"], stats)
+        return nnx.merge(self.graphdef, params, stats)
+
+    def _trained(self, model: Any) -> Callable[..., jax.Array]:
+        """The layers that are trained, as a function."""
+        return model if self.after is None else functools.partial(model.run, after=self.after)
+
+    def _input(self, served: jax.Array) -> jax.Array:
+        """What the trained layers take: normalised pictures, or what the frozen ones gave of them."""
+        return self.preprocessing.normalize(served) if self.after is None else served.astype(jnp.float32)
+
     def _claim_folder(self, train: LabelledImages, init: Network | None) -> None:
         settings = {
             "network": {"family": type(self.config).__name__, **vars(self.config)},
@@ -150,13 +200,13 @@ class Trainer:
 
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
     def _step(self, state: dict, images: jax.Array, labels: jax.Array) -> dict:
-        x = self.preprocessing.normalize(images)
+        x = self._input(images)
         key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
 
         def loss_fn(params):
-            model = nnx.merge(self.graphdef, params, state["stats"])
-            logits = model(x, train=True, key=key)
-            stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            model = self._merged(params, state["stats"])
+            logits = self._trained(model)(x, train=True, key=key)
+            stats = _taken(state["stats"], nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
             if self.multi_label:
                 return multi_label_loss(logits, labels), (stats, logits)
             return single_label_loss(logits, labels, self.recipe.label_smoothing), (stats, logits)
@@ -178,8 +228,8 @@ class Trainer:
     @functools.partial(jax.jit, static_argnums=0)
     def _logits(self, average: dict, images: jax.Array) -> jax.Array:
         def logits(average, images):
-            model = nnx.merge(self.graphdef, average["params"], average["stats"])
-            return model(self.preprocessing.normalize(images))
+            model = self._merged(average["params"], average["stats"])
+            return self._trained(model)(self._input(images))
 
         return for_cpu(logits)(average, images)
 
@@ -188,7 +238,7 @@ class Trainer:
         logits, labels = [], []
         for images, targets in self.val_data.plain(size or self.recipe.eval_size, self.recipe.batch_size):
             short = self.recipe.batch_size - len(images)
-            padded = np.pad(images, ((0, short), (0, 0), (0, 0), (0, 0)))
+            padded = np.pad(images, ((0, short), *((0, 0),) * (images.ndim - 1)))
             logits.append(np.asarray(self._logits(self.state["average"], padded))[: len(images)])
             labels.append(targets)
         all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
@@ -250,8 +300,13 @@ class Trainer:
 
     def averaged_params(self) -> dict:
         """The averaged weights and statistics as one nested dict of NumPy arrays."""
-        model = nnx.merge(self.graphdef, self.state["average"]["params"], self.state["average"]["stats"])
+        model = self._merged(self.state["average"]["params"], self.state["average"]["stats"])
         return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1]))
+
+
+def _stages_until(config: Config, layer: str) -> tuple[str, ...]:
+    stages = graph(config)[1]
+    return stages[: stages.index(layer) + 1]
 
 
 def _taken(tree: dict, source: dict) -> dict:

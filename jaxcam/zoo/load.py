@@ -59,6 +59,24 @@ def load(
     raise unknown("model", name, [*bundled(), *CATALOGUE])
 
 
+def begin_with(name: str | os.PathLike, architecture: Config | None = None) -> Network:
+    """A network to begin training with: as `load`; a file of weights may lack layers, which are not among the
+    parameters then.
+
+    Args:
+      name: as of `load`.
+      architecture: of the network in a file, with the layers that the file lacks; told from the file where None.
+
+    Raises:
+      JaxcamError: as `load`.
+    """
+    path = pathlib.Path(name)
+    known = os.path.isfile(_BUNDLED / path / "network.json") or os.fspath(name) in CATALOGUE
+    if known or not os.path.isfile(path):
+        return load(name)
+    return convert(path, architecture=architecture, name=path.stem, partial=True)
+
+
 def _published(entry: Published) -> Network:
     """A network of the catalogue."""
     path = fetch(entry.url, entry.cached_as, digest=entry.digest, largest=entry.largest)
