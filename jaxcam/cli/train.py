@@ -64,7 +64,7 @@ def add_commands(commands: Any) -> None:
         "which --arch, --hidden and --pool-size describe then",
     )  # fmt: skip
     p.add_argument(
-        "--freeze", default="", metavar="LAYER", help="keep --init's layers up to this one as they are; what they give "
+        "--freeze", metavar="LAYER", help="keep --init's layers up to this one as they are; what they give "
         "is computed once and kept in RUN/features",
     )  # fmt: skip
     for name, (kind, meaning, _, _) in FIELDS.items():
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.training.train import Trainer
     from jaxcam.zoo.load import begin_with
 
-    recipe = Recipe(schedule=schedule, freeze=options.freeze, **{name: getattr(options, name) for name in NUMBERS})
+    recipe = Recipe(schedule=schedule, freeze=options.freeze or "", **{name: getattr(options, name) for name in NUMBERS})
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
     classes = len(train.classes)
