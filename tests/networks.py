@@ -12,6 +12,7 @@ from flax import nnx
 from PIL import Image
 
 from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.methods.registry import METHODS
 from jaxcam.models.layers import Config
 from jaxcam.models.network import Network, graph
 from jaxcam.models.resnet import ResNetConfig
@@ -24,6 +25,15 @@ RESNET = ResNetConfig(18, num_classes=4, width=0.03, batch_norm=False)
 #: Beside "all", for what would run a network hundreds of times.
 CHEAP = ("ss_cam:num_samples=1", "is_cam:num_samples=1", "opti_cam:steps=1", "rise_cam:num_samples=12",
          "integrated_gradients:steps=2", "smooth_grad:num_samples=2")  # fmt: skip
+
+
+def of_each_kind(methods=METHODS) -> list[str]:
+    """The first method of each kind: those that what runs methods cannot tell apart, since it reads declarations."""
+    kinds: dict[str, str] = {}
+    for name in methods:
+        m = METHODS[name]
+        kinds.setdefault(str((sorted(m.needs), m.map_from, m.steps is None, m.heads is None, m.of_logits)), name)
+    return list(kinds.values())
 
 
 def network(config, *, seed: int = 0, size: int = 64, **fields) -> Network:

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from networks import of_each_kind
 from wrapped import NAMES, PICTURES, RULES, made, same, wrapped
 
 import jaxcam
@@ -35,9 +36,10 @@ FEW = {
 }  # fmt: skip
 
 
-def test_every_method_takes_a_function(network):
+def test_methods_of_each_kind_take_a_function(network):
     """A linear function of the logits is a class of a network whose last layer has its weights."""
-    asked = [n + FEW.get(n, "") for n, m in METHODS.items() if m.heads is None and m.of_logits is not None]
+    takers = (n for n, m in METHODS.items() if m.heads is None and m.of_logits is not None)
+    asked = [n + FEW.get(n, "") for n in of_each_kind(takers)]  # `test_transforms` has every method
     (found,) = jaxcam.explain(network, PICTURES[0], methods=asked, targets=[difference, 2], seed=3)
     assert [r.class_name for r in found.results[:: len(asked)]] == ["difference", NAMES[2]]
     w3 = network.params["w3"]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import squeezenet
-from networks import CLASSES
+from networks import CLASSES, of_each_kind
 from PIL import Image
 from wrapped import EXAMPLE_INPUT, NAMES, PICTURES, RULES, by_hand, made, same, wrapped
 
@@ -64,10 +64,10 @@ def test_the_default_layer_gives_what_cutting_by_hand_gives(name, layer, around)
 
 
 @pytest.mark.slow
-def test_every_method_inside_a_residual_block(residual):
+def test_methods_of_each_kind_inside_a_residual_block(residual):
     """The first picture's, by hand; `cam` is not defined for this head, and left out."""
     guest, network = residual
-    asked = [m for m, info in METHODS.items() if info.heads is None]
+    asked = of_each_kind(m for m, info in METHODS.items() if info.heads is None)
     few = {"shap_cam": {"num_permutations": 6}, "kernel_shap_cam": {"num_samples": 60}, "lime_cam": {"num_samples": 60},
            "ss_cam": {"num_samples": 2}, "is_cam": {"num_samples": 2}, "opti_cam": {"steps": 2},
            "rise_cam": {"num_samples": 6}}  # fmt: skip

@@ -105,7 +105,8 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.training.train import Trainer
     from jaxcam.zoo.load import begin_with
 
-    recipe = Recipe(schedule=schedule, freeze=options.freeze or "", **{name: getattr(options, name) for name in NUMBERS})
+    numbers = {name: getattr(options, name) for name in NUMBERS}
+    recipe = Recipe(schedule=schedule, freeze=options.freeze or "", **numbers)
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
     classes = len(train.classes)
