@@ -184,6 +184,9 @@ def test_a_mean_that_few_values_make_is_resampled(monkeypatch):
     values = np.zeros((200, 2))
     values[0, 0], values[:, 1] = 1e4, np.random.default_rng(0).normal(size=200)
     values[:, 0] += np.random.default_rng(1).normal(size=200)
+    with monkeypatch.context() as none:
+        none.setattr(intervals, "_resamples", None)  # no resample is drawn where all columns are good
+        bootstrap(values[:, 1:], np.arange(200))
     closed = bootstrap(values, np.arange(200), replicates=50)
     other = bootstrap(values, np.arange(200), replicates=80)
     assert closed.high[0] != other.high[0] and closed.high[1] == other.high[1]

@@ -30,8 +30,8 @@ def add_commands(commands: Any) -> None:
         "whatever way, goes on when the command is given again, and ends with the same table.",
     )  # fmt: skip
     p.add_argument(
-        "data", metavar="DATA", help="a folder with CLASS/PICTURE, an ILSVRC tree, a PASCAL VOC devkit, or COCO; name "
-        "it before the options",
+        "data", metavar="DATA", help="a folder with CLASS/PICTURE, an ILSVRC tree, a PASCAL VOC devkit, COCO, tar "
+        "shards (shard-{000..127}.tar), or a URL such as s3://bucket/val; name it before the options",
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
     networks.add_options(p)
@@ -77,13 +77,20 @@ def add_commands(commands: Any) -> None:
         "--keep", nargs="+", default=None, metavar="WHAT", help="of every map: coefficients, maps, curves, or none "
         "(default: all three; a report shows only what was kept)",
     )  # fmt: skip
-    p.add_argument("--kind", metavar="KIND", help="folder, voc or coco (default: recognised)")
+    p.add_argument("--kind", metavar="KIND", help="folder, voc, coco, tar or url (default: recognised)")
     p.add_argument("--split", metavar="NAME", help="part of the data set, such as val or test")
     p.add_argument("--boxes", metavar="FILE|DIR", help="boxes that lie elsewhere: a CSV file or a folder of XML files")
     p.add_argument(
         "--masks", metavar="DIR", help="segmentation masks: a PNG for each picture, of its name, alone or in folders "
         "of the classes; the object is where it is not 0",
     )  # fmt: skip
+    p.add_argument(
+        "--decoders",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that decode pictures (default: threads of this one)",
+    )
     p.add_argument("--class-names", metavar="CSV", help="lines folder,name: what to call the class of each folder")
     p.add_argument("--include-hard", action="store_true", help="count objects marked difficult (VOC) or crowd (COCO)")
     p.add_argument(
@@ -124,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
     settings: dict[str, Any] = {
         name: getattr(options, name) for name in (
             "metrics", "limit", "seeds", "layer", "targets", "reference", "controls", "baseline", "steps", "start",
-            "batch_size", "seed", "precision",
+            "batch_size", "seed", "precision", "decoders",
         )
     } | {"methods": methods, "keep": _kept(options.keep)}  # fmt: skip
     if options.dry_run is not None:

@@ -29,10 +29,16 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def class_indices(ids: Sequence[str], names: Sequence[str], classes: Sequence[str]) -> list[int | None]:
-    """Of each class of a data set (id and name), the index in `classes`; None where it is not there."""
+    """Of each class of a data set (id and name), the index in `classes`; None where it is not there.
+
+    Ids that are the numbers from 0 on, as shards have them, are indices in `classes`, unless something is called so.
+    """
     exact = {c.lower(): i for i, c in reversed(list(enumerate(classes)))}
     loose = {_plain(c): i for i, c in reversed(list(enumerate(classes)))}
     numbers = {w: i for i, w in enumerate(_wnids())} if len(classes) == 1000 else {}
+    numbered = list(ids) == [str(i) for i in range(len(ids))] and not set(ids) & exact.keys()
+    if numbered and list(names) == list(ids):
+        return [i if i < len(classes) else None for i in range(len(ids))]
     found = []
     for identity, name in zip(ids, names, strict=True):
         keys = (exact.get(identity.lower()), exact.get(name.lower()), loose.get(_plain(name)), numbers.get(identity))

@@ -6,17 +6,16 @@ import collections
 import dataclasses
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+from jaxcam.data import remote
 from jaxcam.data.annotations import Annotation, Marked, Problem, read_boxes_csv, read_coco, read_xml
 from jaxcam.data.class_names import class_names, names_of
 from jaxcam.data.datasets import SUFFIXES, voc_ids
 from jaxcam.data.masks import Painted
 from jaxcam.data.samples import Dataset, Item, make_item, tally
 from jaxcam.errors import JaxcamError, unknown
-
-#: The kinds of data sets that `load_dataset` reads.
-KINDS = ("folder", "voc", "coco")
 
 
 def load_dataset(
@@ -37,8 +36,10 @@ def load_dataset(
           `val` is read;
         - a PASCAL VOC devkit (`JPEGImages`, `Annotations`, `ImageSets/Main`), or the `VOCdevkit` folder around one.
           Of its lists, the first of `test`, `val`, `trainval`, `train` is read;
-        - COCO: the instances file, or a folder with it (alone or in `annotations`) and the pictures.
-      kind: "folder", "voc" or "coco"; None to recognise it.
+        - COCO: the instances file, or a folder with it (alone or in `annotations`) and the pictures;
+        - tar shards (see `jaxcam.data.remote.read_shards`), or any folder as a URL that fsspec reads, such as
+          `s3://bucket/val`, with a folder for each class.
+      kind: a name of `SOURCES`; None to recognise it.
       split: another part than those named above.
       boxes: a CSV or XML folder elsewhere; for COCO, another instances file.
       masks: a folder with a PNG for each picture, of its name or below a folder of the class (`CLASS/NAME.png`): the
@@ -51,9 +52,23 @@ def load_dataset(
     Raises:
       JaxcamError: there is no such folder, no picture in it, or its annotations are of the wrong kind.
     """
-    if kind is not None and kind not in KINDS:
-        raise unknown("kind of data set", kind, KINDS)
-    root = pathlib.Path(path)
+    if kind is not None and kind not in SOURCES:
+        raise unknown("kind of data set", kind, SOURCES)
+    place = os.fspath(path)
+    if kind is None:
+        kind = next(name for name, source in reversed(SOURCES.items()) if source.recognises(place))
+    source = SOURCES[kind]
+    if source.local:
+        _check_there(pathlib.Path(place))
+    if not source.marked and (boxes is not None or include_hard):
+        raise JaxcamError(f"{place}: is read without boxes; those of a local folder are")
+    data = source.read(place, split=split, **({"boxes": boxes, "include_hard": include_hard} if source.marked else {}))
+    data = dataclasses.replace(data, classes=names_of(data.ids, names))
+    return data if masks is None else _with_masks(data, pathlib.Path(masks))
+
+
+def _check_there(root: pathlib.Path) -> None:
+    """Refuses what is no folder with anything in it, and no file of COCO's."""
     if not root.exists():
         raise JaxcamError(f"{root}: there is no such folder")
     if root.is_file() and root.suffix.lower() != ".json":
@@ -63,17 +78,6 @@ def load_dataset(
             raise JaxcamError(f"{root}: is empty")
     except OSError as e:
         raise JaxcamError(f"{root}: cannot be read ({e.strerror})") from None
-    kind = kind or _recognise(root)
-    if kind == "voc":
-        data = _voc(root, split, include_hard)
-    elif kind == "coco":
-        data = _coco(root, split, boxes, include_hard)
-    else:
-        data = _folder(root, split, None if boxes is None else pathlib.Path(boxes), include_hard)
-    data = Dataset(
-        root, data.kind, data.ids, names_of(data.ids, names), data.items, data.multi_label, data.problems,
-    )  # fmt: skip
-    return data if masks is None else _with_masks(data, pathlib.Path(masks))
 
 
 def _with_masks(data: Dataset, folder: pathlib.Path) -> Dataset:
@@ -97,12 +101,8 @@ def _with_masks(data: Dataset, folder: pathlib.Path) -> Dataset:
     return dataclasses.replace(data, items=tuple(items), problems=tuple(problems))
 
 
-def _recognise(root: pathlib.Path) -> str:
-    if root.is_file():
-        return "coco"
-    if _devkit(root) is not None:
-        return "voc"
-    return "coco" if _instances(root, None) or any((root / "annotations").glob("*.json")) else "folder"
+def _is_coco(root: pathlib.Path) -> bool:
+    return root.is_file() or bool(_instances(root, None)) or any((root / "annotations").glob("*.json"))
 
 
 def _devkit(root: pathlib.Path) -> pathlib.Path | None:
@@ -113,7 +113,8 @@ def _devkit(root: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def _voc(root: pathlib.Path, split: str | None, include_hard: bool) -> Dataset:
+def _voc(place: str, *, split: str | None, boxes: str | os.PathLike | None, include_hard: bool) -> Dataset:
+    root = pathlib.Path(place)
     folder = _devkit(root)
     if folder is None:
         raise JaxcamError(f"{root}: is no VOC devkit, which has the folders JPEGImages, Annotations and ImageSets")
@@ -175,7 +176,8 @@ def _instances(root: pathlib.Path, split: str | None) -> list[pathlib.Path]:
     return [f for f in found if split is None or split in f.stem or f.parent.name == split]
 
 
-def _coco(root: pathlib.Path, split: str | None, given: str | os.PathLike | None, include_hard: bool) -> Dataset:
+def _coco(place: str, *, split: str | None, boxes: str | os.PathLike | None, include_hard: bool) -> Dataset:
+    root, given = pathlib.Path(place), boxes
     folder = root if root.is_dir() else root.parent
     if given is not None or root.is_file():
         file = root if given is None else pathlib.Path(given)
@@ -242,12 +244,13 @@ def _assemble(
     return Dataset(base, kind, classes, classes, tuple(items), True, tuple(problems))
 
 
-def _folder(root: pathlib.Path, split: str | None, given: pathlib.Path | None, hard: bool) -> Dataset:
+def _folder(place: str, *, split: str | None, boxes: str | os.PathLike | None, include_hard: bool) -> Dataset:
     """Reads an ImageNet-style folder: a folder for each class or none, with boxes in XML files or in a CSV.
 
     Where the pictures lie in class folders, the folder is the picture's one class, and a picture need not have boxes.
     Where they lie in no folder, the classes of their boxes are theirs.
     """
+    root, given = pathlib.Path(place), None if boxes is None else pathlib.Path(boxes)
     home = _pictures_folder(root, split)
     skipped = {"Annotations", "annotations"}
     folders = sorted(p for p in home.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in skipped)
@@ -279,7 +282,7 @@ def _folder(root: pathlib.Path, split: str | None, given: pathlib.Path | None, h
         if annotation is None and marks.source is not None and path.stem not in marks.broken:
             problems.append(Problem("picture without annotation", name, ""))
         item, found_problems = make_item(
-            name, path, annotation or Annotation(None, ()), index, include_hard=hard, label=label
+            name, path, annotation or Annotation(None, ()), index, include_hard=include_hard, label=label
         )
         problems += found_problems
         if item.labels:
@@ -376,3 +379,29 @@ def _find_marks(root: pathlib.Path, home: pathlib.Path) -> pathlib.Path | None:
             if (base / inner).is_dir():
                 return base / inner
     return None
+
+
+class Source(NamedTuple):
+    """A kind of data set.
+
+    Attributes:
+      recognises: whether a place, a path or URL, is one of this kind.
+      read: the data set of a place; takes `split`, and `boxes` and `include_hard` where objects are marked.
+      local: whether the place must be a folder of this machine, or a file of COCO's.
+      marked: whether its boxes are read.
+    """
+
+    recognises: Callable[[str], bool]
+    read: Callable[..., Dataset]
+    local: bool = True
+    marked: bool = True
+
+
+#: Every kind; the last that recognises a place reads it, so that one of your own comes first.
+SOURCES: dict[str, Source] = {
+    "folder": Source(lambda place: True, _folder),
+    "coco": Source(lambda place: _is_coco(pathlib.Path(place)), _coco),
+    "voc": Source(lambda place: _devkit(pathlib.Path(place)) is not None, _voc),
+    "url": Source(remote.is_url, remote.read_folder, local=False, marked=False),
+    "tar": Source(remote.is_shards, remote.read_shards, local=False, marked=False),
+}

@@ -11,11 +11,15 @@ import collections
 import concurrent.futures as cf
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
+import multiprocessing
 import os
+import pickle
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +39,7 @@ _Out = TypeVar("_Out")
 
 
 def in_order(
-    make: Callable[[_In], _Out], items: Iterable[_In], *, threads: int = 4, ahead: int = 32
+    make: Callable[[_In], _Out], items: Iterable[_In], *, threads: int = 4, ahead: int = 32, processes: int = 0
 ) -> Generator[_Out, None, None]:
     """What `make` makes of each item, in the order of the items, made in threads before it is asked for.
 
@@ -44,8 +48,21 @@ def in_order(
     Args:
       items: any number, taken as they are needed.
       ahead: bounds the memory to this many results, and `threads` on their way.
+      processes: make them in so many processes, and in no threads; all that is given and made is then pickled.
+
+    Raises:
+      JaxcamError: `make` cannot be given to a process, or a process was ended.
     """
-    pool = cf.ThreadPoolExecutor(threads, thread_name_prefix="jaxcam-decode")
+    pool: cf.Executor
+    if processes:
+        try:
+            pickle.dumps(make)
+        except Exception as e:  # of three kinds
+            why = str(e).splitlines()[0]
+            raise JaxcamError(f"what decodes a picture cannot be given to a process ({why}); use threads") from None
+        pool = cf.ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    else:
+        pool = cf.ThreadPoolExecutor(threads, thread_name_prefix="jaxcam-decode")
     waiting: collections.deque[cf.Future[_Out]] = collections.deque()
     try:
         for item in items:
@@ -54,6 +71,8 @@ def in_order(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise JaxcamError("a process that decodes pictures was ended; use fewer of them, or threads") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -177,7 +196,7 @@ def cores() -> int:
 
 def stream(
     items: Iterable[Item], preprocessing: AnyPreprocessing, *, threads: int | None = None, ahead: int = 32,
-    masks: bool = False,
+    masks: bool = False, processes: int = 0,
 ) -> Generator[Loaded, None, None]:  # fmt: skip
     """Reads pictures in threads and yields them in order, at most `ahead` of them before they are asked for.
 
@@ -189,18 +208,21 @@ def stream(
         unless given.
       ahead: bounds the memory to this many inputs, and `threads` pictures on their way.
       masks: read the segmentation masks, too.
+      processes: decode in so many processes in place of threads, for which pictures have to be many or large: each
+        starts in a second, and what is decoded is copied.
 
     Raises:
       JaxcamError: `threads` or `ahead` is below 1.
     """
     threads = max(4, cores()) if threads is None else threads
-    if threads < 1 or ahead < 1:
+    if threads < 1 or ahead < 1 or processes < 0:
         raise JaxcamError("at least one thread must decode pictures, and at least one picture ahead")
+    make = functools.partial(_load, preprocessing=preprocessing, masks=masks)
+    return in_order(make, enumerate(items), threads=threads, ahead=ahead, processes=processes)
 
-    def make(numbered: tuple[int, Item]) -> Loaded:
-        return load(*numbered, preprocessing, masks=masks)
 
-    return in_order(make, enumerate(items), threads=threads, ahead=ahead)
+def _load(numbered: tuple[int, Item], preprocessing: AnyPreprocessing, masks: bool) -> Loaded:
+    return load(*numbered, preprocessing, masks=masks)
 
 
 def load(index: int, item: Item, preprocessing: AnyPreprocessing, *, masks: bool = False) -> Loaded:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,14 @@ from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError, unknown
 
 
+class Fetcher(Protocol):
+    """Fetches a picture when it is called; -1 where its size is not known. Raises a JaxcamError where it cannot."""
+
+    @property
+    def size(self) -> int: ...
+    def __call__(self) -> Picture: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Item:
     """One picture.
@@ -30,7 +39,7 @@ class Item:
       labels: indices of the classes that are present, ascending; each of them is to be explained.
       boxes: of each label that has any, `(n, 4)` float32 `x0, y0, x1, y1` in pixels of the picture.
       size: `(w, h)` that the boxes are measured in; None for the picture's own.
-      picture: the picture itself, where it is no file.
+      picture: the picture itself, or what fetches it and knows its `size` in bytes, where it is no file.
       masks: of each label that has any, what its objects cover; read when they are asked for.
     """
 
@@ -39,7 +48,7 @@ class Item:
     labels: tuple[int, ...]
     boxes: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     size: tuple[int, int] | None = None
-    picture: Picture | None = None
+    picture: Picture | Fetcher | None = None
     masks: Mapping[int, tuple[Mask, ...]] = dataclasses.field(default_factory=dict)
 
     def open(self) -> Image.Image:
@@ -48,7 +57,8 @@ class Item:
         Raises:
           JaxcamError: it cannot be; see `jaxcam.data.images.to_picture`.
         """
-        return to_picture(self.path if self.picture is None else self.picture, name=self.name)
+        picture = self.picture() if callable(self.picture) else self.picture
+        return to_picture(self.path if picture is None else picture, name=self.name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,12 +67,13 @@ class Dataset:
 
     Attributes:
       root: the folder.
-      kind: "folder", "voc", "coco" or "memory".
+      kind: of `jaxcam.data.evaluation.SOURCES`, or "memory".
       ids: the classes as the data set calls them: folders, wnids, names.
       classes: the same in words.
       items: the pictures.
       multi_label: whether a picture may hold several classes.
       problems: what was left out, and why.
+      url: where it lies, if in no folder; pictures are fetched from there.
     """
 
     root: pathlib.Path
@@ -72,11 +83,17 @@ class Dataset:
     items: tuple[Item, ...]
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
+    url: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, in words."""
+        return self.url or str(self.root)
 
     @classmethod
     def of(
-        cls, pictures: Iterable[Picture], labels: Iterable, *, classes: Sequence[str], boxes: Iterable | None = None,
-        name: str = "pictures in memory",
+        cls, pictures: Iterable[Picture | Fetcher], labels: Iterable, *, classes: Sequence[str],
+        boxes: Iterable | None = None, name: str = "pictures in memory",
     ) -> Dataset:  # fmt: skip
         """Pictures that lie in no folder: paths, bytes of files, `PIL.Image`s or arrays.
 
@@ -141,7 +158,9 @@ class Dataset:
         total = hashlib.sha256(f"{self.kind}\n".encode())
         for item in self.items:
             size: object = item.path.stat().st_size if item.path.is_file() else -1
-            if item.picture is not None:
+            if callable(item.picture):
+                size = item.picture.size
+            elif item.picture is not None:
                 size = hashlib.sha256(_content(item)).hexdigest()
             labels = [self.classes[label] for label in item.labels]
             total.update(f"{item.name}\t{size}\t{labels}\t{item.size}\n".encode("utf-8", "surrogateescape"))
@@ -198,7 +217,7 @@ class Dataset:
         pairs = sum(len(item.labels) for item in self.items)
         boxes = sum(len(b) for item in self.items for b in item.boxes.values())
         used = len({label for item in self.items for label in item.labels})
-        lines = [f"{self.root}: {_count(len(self), 'picture')} ({self.kind}), {pairs} labels of {used} classes, "
+        lines = [f"{self.place}: {_count(len(self), 'picture')} ({self.kind}), {pairs} labels of {used} classes, "
                  f"{_count(boxes, 'box', 'boxes')}"]  # fmt: skip
         return lines + tally(self.problems)
 
@@ -330,12 +349,12 @@ def _unknown_classes(data: Dataset, absent: list[str], used: int, classes: Seque
     if len(absent) == used:
         some = ", ".join(absent[:3]) + (", ..." if used > 3 else "")
         return JaxcamError(
-            f"{data.root}: none of its {used} classes ({some}) is one of the network's {len(classes)}, for example "
+            f"{data.place}: none of its {used} classes ({some}) is one of the network's {len(classes)}, for example "
             f"{', '.join(classes[:3])}; give the names of the classes, or another network"
         )
     first = unknown("class", data.classes[data.ids.index(absent[0])], classes)
     more = f" ({len(absent)} classes of {used} are missing: {', '.join(absent[:5])})" if len(absent) > 1 else ""
-    return JaxcamError(f"{data.root}: the network has {first}{more}; drop such classes, or name them otherwise")
+    return JaxcamError(f"{data.place}: the network has {first}{more}; drop such classes, or name them otherwise")
 
 
 def _count(n: int, one: str, many: str | None = None) -> str:

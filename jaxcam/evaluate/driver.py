@@ -78,6 +78,7 @@ def evaluate(
     process: int = 0,
     processes: int = 1,
     devices: Sequence[Any] | None = None,
+    decoders: int = 0,
     progress: Callable[[Progress], None] = lambda state: None,
     about: dict | None = None,
 ) -> Run:
@@ -117,6 +118,7 @@ def evaluate(
         scores are no small differences. (Of CPUs all is float32.)
       process, processes: this is number `process` of so many that share the run; they make every so-manieth unit.
       devices: to compute on; the local ones of the default backend unless given.
+      decoders: processes that decode pictures; threads of this one where there are none.
       progress: called with a `Progress` after every unit.
       about: more facts for the manifest.
 
@@ -129,6 +131,8 @@ def evaluate(
     """
     if processes < 1:
         raise JaxcamError(f"the number of processes must be at least 1, not {processes}")
+    if decoders < 0:
+        raise JaxcamError(f"the number of processes that decode must be at least 0, not {decoders}")
     if not 0 <= process < processes:
         raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
     folder = pathlib.Path(out)
@@ -165,7 +169,7 @@ def evaluate(
             at_once = min(options.batch_size, max(_USUAL, len(units[0])))
             make = _makers(network, dataclasses.replace(options, batch_size=at_once), known, used, stop)
             with (
-                contextlib.closing(_loaded(network, data, units, missing, options.needs_masks)) as loaded,
+                contextlib.closing(_loaded(network, data, units, missing, options.needs_masks, decoders)) as loaded,
                 contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
             ):
                 for done in made:
@@ -250,14 +254,19 @@ def _present(folder: pathlib.Path, options: Options, records: Records) -> dict[i
 
 
 def _loaded(
-    network: Classifier, data: Dataset, units: Sequence[np.ndarray], missing: Sequence[int], masks: bool
+    network: Classifier,
+    data: Dataset,
+    units: Sequence[np.ndarray],
+    missing: Sequence[int],
+    masks: bool,
+    decoders: int,
 ) -> Generator[list[Loaded], None, None]:
     """The decoded pictures of the missing units, made in the background."""
     places = np.concatenate([units[n] for n in missing])
     items = [data.items[i] for i in places]
     # A unit is being made, and one waits: the next is decoded meanwhile.
     ahead = max(32, 2 * max(len(units[n]) for n in missing))
-    decoded: Any = stream(items, network.preprocessing, ahead=ahead, masks=masks)
+    decoded: Any = stream(items, network.preprocessing, ahead=ahead, masks=masks, processes=decoders)
     served = (dataclasses.replace(x, index=int(i)) for i, x in zip(places, decoded, strict=True))
     with contextlib.closing(decoded):
         for n in missing:

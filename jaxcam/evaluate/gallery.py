@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import pathlib
 from typing import NamedTuple
@@ -10,8 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.images import open_image
 from jaxcam.data.preprocessing import Preprocessing
+from jaxcam.data.remote import is_shards, is_url
+from jaxcam.data.samples import Item
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import Cube
@@ -56,6 +60,7 @@ class Gallery:
         self.run, self.cube = run, cube
         root = data or run.manifest.get("about", {}).get("data_root")
         self.root = pathlib.Path(root) if root else None
+        self._elsewhere = _elsewhere(str(root)) if root else {}
         self.preprocessing = _preprocessing(run.manifest["settings"]["model"]["preprocessing"])
         self.failed: dict[str, str] = {}
         self.boxed = any(METRICS[k].needs_boxes for k in run.metrics)
@@ -65,7 +70,7 @@ class Gallery:
             self.missing = "the part of a picture that the network saw is known to its own preprocessing alone"
         elif self.root is None:
             self.missing = "the run does not say where its pictures are; name their folder with --data"
-        elif not self.root.is_dir():
+        elif not self._elsewhere and not self.root.is_dir():
             self.missing = f"there is no folder {self.root}; name the folder of the pictures with --data"
         elif run.arrays("maps", rows=cube.rows[0][cube.rows[0] >= 0][:1]) is None:
             self.missing = "the maps were not kept (jaxcam evaluate keeps them unless --keep says otherwise)"
@@ -90,7 +95,8 @@ class Gallery:
         name = str(self.run.value("image", rows[0]))
         assert self.root is not None and self.preprocessing is not None
         try:
-            seen = self.preprocessing.pixels(open_image(self.root / name))
+            item = self._elsewhere.get(name)
+            seen = self.preprocessing.pixels(item.open() if item else open_image(self.root / name))
         except JaxcamError as e:
             self.failed[name] = str(e)
             return None
@@ -107,6 +113,14 @@ class Gallery:
             return np.zeros((0, 4))
         boxes = [box.split() for box in str(self.run.value("boxes", row)).split(";") if box]
         return np.asarray(boxes, np.float64).reshape(-1, 4) * SIDE / np.asarray([shape[1], shape[0]] * 2)
+
+
+def _elsewhere(place: str) -> dict[str, Item]:
+    """The pictures, by name, of a place that is no folder of them; none where it is one, or cannot be read."""
+    with contextlib.suppress(JaxcamError):
+        if is_url(place) or is_shards(place):
+            return {item.name: item for item in load_dataset(place).items}
+    return {}
 
 
 def _preprocessing(fields: dict) -> Preprocessing | None:

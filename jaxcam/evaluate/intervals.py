@@ -122,7 +122,7 @@ def bootstrap(
             at = [level] if differences else [(1 + level) / 2, (1 - level) / 2]
             q, few = _expanded(sums, sizes, at, differences)
             together = max(1, _CHUNK // max(1, len(values)))  # columns, which share their resamples
-            for some in np.split(few, range(together, len(few), together)):
+            for some in (few[i : i + together] for i in range(0, len(few), together)):
                 t = _studentised(sums[:, some], sizes[:, some], replicates, seed)
                 q[:, some] = _quantiles(np.abs(t) if differences else t, at)
             if differences:

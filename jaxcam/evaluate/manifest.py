@@ -113,7 +113,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
       JaxcamError: there are no pictures; the layer does not exist; a metric needs boxes and there are none.
     """
     if not len(data):
-        raise JaxcamError(f"{data.root}: holds no pictures to evaluate")
+        raise JaxcamError(f"{data.place}: holds no pictures to evaluate")
     rules = network.preprocessing
     for name in options.metrics:
         for what, needed, there in (
@@ -121,7 +121,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         ):  # fmt: skip
             if needed and not there:
                 raise JaxcamError(
-                    f"{data.root}: has no {what}, which the metric {name} needs; leave it out, or name --{what}"
+                    f"{data.place}: has no {what}, which the metric {name} needs; leave it out, or name --{what}"
                 )
             if needed and not rules.places_boxes:
                 raise JaxcamError(
@@ -149,8 +149,9 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
             "classes": list(network.classes), "preprocessing": network.preprocessing.fields(),
         },
         "data": {
-            "name": data.root.resolve().name, "kind": data.kind, "sha256": data.digest, "images": len(indices),
-            "total": len(data), "multi_label": data.multi_label, "boxes": data.has_boxes,
+            "name": data.root.name if data.url else data.root.resolve().name, "kind": data.kind,
+            "sha256": data.digest, "images": len(indices), "total": len(data),
+            "multi_label": data.multi_label, "boxes": data.has_boxes,
             **({"masks": data.masks_digest} if options.needs_masks else {}),
         },
         "layer": layer,
@@ -172,7 +173,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
             "device": jax.devices()[0].device_kind, "provenance": network.provenance,
-            "data_root": str(data.root.resolve()) if data.root.exists() else None, **(about or {}),
+            "data_root": data.url or (str(data.root.resolve()) if data.root.exists() else None), **(about or {}),
         },
         "method_info": {
             m.label: {k: getattr(m.info, k) for k in ("title", "cost", "promise", "paper")} for m in options.methods
