@@ -22,7 +22,7 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.methods.stepping import Data, Stepped
-from jaxcam.shapley import moments
+from jaxcam.shapley import moments, sparse
 from jaxcam.shapley.adjusted import Adjusted, Budget, budget
 from jaxcam.shapley.exact import Enumeration, is_enumerable
 from jaxcam.shapley.permutations import Permutations, PermutationState, check_values, key_impl
@@ -182,12 +182,15 @@ def _is_adjusted(game: Game, estimator: str, num_permutations: int) -> bool:
     spend = budget(game.num_players, num_permutations, layer)
     if spend is None or estimator == "adjusted":
         return spend is not None
-    units = 0 if layer is None else layer.base.shape[0]
-    return _megaflops(game.num_players, units, spend) <= WORTH * game.megaflops * 2 * spend.total
+    if layer is None:
+        cost = sparse.megaflops(game.num_players, spend.pilot, spend.total)
+    else:
+        cost = _megaflops(game.num_players, layer.base.shape[0], spend)
+    return cost <= WORTH * game.megaflops * 2 * spend.total
 
 
 def _megaflops(players: int, units: int, spend: Budget) -> float:
-    """A surrogate's arithmetic, elementwise operations at the speed of matrix products."""
+    """The arithmetic of a layer's surrogate, elementwise operations at the speed of matrix products."""
     width = 3 * players + min(units, MAX_FITTED)
     pair = 2 * players * units + 40 * units / ELEMENTWISE
     fixed = width**3 + 64 * players * units * SINES * NODES / ELEMENTWISE

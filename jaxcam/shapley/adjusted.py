@@ -1,9 +1,11 @@
 """Random coalitions of what a surrogate of the game leaves unexplained.
 
-A surrogate whose Shapley values are known in closed form (`jaxcam.shapley.surrogate`) is fitted to the first
-pairs of a coalition and its complement. The Shapley values of the game less the surrogate are estimated from the
-same pairs, and from all later ones. In a pair's own estimate the surrogate is the one that was fitted without
-it (leave-one-out, in closed form for a ridge regression), hence the sum is unbiased.
+A surrogate whose Shapley values are known in closed form is fitted to the first pairs of a coalition and its
+complement: the units of a known layer (`jaxcam.shapley.surrogate`), or main effects and a few sets of players
+(`jaxcam.shapley.sparse`). The Shapley values of the game less the surrogate are estimated from the same pairs, and
+from all later ones. In a pair's own estimate the surrogate is one that was fitted without it (leave-one-out, in closed
+form for a ridge regression of fixed penalty; by folds where the data choose penalty and features), hence the sum is
+unbiased.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley import moments, pairs, surrogate
+from jaxcam.shapley import moments, pairs, sparse, surrogate
 from jaxcam.shapley.permutations import (
     check_resumable,
     check_values,
@@ -66,8 +68,7 @@ class AdjustedState(NamedTuple):
     Attributes:
       key: the raw random key of the run.
       present: `(K,)` bool: the players that may contribute.
-      angles, series, prior, chosen: the surrogate's `SineUnits`.
-      weights: `(J,)` of its features.
+      fit: the surrogate, a `surrogate.LayerFit` or a `sparse.SparseFit`.
       surrogate: `(K,)` its Shapley values.
       samples: `Moments` of the independent samples (a coalition and its complement).
       v_full, v_empty: `()`.
@@ -76,11 +77,7 @@ class AdjustedState(NamedTuple):
 
     key: jax.Array
     present: jax.Array
-    angles: jax.Array
-    series: jax.Array
-    prior: jax.Array
-    chosen: jax.Array
-    weights: jax.Array
+    fit: Any
     surrogate: jax.Array
     samples: moments.Moments
     v_full: jax.Array
@@ -110,26 +107,39 @@ def budget(num_players: int, num_permutations: int, layer: GameLayer | None) -> 
     total = -(-(allowed - GRADIENT_COST * gradients) // 2)
     if total < max(LEAST, num_players * (LEAST_ALONE if layer is None else LEAST_OF_LAYER)):
         return None
-    return Budget(total, min(total, PILOT * (num_players - 1) // 2), gradients)
+    most = PILOT * (num_players - 1) // 2
+    if layer is None:
+        most = min(most, sparse.most_pairs(num_players))
+    return Budget(total, min(total, most), gradients)
 
 
 def _fitted(layer: GameLayer | None, state: Pilot, spend: Budget, impl: str) -> AdjustedState:
     """The state with the pilot's pairs in it, each met by a surrogate that it had no part in."""
     of_game, of_fit = (jax.random.wrap_key_data(k, impl=impl) for k in (state.key, state.fit_key))
     dtype, count, present = state.differences.dtype, spend.pilot, state.present
-    none = surrogate.no_units(present.shape[0], dtype)
-    units = none if layer is None else surrogate.fit_units(layer, of_fit, present, spend.gradients)
     signs = pairs.draw(of_game, jnp.arange(count), present)
-    penalty = surrogate.penalties(units, of_fit, present).astype(dtype)
-    weights, mean_weights, rest = _leave_one_out(units, signs, state.differences, penalty)
-    # All surrogates' values at once, as they are linear in the weights.
-    found = surrogate.shapley_values(units, jnp.stack([weights, mean_weights]), present).astype(dtype)
-    missing = (state.v_full - state.v_empty) - found.sum(1, keepdims=True)
-    found = jnp.where(present[None], found + missing / jnp.maximum(present.sum(), 1).astype(dtype), 0)
+
+    def adding_up(found):
+        missing = (state.v_full - state.v_empty) - found.sum(1, keepdims=True)
+        return jnp.where(present[None], found + missing / jnp.maximum(present.sum(), 1).astype(dtype), 0)
+
+    fit: Any
+    if layer is None:
+        fit, rest, others = sparse.cross_fitted(signs, state.differences, present)
+        found = adding_up(fit.shapley_values(present)[None])[0]
+        others = adding_up(others)
+    else:
+        units = surrogate.fit_units(layer, of_fit, present, spend.gradients)
+        penalty = surrogate.penalties(units, of_fit, present).astype(dtype)
+        weights, mean_weights, rest = _leave_one_out(units, signs, state.differences, penalty)
+        # All surrogates' values at once, as they are linear in the weights.
+        both = surrogate.shapley_values(units, jnp.stack([weights, mean_weights]), present).astype(dtype)
+        found, mean = adding_up(both)
+        fit, others = surrogate.LayerFit(units, weights), mean[None]
     samples = moments.none(present.shape[0], dtype)
-    samples = moments.add(samples, pairs.contributions(signs, rest) + found[1][None], jnp.ones(count, bool))
+    samples = moments.add(samples, pairs.contributions(signs, rest) + others, jnp.ones(count, bool))
     spent = jnp.asarray(2 + 2 * count + GRADIENT_COST * spend.gradients, jnp.int32)
-    return AdjustedState(state.key, present, *units, weights, found[0], samples, state.v_full, state.v_empty, spent)
+    return AdjustedState(state.key, present, fit, found, samples, state.v_full, state.v_empty, spent)
 
 
 def _leave_one_out(
@@ -222,12 +232,9 @@ class Adjusted:
             return _fitted(problem.layer, state, self.spend, self.impl)
         index = state.samples.count + jnp.arange(self.size, dtype=jnp.int32)
         signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=self.impl), index, state.present)
-        units = SineUnits(state.angles, state.series, state.prior, state.chosen)
-        weights = state.weights
 
         def left(some):
-            x, known = surrogate.features(units, some)
-            return pairs.differences(problem.v, some, self.chunk_size) - known - _matmul(x, weights)
+            return pairs.differences(problem.v, some, self.chunk_size) - state.fit(some)
 
         valid = index < self.spend.total
         samples = pairs.contributions(signs, sharding(left, signs)) + state.surrogate[None]
@@ -280,8 +287,9 @@ def adjusted_shapley(
 
     Returns:
       An `Estimate`; the standard error takes the fitted surrogates as given. The surrogate's own arithmetic is
-      not among the `evaluations`: per evaluation some K H multiply-adds, and those of a regression on
-      `3 K + min(H, 1024)` features at the first 64 orderings' cost.
+      not among the `evaluations`: with a layer per evaluation some K H multiply-adds, and those of a regression on
+      `3 K + min(H, 1024)` features at the first 64 orderings' cost; without one those of some hundred regressions on
+      `3 K` features (`2 K` above 256 players).
 
     Raises:
       JaxcamError: as in `permutation_shapley`.

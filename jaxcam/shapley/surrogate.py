@@ -1,8 +1,8 @@
-"""Surrogates of a game whose Shapley values are known in closed form, fitted to coalitions and their complements.
+"""Surrogates of a game that reads its coalition through one layer, fitted to coalitions and their complements.
 
 With `x = 2 m - 1`, a coalition's complement is `-x`: Shapley values depend on the odd part of a game alone, and so
 does a surrogate. It is a weighted sum of `x_k z^2p` and `z^q`, z the mean of x, and of the units of the game's first
-layer, where it has one, each as a short series of sines of what it adds up.
+layer, each as a short series of sines of what it adds up. Its Shapley values are known in closed form.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SineUnits(NamedTuple):
     """The units of a layer as odd functions of x: `series[0] a + sum_j series[j] sin(j a)`, `a = x @ angles`.
 
     Attributes:
-      angles: `(K, H)`; of no unit where the game has no such layer.
+      angles: `(K, H)`.
       series: `(1 + SINES, H)`.
       prior: `(H,)` the first guess of the units' weights, their mean gradient.
       chosen: `(J,)` the units whose weights are fitted.
@@ -60,12 +60,21 @@ class SineUnits(NamedTuple):
     chosen: jax.Array
 
 
-def no_units(num_players: int, dtype) -> SineUnits:
-    """Those of a game of which no layer is known."""
-    nothing = jnp.zeros(0, dtype)
-    return SineUnits(
-        jnp.zeros((num_players, 0), dtype), jnp.zeros((1 + SINES, 0), dtype), nothing, jnp.zeros(0, jnp.int32)
-    )
+class LayerFit(NamedTuple):
+    """A fitted surrogate of differences between coalitions and their complements.
+
+    Attributes:
+      units: of the layer.
+      weights: `(J,)` of `features`.
+    """
+
+    units: SineUnits
+    weights: jax.Array
+
+    def __call__(self, signs: jax.Array) -> jax.Array:
+        """`(n,)` at `signs (n, K)`."""
+        x, known = features(self.units, signs)
+        return known + _matmul(x, self.weights)
 
 
 def fit_units(layer: GameLayer, key: jax.Array, present: jax.Array, gradients: int) -> SineUnits:
@@ -123,7 +132,7 @@ def penalties(units: SineUnits, key: jax.Array, present: jax.Array) -> jax.Array
 
 
 @functools.lru_cache(maxsize=32)
-def _own(players: int) -> np.ndarray:
+def own_shares(players: int) -> np.ndarray:
     """`(K + 1, len(EVEN))`: of the game `x_k z^p` among so many players, player k's own share."""
     table = np.ones((players + 1, len(EVEN)))
     for count in range(1, players + 1):
@@ -143,7 +152,7 @@ def shapley_values(units: SineUnits, weights: jax.Array, present: jax.Array) -> 
     by_player = weights[:, :width].reshape(-1, len(EVEN), players)
     count = present.sum()
     # Player k's own share by its place in an ordering; the rest is divided among the others.
-    own = jnp.asarray(_own(players), weights.dtype)[count][None, :, None]
+    own = jnp.asarray(own_shares(players), weights.dtype)[count][None, :, None]
     others = (1 - own) / jnp.maximum(count - 1, 1).astype(weights.dtype)
     total = jnp.where(present[None, None], by_player, 0).sum(2, keepdims=True)
     found = (own * by_player + others * (total - by_player)).sum(1)
@@ -151,8 +160,6 @@ def shapley_values(units: SineUnits, weights: jax.Array, present: jax.Array) -> 
         weights.dtype
     )
     found = jnp.where(present[None], found, 0)
-    if not units.prior.shape[0]:
-        return found
     fitted = weights[:, width + len(ODD) :]
     all_units = jnp.broadcast_to(units.prior, (fitted.shape[0], units.prior.shape[0]))
     return found + _of_sines(units, all_units.at[:, units.chosen].add(fitted))

@@ -1,0 +1,81 @@
+"""The surrogate of a game without a layer: closed-form values, folds that know nothing of themselves, sets found."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import shapley_games as games
+
+from jaxcam import shapley
+from jaxcam.shapley import pairs, sparse
+
+KEY = jax.random.key(3)
+PLAYERS, COUNT = 7, 160
+_fitted = jax.jit(sparse.cross_fitted)
+
+
+@jax.jit
+def drawn(alive):
+    return pairs.draw(KEY, jnp.arange(COUNT), jnp.arange(PLAYERS) < alive)
+
+
+def differences(v, signs):
+    return v(jnp.asarray(signs > 0, jnp.float32)) - v(jnp.asarray(signs < 0, jnp.float32))
+
+
+def test_its_values_are_the_textbook_sum_and_triples_are_found():
+    for alive, v in ((7, lambda m: m @ jnp.arange(7.0) + jnp.prod(2 * m[:, 1:4] - 1, 1)), (5, games.game(3, 7))):
+        present = jnp.arange(PLAYERS) < alive
+        signs = drawn(alive)
+        fit, left, _ = _fitted(signs, differences(v, signs), present)
+
+        def half(masks, fit=fit, alive=alive):
+            signs = np.where(np.arange(PLAYERS) < alive, 2 * masks - 1, 0)
+            return np.asarray(fit(jnp.asarray(signs, jnp.float32)), np.float64) / 2
+
+        want = games.brute_force(half, PLAYERS)
+        np.testing.assert_allclose(fit.shapley_values(present), want, atol=3e-5 * np.abs(want).max())
+        assert not fit.shapley_values(present)[alive:].any()
+        if alive == 7:  # main effects and a triple, which are among the features
+            assert np.abs(left).max() < 0.1  # of values to 20
+            sets = np.asarray(fit.sets)
+            assert (sets == [0, 1, 1, 1, 0, 0, 0]).all(1).any() and set(sets.sum(1)) <= {3, 5, 7}
+
+
+def test_a_fold_has_no_part_in_what_it_meets():
+    present, signs = jnp.ones(PLAYERS, bool), drawn(PLAYERS)
+    given = differences(games.game(1, PLAYERS), signs)
+    mine = np.arange(COUNT) % sparse.FOLDS == 2
+    other = given + jnp.where(mine, 3 * signs[:, 0] * signs[:, 3] * signs[:, 5] + 1, 0)
+    (_, left, values), (whole, left_after, values_after) = (_fitted(signs, d, present) for d in (given, other))
+    np.testing.assert_array_equal(values[mine], values_after[mine])
+    np.testing.assert_allclose((given - left)[mine], (other - left_after)[mine], atol=1e-5)
+    assert (np.abs(values - values_after).max(1)[~mine] > 1e-3).all() and np.isfinite(whole.weights).all()
+
+
+def test_unbiased_over_400_keys():
+    players = 8
+    net = games.game(5, players)
+    v = lambda m: net(m) + jnp.prod(m[:, :5], 1) - jnp.prod(2 * m[:, 2:5] - 1, 1)  # noqa: E731
+    want = shapley.exact_shapley(v, num_players=players).values
+    run = functools.partial(shapley.adjusted_shapley, v, num_players=players, num_permutations=40)
+    got = jax.jit(lambda keys: jax.lax.map(run, keys, batch_size=50))(jax.random.split(KEY, 400))
+    values = np.asarray(got.values, np.float64)
+    z = (values.mean(0) - want) / (values.std(0, ddof=1) / 20)
+    covered = float((np.abs(values - want) <= 1.96 * np.asarray(got.standard_error)).mean())
+    print(f"largest z of 400 keys {np.abs(z).max():.2f}, covered {covered:.3f}")
+    assert np.abs(z).max() < 3.5 and 0.92 <= covered <= 0.98
+
+
+def test_sparse_games_cost_a_fraction_of_orderings():
+    players, count = 40, 20
+    v = lambda m: 2 * jnp.prod(2 * m[:, :3] - 1, 1) + m[:, 3]  # noqa: E731
+    want = jnp.zeros(players).at[:3].set(4 / 3).at[3].set(1)
+    errors = []
+    for estimator in (shapley.permutation_shapley, shapley.adjusted_shapley):
+        run = jax.jit(functools.partial(estimator, v, num_players=players, num_permutations=count))
+        errors.append(float(((run(KEY).values - want) ** 2).sum()))
+    assert errors[1] < 0.2 * errors[0]
