@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
-from jaxcam.cli import arguments, drawing, networks, processes
+from jaxcam.cli import arguments, drawing, frames, networks, processes
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.programs import keep_programs
 from jaxcam.cli.table import rows_of, show
@@ -87,6 +87,7 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--quiet", action="store_true", help="say nothing but what went wrong")
     drawing.add_options(p)
+    frames.add_options(p)
     processes.add_options(p)
     p.set_defaults(run=run)
 
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     # Everything that can be wrong is found out before the first picture is decoded.
     processes.check(options)
     drawing.check(options)
+    frames.check(options)
     _check_names(options)
     methods = _requests(options)
     paths, said = expand(named, pathlib.Path(options.out))
@@ -125,9 +127,14 @@ def run(options: argparse.Namespace) -> int:
         check_writable(pathlib.Path(options.json).parent)
         if pathlib.Path(options.json).is_dir():
             raise JaxcamError(f"{options.json}: is a folder; name a file")
+    paths, animations = frames.taken(paths, options.frames, out)
     broken, records = _explain(options, network, layers, methods, targets, paths, out, first, said)
     if not first:
         return 0
+    drawn = {record["image"]: record["files"][1:] for record in records}
+    joined = [file for animation in animations for file in frames.join(animation, drawn, out)]
+    if joined and not options.quiet:
+        print(visible(f"animated: {', '.join(joined)}"), file=sys.stderr if options.json == "-" else sys.stdout)
     for _, message in broken:
         print("jaxcam: error: " + visible(" ".join(message.split())), file=sys.stderr)
     if options.json:

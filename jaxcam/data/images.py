@@ -25,6 +25,8 @@ MAX_PIXELS = 89_000_000
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "WEBP", "JPEG2000", "AVIF", "HEIF")
 #: RGBA of 16 bits each takes 8 bytes a pixel; a larger file is no picture within `MAX_PIXELS`.
 MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
+#: Formats that hold frames, or pages, and how many of a picture are given at the most.
+_MOVING, MAX_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF"), 1000
 _TIFF_LOCK = threading.Lock()
 
 #: What a picture can be given as: a path, the bytes of a file, an opened picture, or an array of pixels.
@@ -41,6 +43,57 @@ def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Imag
     """
     path = pathlib.Path(path)
     return _parsed(_content(path), str(path), max_pixels)
+
+
+def frames(
+    path: str | os.PathLike, count: int | None = None, *, max_pixels: int = MAX_PIXELS
+) -> Iterator[tuple[int, Image.Image, float]]:
+    """Frames of an animated picture, or pages of a TIFF, each as `open_image` gives it; none of a still picture.
+
+    Args:
+      path: the file.
+      count: how many, evenly spread from the first on; all where None, or where there are fewer.
+      max_pixels: of a frame.
+
+    Yields:
+      The frame's number, the frame, and how long it is shown until the next one that is given, in milliseconds.
+
+    Raises:
+      JaxcamError: as `open_image`; or there are more than `MAX_FRAMES` to give.
+    """
+    path = pathlib.Path(path)
+    data = _content(path)
+    try:
+        image = Image.open(io.BytesIO(data), formats=_readable(data))
+        total = getattr(image, "n_frames", 1) if image.format in _MOVING else 1
+    except Exception:  # what it is, and what is wrong with it, says the one who reads it
+        open_image(path, max_pixels=max_pixels)
+        return
+    if total < 2:
+        return
+    wanted = range(total) if count is None else sorted({i * total // count for i in range(count)})
+    if len(wanted) > MAX_FRAMES:
+        raise JaxcamError(f"{path}: has {total} frames, of which at most {MAX_FRAMES} are explained; ask for fewer")
+    ends = [*wanted[1:], total]
+    for number, end in zip(wanted, ends, strict=True):
+        try:
+            image.seek(number)
+            frame, shown = image.copy(), _milliseconds(image)
+            frame.info = dict(image.info)
+        except Exception as e:
+            raise _broken(str(path), e) from None
+        picture = _decode(frame, str(path), max_pixels)
+        with contextlib.suppress(Exception):  # those between count by their time alone
+            for between in range(number + 1, end):
+                image.seek(between)
+                shown += _milliseconds(image)
+        yield number, picture, shown
+
+
+def _milliseconds(image: Image.Image) -> float:
+    """How long the frame is shown that a file is at."""
+    told = image.info.get("duration", 0)
+    return float(told) if isinstance(told, int | float) and told > 0 else 100.0
 
 
 def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
