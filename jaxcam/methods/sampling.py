@@ -118,9 +118,8 @@ def shap_cam(
         what a fitted surrogate leaves unexplained, in the units of the head's first layer where it has one of at most
         4096 (`jaxcam.shapley.adjusted_shapley`); where the cost is too little to fit anything, it is "antithetic".
         "auto" is "adjusted" unless the surrogate's own arithmetic is more than it saves, as for a tiny head.
-      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`, looked at from ten
-        samples on. Rare events fool it: where a channel counts in few coalitions, ten samples may hold none of these,
-        and their spread, of which the error is made, says nothing of what they have not seen.
+      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`, and so is what events
+        as large as any seen, but too rare to be in the samples, may add (`shapley.permutation_shapley`).
       chunk_size: coalitions evaluated at once; chosen from the head's size when None.
       precision: of the products that each coalition costs: "highest", "tf32" or "bfloat16", of which lower ones are
         faster on accelerators, and less exact; what an outer `transforms.at_precision` says, else the highest.
@@ -231,7 +230,7 @@ class Exact:
         none = moments.none(problem.players, found.values.dtype)
         samples = none._replace(count=jnp.full_like(none.count, 2), mean=found.values)  # of no variance
         full, empty = (x.astype(found.values.dtype) for x in (found.v_full, found.v_empty))
-        return PermutationState(problem.key, samples, full, empty, found.evaluations)
+        return PermutationState(problem.key, samples, full, empty, found.evaluations, jnp.abs(full - empty))
 
     def advance(self, problem: Problem, state: Any, sharding: RowSharding = ONE_DEVICE) -> Any:
         return state

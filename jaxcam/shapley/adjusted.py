@@ -73,6 +73,7 @@ class AdjustedState(NamedTuple):
       samples: `Moments` of the independent samples (a coalition and its complement).
       v_full, v_empty: `()`.
       evaluations: `()`, gradients included.
+      reach: `()` the largest difference between a coalition and its complement.
     """
 
     key: jax.Array
@@ -83,6 +84,7 @@ class AdjustedState(NamedTuple):
     v_full: jax.Array
     v_empty: jax.Array
     evaluations: jax.Array
+    reach: jax.Array
 
     @property
     def estimate(self) -> Estimate:
@@ -139,7 +141,8 @@ def _fitted(layer: GameLayer | None, state: Pilot, spend: Budget, impl: str) -> 
     samples = moments.none(present.shape[0], dtype)
     samples = moments.add(samples, pairs.contributions(signs, rest) + others, jnp.ones(count, bool))
     spent = jnp.asarray(2 + 2 * count + GRADIENT_COST * spend.gradients, jnp.int32)
-    return AdjustedState(state.key, present, fit, found, samples, state.v_full, state.v_empty, spent)
+    reach = jnp.maximum(jnp.abs(state.differences).max(), jnp.abs(state.v_full - state.v_empty))
+    return AdjustedState(state.key, present, fit, found, samples, state.v_full, state.v_empty, spent, reach)
 
 
 def _leave_one_out(
@@ -233,13 +236,18 @@ class Adjusted:
         index = state.samples.count + jnp.arange(self.size, dtype=jnp.int32)
         signs = pairs.draw(jax.random.wrap_key_data(state.key, impl=self.impl), index, state.present)
 
-        def left(some):
-            return pairs.differences(problem.v, some, self.chunk_size) - state.fit(some)
+        def both(some):
+            found = pairs.differences(problem.v, some, self.chunk_size)
+            return jnp.stack([found, found - state.fit(some)], 1)
 
         valid = index < self.spend.total
-        samples = pairs.contributions(signs, sharding(left, signs)) + state.surrogate[None]
-        spent = valid.sum(dtype=jnp.int32) * 2
-        return state._replace(samples=moments.add(state.samples, samples, valid), evaluations=state.evaluations + spent)
+        found, left = sharding(both, signs).T
+        samples = pairs.contributions(signs, left) + state.surrogate[None]
+        return state._replace(
+            samples=moments.add(state.samples, samples, valid),
+            evaluations=state.evaluations + valid.sum(dtype=jnp.int32) * 2,
+            reach=jnp.maximum(state.reach, jnp.abs(jnp.where(valid, found, 0)).max()),
+        )
 
     def done(self, state: Pilot | AdjustedState) -> jax.Array | bool:
         return False if isinstance(state, Pilot) else finished(state, self.spend.total, self.tolerance)
@@ -283,7 +291,7 @@ def adjusted_shapley(
       present: `(K,)` bool, False for players that are known to contribute nothing, which get 0. What the layer does
         not read is known without.
       chunk_size: the most coalitions in one call of `v`.
-      tolerance: as in `permutation_shapley`.
+      tolerance: as in `permutation_shapley`, R the largest difference between a coalition and its complement.
 
     Returns:
       An `Estimate`; the standard error takes the fitted surrogates as given. The surrogate's own arithmetic is
