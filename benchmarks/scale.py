@@ -95,18 +95,20 @@ import resource, sys, time
 from jaxcam.cli import main
 begun = time.perf_counter()
 status = main(sys.argv[1:])
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-print("TOLD", status, time.perf_counter() - begun, memory, file=sys.stderr)
+used = resource.getrusage(resource.RUSAGE_SELF)
+busy, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 2**20
+print("TOLD", status, time.perf_counter() - begun, busy, memory, file=sys.stderr)
 """
 
 
-def command(*words: str) -> tuple[float, float]:
-    """Seconds and GiB of a jaxcam command in a process of its own."""
+def command(*words: str) -> tuple[float, float, float]:
+    """Seconds, seconds of a processor, and GiB of a jaxcam command in a process of its own."""
     done = subprocess.run([sys.executable, "-c", _TOLD, *words], capture_output=True, text=True)
     told = [line.split()[1:] for line in done.stderr.splitlines() if line.startswith("TOLD")]
     if not told or told[0][0] != "0":
         raise SystemExit(done.stderr)
-    return float(told[0][1]), float(told[0][2])
+    seconds, processor, memory = map(float, told[0][1:])
+    return seconds, processor, memory
 
 
 def size(folder: pathlib.Path) -> tuple[int, float]:
@@ -127,8 +129,8 @@ def tabled(pictures: int, folder: pathlib.Path) -> str:
     files, mib = size(run)
     html = (run / "report.html").stat().st_size / 2**20
     return (
-        f"| {pictures:,} | {made:.0f} s | {files} | {mib:,.0f} | {table[0]:.0f} s | {table[1]:.2f} | {page[0]:.0f} s "
-        f"| {page[1]:.2f} | {html:.2f} |"
+        f"| {pictures:,} | {made:.0f} s | {files} | {mib:,.0f} | {table[0]:.0f} s | {table[1]:.0f} s | {table[2]:.2f} "
+        f"| {page[0]:.0f} s | {page[1]:.0f} s | {page[2]:.2f} | {html:.2f} |"
     )
 
 

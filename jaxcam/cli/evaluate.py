@@ -18,6 +18,7 @@ from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
 if TYPE_CHECKING:
+    from jaxcam.evaluate.cluster import Cluster
     from jaxcam.evaluate.driver import Progress
     from jaxcam.evaluate.run import Run
 
@@ -98,6 +99,17 @@ def add_commands(commands: Any) -> None:
     )
     p.add_argument("--processes", type=int, default=1, metavar="N", help="how many processes share it (default: 1)")
     p.add_argument(
+        "--ray", metavar="local|ADDRESS", help="have the workers of a Ray cluster make the maps, each on a device of "
+        "its own: one on this machine, auto for the one it is part of, or HOST:6379",
+    )  # fmt: skip
+    p.add_argument(
+        "--workers", type=int, metavar="N", help="of the cluster (default: one for each of its GPUs or TPU chips, or "
+        "else for each node)",
+    )  # fmt: skip
+    p.add_argument(
+        "--worker-resources", nargs="+", metavar="NAME=N", help="what each takes, by Ray's names, as in GPU=1 CPU=4",
+    )  # fmt: skip
+    p.add_argument(
         "--dry-run", nargs="?", type=int, const=1, metavar="DEVICES", help="make a few batches in a folder of their "
         "own, and say what the run would take on so many devices like this one (default: 1)",
     )  # fmt: skip
@@ -124,6 +136,7 @@ def run(options: argparse.Namespace) -> int:
     for line in data.summary():
         say(line)
     keep_programs()
+    cluster = _cluster(options)
     network = networks.load(options)
     if not options.quiet:
         for line in _cost_of_precision(options, network, data, methods):
@@ -136,11 +149,11 @@ def run(options: argparse.Namespace) -> int:
     } | {"methods": methods, "keep": _kept(options.keep)}  # fmt: skip
     if options.dry_run is not None:
         return _say_estimate(network, data, settings, options.dry_run)
-    with _progress(options.quiet) as report:
+    with cluster or contextlib.nullcontext(), _progress(options.quiet) as report:
         watch = _Watch(report)
         found = evaluate(
             network, data, **settings, out=options.out, process=options.process, processes=options.processes,
-            progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
+            cluster=cluster, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
         say(f"{options.out}: this run was finished before; nothing was left to do")
@@ -169,6 +182,28 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)
     processes.check_numbers(options.process, options.processes)
+
+
+def _cluster(options: argparse.Namespace) -> Cluster | None:
+    """The cluster that the options name; this process then leaves the devices to its workers."""
+    if options.ray is None or options.dry_run is not None:
+        if options.ray is None and (options.workers is not None or options.worker_resources):
+            raise JaxcamError("--workers and --worker-resources are for --ray")
+        return None
+    resources = {}
+    for text in options.worker_resources or ():
+        name, _, amount = text.partition("=")
+        try:
+            resources[name] = float(amount)
+        except ValueError:
+            raise JaxcamError(f"--worker-resources must be NAME=N, as in GPU=1, not {text!r}") from None
+    import jax
+
+    from jaxcam.evaluate.cluster import Cluster
+
+    found = Cluster(options.ray, options.workers, resources or None)
+    jax.config.update("jax_platforms", "cpu")
+    return found
 
 
 def _say_estimate(network: Any, data: Any, settings: dict[str, Any], devices: int) -> int:

@@ -20,6 +20,7 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.cluster import Cluster, Seen, Task
 from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest, numbered
 from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
@@ -79,6 +80,7 @@ def evaluate(
     processes: int = 1,
     devices: Sequence[Any] | None = None,
     decoders: int = 0,
+    cluster: Cluster | None = None,
     progress: Callable[[Progress], None] = lambda state: None,
     about: dict | None = None,
 ) -> Run:
@@ -119,6 +121,7 @@ def evaluate(
       process, processes: this is number `process` of so many that share the run; they make every so-manieth unit.
       devices: to compute on; the local ones of the default backend unless given.
       decoders: processes that decode pictures; threads of this one where there are none.
+      cluster: actors of a Ray cluster that make the units in place of this process; it is not closed.
       progress: called with a `Progress` after every unit.
       about: more facts for the manifest.
 
@@ -144,8 +147,10 @@ def evaluate(
     elif not isinstance(data, Dataset):
         data = load_dataset(data)
     data, known = _for_network(network, data, targets)
+    pictures = len(data) if limit is None else limit
+    seen = cluster.look(pictures) if cluster else None
     if batch_size is None:
-        batch_size = _batch_size(folder, len(data) if limit is None else limit)
+        batch_size = _batch_size(folder, pictures, seen)
     placed = network.preprocessing.places_boxes
     options = Options(
         methods=_with_controls(_methods(network, methods, layer, folder, batch_size), controls),
@@ -155,6 +160,8 @@ def evaluate(
         keep=tuple(keep), precision=precision,
     )  # fmt: skip
     manifest = make_manifest(network, data, options, about)
+    if seen:
+        manifest["settings"]["platform"], manifest["about"]["device"] = seen.platform, seen.device
     units = units_of(manifest)
     writer, records = claim(folder, manifest, process, processes)
     with writer:
@@ -166,12 +173,17 @@ def evaluate(
             watch = _Watch(progress, units, mine, present, records.spoilt)
             stop = threading.Event()
             # No program is made for more pictures than a unit holds; but for the usual number it is always the same.
-            at_once = min(options.batch_size, max(_USUAL, len(units[0])))
-            make = _makers(network, dataclasses.replace(options, batch_size=at_once), known, used, stop)
-            with (
-                contextlib.closing(_loaded(network, data, units, missing, options.needs_masks, decoders)) as loaded,
-                contextlib.closing(_made(make, zip(missing, loaded, strict=True), len(used), stop)) as made,
-            ):
+            own = dataclasses.replace(options, batch_size=min(options.batch_size, max(_USUAL, len(units[0]))))
+            with contextlib.ExitStack() as stack:
+                if cluster:
+                    tasks = [Task(n, [(int(i), data.items[i]) for i in units[n]]) for n in missing]
+                    made = cluster.units(network, own, known, tasks)
+                else:
+                    make = _makers(network, own, known, used, stop)
+                    loaded = _loaded(network, data, units, missing, options.needs_masks, decoders)
+                    stack.enter_context(contextlib.closing(loaded))
+                    made = _made(make, zip(missing, loaded, strict=True), len(used), stop)
+                stack.enter_context(contextlib.closing(made))
                 for done in made:
                     writer.append(*done)
                     watch.committed(done)
@@ -210,11 +222,11 @@ def _with_controls(methods: tuple[Request, ...], wanted: bool) -> tuple[Request,
     return (*methods, *map(request, more))
 
 
-def _batch_size(folder: pathlib.Path, pictures: int) -> int:
-    """That of the run in a folder, on whatever device it was begun; else by the memory of this one."""
+def _batch_size(folder: pathlib.Path, pictures: int, seen: Seen | None) -> int:
+    """That of the run in a folder, on whatever device it was begun; else by the memory of the one that is used."""
     with contextlib.suppress(JaxcamError):
         return read_manifest(folder)["settings"]["batch_size"]
-    return room_for(BATCH, most=pictures)
+    return seen.batch_size if seen else room_for(BATCH, most=pictures)
 
 
 def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool:

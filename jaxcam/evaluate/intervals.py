@@ -292,9 +292,10 @@ def _expanded(
     good = number >= MANY
     if good.any():
         with np.errstate(invalid="ignore", divide="ignore"):
-            spread = np.sqrt((sums**2).sum(0) / number)
-            skewness = (sums**3).sum(0) / number / spread**3
-            tilt = (sums * sizes).sum(0) / sizes.sum(0) / spread
+            squares = sums**2
+            spread = np.sqrt(squares.sum(0) / number)
+            skewness = np.einsum("pc,pc->c", squares, sums) / number / spread**3
+            tilt = np.einsum("pc,pc->c", sums, sizes) / sizes.sum(0) / spread
         good &= ~(np.fmax(np.abs(skewness), np.abs(tilt)) > np.sqrt(number) / 10)
         if not absolute:
             q = z - (skewness * (2 * z**2 + 1) / 6 - tilt * z**2) / np.sqrt(number)

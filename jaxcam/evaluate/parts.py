@@ -92,19 +92,20 @@ class Part:
         import pyarrow.parquet as pq
 
         self._file = file
-        self._schema = pq.read_schema(file)
+        self._metadata = pq.read_metadata(file)
 
     def summaries(self) -> Iterator[dict]:
         """Its commit lines."""
-        return map(json.loads, self._schema.metadata[_UNITS].splitlines())
+        return map(json.loads, self._metadata.metadata[_UNITS].splitlines())
 
     def column(self, name: str) -> np.ndarray | Coded:
         """What each record says."""
         import pyarrow.parquet as pq
 
-        if name not in self._schema.names:
+        if name not in self._metadata.schema.names:
             return typed(name, [None] * sum(summary["records"] for summary in self.summaries()))
-        column = pq.read_table(self._file, columns=[name], use_threads=False).column(0)
+        with pq.ParquetFile(self._file, metadata=self._metadata) as f:
+            column = f.read(columns=[name], use_threads=False).column(0)
         if name not in TEXT:
             return column.to_numpy()
         column = column.unify_dictionaries()

@@ -1,0 +1,234 @@
+"""The units of a run made by a Ray cluster: one actor for each device, one writer, which is this process.
+
+Actors decode the pictures of their units and send back what `work.Worker` makes; no file but the pictures is shared. An
+actor that dies, with its node or alone, is started again by Ray wherever there is room, and its units with it. What a
+unit holds depends on the settings alone, so that one made twice is the same, and it is taken once.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxcam.data.loader import cores, stream
+from jaxcam.data.samples import Item
+from jaxcam.errors import JaxcamError
+from jaxcam.evaluate.manifest import BATCH, Options
+from jaxcam.evaluate.work import Done, Worker
+from jaxcam.models.classifier import Classifier
+from jaxcam.transforms.memory import room_for
+
+#: How often a unit may lose its actor, or its result its node, before it is held to be the cause.
+_TRIES = 20
+#: Seconds, or three times the longest wait so far, after which units are given to others too.
+_PATIENCE = 30.0
+#: Units that an actor has at a time: it decodes one while it computes another.
+_AHEAD = 2
+#: What of JAX's settings holds in the actors too: where compiled programs are kept, and how numbers are.
+_SETTINGS = (
+    "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_enable_x64",
+    "jax_default_matmul_precision",
+)  # fmt: skip
+
+
+class Task(NamedTuple):
+    """A unit to be made: its number, and its pictures with their places in the data set."""
+
+    number: int
+    pictures: Sequence[tuple[int, Item]]
+
+
+class Seen(NamedTuple):
+    """What an actor computes on: JAX's platform and kind of device, and pictures in a unit by its memory."""
+
+    platform: str
+    device: str
+    batch_size: int
+
+
+def _look(pictures: int) -> Seen:
+    return Seen(jax.default_backend(), jax.devices()[0].device_kind, room_for(BATCH, most=pictures))
+
+
+class _Maker:
+    """The actor. A second unit is decoded while the first is computed."""
+
+    def __init__(self, given: tuple[Classifier, Options, bool], settings: Mapping[str, Any]):
+        network, options, known = given
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        self._lock = threading.Lock()
+        self._preprocessing, self._masks = network.preprocessing, options.needs_masks
+        here = network.with_params(jax.device_put(network.params, jax.local_devices()[0]))
+        self._worker = Worker(here, options, known_labels=known, stopping=lambda: False)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def unit(self, task: Task) -> Done:
+        places, items = zip(*task.pictures, strict=True)
+        decoded = stream(items, self._preprocessing, ahead=len(items), masks=self._masks)
+        loaded = [dataclasses.replace(x, index=place) for x, place in zip(decoded, places, strict=True)]
+        with self._lock:
+            return self._worker.unit(task.number, loaded)
+
+
+class Cluster:
+    """Actors on a Ray cluster.
+
+    Args:
+      address: of the cluster, as `ray.init` takes it: "auto", `HOST:6379`, `ray://HOST:10001`; "local" for one on this
+        machine that ends with this process.
+      workers: how many actors; one for each GPU or TPU chip that the cluster has now, or else for each node. Where it
+        has room for fewer, and scales, Ray asks for more.
+      resources: of each actor by Ray's names; `{"GPU": 1}`, `{"TPU": 1}` or an equal share of the processors unless
+        given.
+
+    Attributes:
+      workers: how many actors there are for many units.
+      pids: the processes that actors began in, as they came.
+
+    Raises:
+      JaxcamError: Ray is missing, or there is no such cluster.
+    """
+
+    def __init__(self, address: str, workers: int | None = None, resources: Mapping[str, float] | None = None):
+        if workers is not None and workers < 1:
+            raise JaxcamError(f"the number of workers must be at least 1, not {workers}")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the cluster
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of units that nobody waits for any more
+        try:
+            import ray
+        except ImportError:
+            raise JaxcamError("a cluster needs Ray: pip install 'jaxcam-xai[ray]'") from None
+        self._ray, self._own = ray, not ray.is_initialized()
+        if self._own:
+            local = {"include_dashboard": False, "num_cpus": max(workers or 1, cores())}
+            more: dict[str, Any] = local if address == "local" else {}
+            try:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
+            except Exception as e:  # ConnectionError, ValueError, RuntimeError and more
+                raise JaxcamError(f"{address}: there is no Ray cluster ({str(e).splitlines()[0]})") from None
+        there = ray.cluster_resources()
+        kind = next((k for k in ("GPU", "TPU") if there.get(k)), None)
+        self._alike = address == "local" and kind is None  # to this process
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        self.workers = workers or int(there[kind] if kind else nodes)
+        if resources is None:
+            share = max(1, int(there.get("CPU", 1) // self.workers))
+            resources = {kind: 1} if kind else {"CPU": share}
+        wanted = dict(resources)
+        self._resources: dict[str, Any] = {
+            "num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted,
+        }  # fmt: skip
+        self._actors: list[Any] = []
+        self.pids: list[int] = []
+
+    def look(self, pictures: int) -> Seen:
+        """What the actors will compute on."""
+        if self._alike:
+            return _look(pictures)
+        return self._get(self._ray.remote(max_calls=1, **self._resources)(_look).remote(pictures))
+
+    def units(
+        self, network: Classifier, options: Options, known: bool, tasks: Sequence[Task]
+    ) -> Generator[Done, None, None]:
+        """Units as they are finished, each once; two for every actor are on their way.
+
+        Raises:
+          JaxcamError: a unit cannot be made, or every actor that tries dies.
+        """
+        ray, waiting = self._ray, iter(tasks)
+        self._start(min(self.workers, len(tasks)), network, options, known)
+        flying: dict[Any, tuple[Any, Task | None]] = {actor.pid.remote(): (actor, None) for actor in self._actors}
+        missing: dict[int, Task] = {}  # sent, and not made yet
+        tries: collections.Counter[int | None] = collections.Counter()
+        slowest, count = 0.0, 0
+
+        def send(actor: Any, task: Task | None) -> None:
+            if task is not None:
+                missing[task.number] = task
+                flying[actor.unit.remote(task)] = actor, task
+
+        try:
+            while count < len(tasks):
+                begun = time.monotonic()
+                ready, _ = ray.wait(list(flying), num_returns=1, timeout=max(_PATIENCE, 3 * slowest))
+                if not ready:  # units do not come: their actor may have no node any more, and others none to make
+                    busy = [actor for actor, _ in flying.values()]
+                    idle = [actor for actor in self._actors if actor not in busy]
+                    for actor, again in zip(idle, list(missing.values()), strict=False):
+                        send(actor, again)
+                    continue
+                actor, task = flying.pop(ready[0])
+                try:
+                    made = self._get(ready[0])
+                except ray.exceptions.RayError as e:  # its actor, or the node that held it
+                    tries[task.number if task else None] += 1
+                    if max(tries.values()) > _TRIES:
+                        what = f"made batch {task.number}" if task else "began"
+                        raise JaxcamError(f"{_TRIES} processes that {what} died ({str(e).splitlines()[0]})") from None
+                    if task is None:
+                        flying[actor.pid.remote()] = actor, None
+                    elif task.number in missing:
+                        send(actor, task)
+                    continue
+                if task is None:
+                    self.pids.append(made)
+                for _ in range(_AHEAD if task is None else 1):
+                    send(actor, next(waiting, None))
+                if task is not None and missing.pop(task.number, None) is not None:
+                    slowest, count = max(slowest, time.monotonic() - begun), count + 1
+                    yield made
+        finally:
+            self._end()
+
+    def _start(self, count: int, network: Classifier, options: Options, known: bool) -> None:
+        """Asks for so many actors."""
+        ray = self._ray
+        with contextlib.ExitStack() as stack:
+            for module in [m for name, m in sys.modules.items() if name.startswith("jaxcam_model_")]:
+                ray.cloudpickle.register_pickle_by_value(module)  # a file of the user's, which no actor can import
+                stack.callback(ray.cloudpickle.unregister_pickle_by_value, module)
+            given = ray.put((network.with_params(jax.device_get(network.params)), options, known))
+        settings = {name: jax.config.values[name] for name in _SETTINGS if name in jax.config.values}
+        maker = ray.remote(_Maker).options(
+            **self._resources, max_concurrency=_AHEAD, max_restarts=-1, max_task_retries=_TRIES
+        )
+        self._actors = [maker.remote(given, settings) for _ in range(count)]
+
+    def _get(self, ref: Any) -> Any:
+        """A result; an error of ours as itself."""
+        try:
+            return self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as e:
+            if isinstance(e.cause, JaxcamError):
+                raise e.cause from None
+            raise RuntimeError(str(e)) from None  # a mistake in our own code, with the trace of the actor
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the cluster, where it is this process's own."""
+        self._end()
+        if self._own:
+            self._ray.shutdown()
+
+    def _end(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
