@@ -61,7 +61,7 @@ def make_run(
         "subsets": half if limited else {str(seeds[0]): list(range(images))},
     }  # fmt: skip
     (out / "manifest.json").write_text(json.dumps(manifest))
-    with open(records_file(out, 0, 1), "wb") as f:
+    with open(records_file(out), "wb") as f:
         for unit, start in enumerate(range(0, images, _BATCH)):
             if units is not None and unit >= units:
                 break

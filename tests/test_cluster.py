@@ -44,6 +44,7 @@ def cluster(tmp_path_factory):
         jax.config.update(name, value)
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # as Ray starts, when JAX has threads already
 def test_two_workers_of_which_one_is_killed_make_the_table_of_one_process(data, cluster, tmp_path):
     net, killed, states = tiny(), [], []
 

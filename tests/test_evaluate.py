@@ -139,7 +139,7 @@ def test_a_finished_run_is_left_alone(whole, data, net):
 
 def test_lost_records_and_arrays_are_made_again(whole, data, net, tmp_path):
     run = evaluate(net, data, out=tmp_path, devices=ONE, **SETTINGS)
-    file = records_file(tmp_path, 0, 1)
+    file = records_file(tmp_path)
     lines = file.read_bytes().splitlines(keepends=True)
     lines[3] = lines[3][:20] + b"?" + lines[3][21:]
     file.write_bytes(b"".join(lines)[:-40])
@@ -152,18 +152,29 @@ def test_lost_records_and_arrays_are_made_again(whole, data, net, tmp_path):
     assert len(done) == 1 + 3 and run.complete
 
 
-def test_devices_and_processes_change_nothing(whole, data, net, tmp_path):
+def test_devices_change_nothing(whole, data, net, tmp_path):
     assert_same(evaluate(net, data, out=tmp_path / "2", devices=jax.local_devices()[:2], **SETTINGS), whole)
-    for i in (2, 0, 1):
-        run = evaluate(net, data, out=tmp_path / "p", devices=ONE, process=i, processes=3, **SETTINGS)
-        assert run.complete == (i == 1)
+
+
+def test_a_run_that_several_processes_began_goes_on(whole, data, net, tmp_path):
+    """As jaxcam wrote it before its release: a file for each of them, with every so-manieth unit."""
+    with pytest.raises(Stop):
+        evaluate(net, data, out=tmp_path, devices=ONE, progress=stop_after(2), **SETTINGS)
+    first, second = (encode({k: v for k, v in u.summary.items() if k not in ("records", "sha256")}, u.records())
+                     for u in read_lines(tmp_path)[0].values())  # fmt: skip
+    records_file(tmp_path).unlink()
+    (tmp_path / "records-0-of-2.jsonl").write_bytes(first)
+    (tmp_path / "records-1-of-2.jsonl").write_bytes(second)
+    states = []
+    run = evaluate(net, data, out=tmp_path, devices=ONE, progress=states.append, **SETTINGS)
+    assert states[0].done == 8 and len(states) == 4
     assert_same(run, whole)
 
 
 @pytest.mark.parametrize("other", ["1", "99"])
 def test_a_flipped_bit_of_a_commit_line_costs_that_unit_alone_and_is_told(whole, data, net, tmp_path, other):
     shutil.copytree(whole.folder, tmp_path / "run")
-    (file,) = (tmp_path / "run").glob("records-*.jsonl")
+    (file,) = (tmp_path / "run").glob("records*.jsonl")
     file.write_bytes(file.read_bytes().replace(b'{"unit":0,', f'{{"unit":{other},'.encode()))
     found = read_run(tmp_path / "run")
     assert not found.complete and found.spoilt == 1 and [u["unit"] for u in found.units] == [1, 2, 3, 4]
@@ -175,7 +186,7 @@ def test_a_flipped_bit_of_a_commit_line_costs_that_unit_alone_and_is_told(whole,
 
 def test_units_that_are_not_the_runs_are_refused(whole, data, net, tmp_path):
     shutil.copytree(whole.folder, tmp_path / "run")
-    (file,) = (tmp_path / "run").glob("records-*.jsonl")
+    (file,) = (tmp_path / "run").glob("records*.jsonl")
     honest, units = file.read_bytes(), read_lines(tmp_path / "run")[0]
 
     def put(**change):
@@ -257,7 +268,7 @@ def test_other_weights_and_other_data_are_refused(whole, data, net, tmp_path):
 def test_a_run_begun_with_a_mistake_can_be_begun_anew(data, net, tmp_path):
     with pytest.raises(JaxcamError, match="CAM is defined for"):
         evaluate(net, data, out=tmp_path, devices=ONE, **{**SETTINGS, "methods": ("cam",)})
-    with Writer(tmp_path, 0, 1), pytest.raises(JaxcamError, match="other settings"):
+    with Writer(tmp_path), pytest.raises(JaxcamError, match="other settings"):
         evaluate(net, data, out=tmp_path, devices=ONE, **SETTINGS)
     assert evaluate(net, data, out=tmp_path, devices=ONE, **{**SETTINGS, "limit": 2}).complete
 
@@ -327,8 +338,7 @@ def test_every_present_class_and_its_boxes(net, tmp_path):
         ({"metrics": ("inception",)}, "no metric called"), ({"methods": ("lift_cam", "lift-cam")}, "named twice"),
         ({"limit": 0}, "the limit must be at least 1"), ({"seeds": 0}, "number of seeds"),
         ({"methods": ()}, "no method"),
-        ({"process": 2, "processes": 2}, "no process 2"),
-        ({"processes": 0}, "processes must be at least 1, not 0"), ({"keep": ("videos",)}, "no array to keep"),
+        ({"decoders": -1}, "must be at least 0, not -1"), ({"keep": ("videos",)}, "no array to keep"),
     ],
 )  # fmt: skip
 def test_mistakes(data, net, tmp_path, change, message):
@@ -356,8 +366,8 @@ def test_command_line(data, net, tmp_path, capsys):
     assert "38 maps of 20 pictures" in out
     assert "parachute/1.png" in err and "1 of 20 pictures could not be used" in err
     assert main(words) == 1 and "finished before" in capsys.readouterr().out
-    assert main([*words, "--processes", "0"]) == 2
-    assert "--processes must be at least 1, not 0" in capsys.readouterr().err
+    assert main([*words, "--decoders", "-1"]) == 2
+    assert "must be at least 0, not -1" in capsys.readouterr().err
     assert main([*words, "--steps", "7"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())

@@ -39,9 +39,9 @@ def parted(tmp_path, monkeypatch) -> pathlib.Path:
 def rewrite(folder: pathlib.Path, keep: int = 0) -> None:
     """Commits the units again, one by one, so that they are moved; the last `keep` stay in lines."""
     units = list(read_lines(folder)[0].values())
-    records_file(folder, 0, 1).unlink()
+    records_file(folder).unlink()
     for i, unit in enumerate(units):
-        with Writer(folder, 0, 1) as writer:
+        with Writer(folder) as writer:
             if i >= len(units) - keep:
                 writer._move = lambda: None  # type: ignore[method-assign]
             summary = {k: v for k, v in unit.summary.items() if k not in ("records", "sha256")}
@@ -87,7 +87,7 @@ def test_units_in_any_order_and_twice_are_read_once_and_sorted(lined, tmp_path, 
     parts.write(lined, summaries[1:], parts.columns([*rows[1], *rows[2]]))
     both = read_run(lined)
     assert len(both.units) == 3 and both.spoilt == 0
-    records_file(lined, 0, 1).unlink()
+    records_file(lined).unlink()
     alone = read_run(lined)
     for run in (both, alone):
         assert_alike(run, one)
@@ -107,10 +107,10 @@ def test_a_move_that_was_killed_is_finished(lined, monkeypatch):
 
     monkeypatch.setattr(os, "ftruncate", killed)
     with pytest.raises(KeyboardInterrupt):
-        Writer(lined, 0, 1)
+        Writer(lined)
     assert len(files(lined)) == 1 and len(read_lines(lined)[0]) == 3
     monkeypatch.setattr(os, "ftruncate", real)
-    Writer(lined, 0, 1).__exit__()
+    Writer(lined).__exit__()
     assert len(files(lined)) == 1 and read_lines(lined) == ({}, 0)
     after = read_run(lined)
     for name, column in expected.items():
@@ -125,7 +125,7 @@ def test_a_damaged_part_is_told_left_out_and_put_aside(parted, at):
     first.write_bytes(data)
     run = read_run(parted)
     assert run.spoilt == 1 and not run.complete and [u["unit"] for u in run.units] == [1, 2]
-    Writer(parted, 0, 1).__exit__()
+    Writer(parted).__exit__()
     assert first not in files(parted) and second in files(parted) and first.with_suffix(".damaged").exists()
     assert read_run(parted).spoilt == 0
 

@@ -15,6 +15,7 @@ import pytest
 
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.store import Writer, arrays_file, encode, in_use, parse, read_lines, records_file
+from jaxcam.files import try_lock
 
 
 def unit(number: int, rows: int = 2) -> tuple[dict, list[dict], dict]:
@@ -91,13 +92,13 @@ def test_units_of_runs_that_digested_their_records_alone_are_read():
 
 
 def test_what_was_cut_off_is_dropped_and_made_again(tmp_path):
-    with Writer(tmp_path, 0, 1) as writer:
+    with Writer(tmp_path) as writer:
         writer.append(*unit(0))
         writer.append(*unit(1))
-    file = records_file(tmp_path, 0, 1)
+    file = records_file(tmp_path)
     file.write_bytes(file.read_bytes()[:-30])
     assert stored(tmp_path) == expected(0)
-    with Writer(tmp_path, 0, 1) as writer:
+    with Writer(tmp_path) as writer:
         writer.append(*unit(1))
         writer.append(*unit(2))
     assert stored(tmp_path) == expected(0, 1, 2)
@@ -106,7 +107,7 @@ def test_what_was_cut_off_is_dropped_and_made_again(tmp_path):
 
 def test_a_full_disk_leaves_whole_units_and_the_run_can_go_on(tmp_path, monkeypatch):
     real = os.write
-    with Writer(tmp_path, 0, 1) as writer:
+    with Writer(tmp_path) as writer:
         writer.append(*unit(0))
 
         def full(descriptor, data):
@@ -118,7 +119,7 @@ def test_a_full_disk_leaves_whole_units_and_the_run_can_go_on(tmp_path, monkeypa
         with pytest.raises(JaxcamError, match="No space left on device.*make room and give the command again"):
             writer.append(*unit(1))
         monkeypatch.setattr(os, "write", real)
-        assert records_file(tmp_path, 0, 1).read_bytes() == encode(*unit(0)[:2])
+        assert records_file(tmp_path).read_bytes() == encode(*unit(0)[:2])
         writer.append(*unit(1))
     assert stored(tmp_path) == expected(0, 1)
 
@@ -131,7 +132,7 @@ from jaxcam.evaluate.store import Writer
 from jaxcam.errors import JaxcamError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
-with Writer(pathlib.Path(sys.argv[2]), 0, 1) as writer:
+with Writer(pathlib.Path(sys.argv[2])) as writer:
     try:
         for n in range(100):
             writer.append(*unit(n))
@@ -153,7 +154,7 @@ def test_arrays_that_cannot_be_written_leave_no_record(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with Writer(tmp_path, 0, 1) as writer:
+    with Writer(tmp_path) as writer:
         monkeypatch.setattr(np, "savez", full)
         with pytest.raises(JaxcamError, match="No space left"):
             writer.append(*unit(0))
@@ -161,22 +162,25 @@ def test_arrays_that_cannot_be_written_leave_no_record(tmp_path, monkeypatch):
 
 
 def test_arrays_are_there_before_their_record(tmp_path):
-    with Writer(tmp_path, 0, 1) as writer:
+    with Writer(tmp_path) as writer:
         writer.append(*unit(0))
     with np.load(arrays_file(tmp_path, 0)) as f:
         np.testing.assert_array_equal(f["maps"], unit(0)[2]["maps"])
 
 
-def test_one_process_at_a_time(tmp_path):
-    with Writer(tmp_path, 0, 2):
+@pytest.mark.parametrize("other", ["records.lock", "records-1-of-2.lock"])
+def test_one_process_at_a_time(tmp_path, other):
+    """Also beside one of several that jaxcam knew before its release."""
+    lock = try_lock(tmp_path / other)
+    assert in_use(tmp_path)
+    with pytest.raises(JaxcamError, match="another process is at work"):
+        Writer(tmp_path)
+    lock.release()
+    assert not in_use(tmp_path)
+    with Writer(tmp_path) as writer:
         assert in_use(tmp_path)
         with pytest.raises(JaxcamError, match="another process is at work"):
-            Writer(tmp_path, 0, 2)
-        with pytest.raises(JaxcamError, match="made by 2 processes"):
-            Writer(tmp_path, 0, 3)
-        Writer(tmp_path, 1, 2).__exit__()
-    assert not in_use(tmp_path)
-    with Writer(tmp_path, 0, 3) as writer:
+            Writer(tmp_path)
         writer.append(*unit(5))
     assert stored(tmp_path) == expected(5)
 
@@ -184,4 +188,4 @@ def test_one_process_at_a_time(tmp_path):
 def test_an_unwritable_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(JaxcamError, match="cannot be written"):
-        Writer(tmp_path / "file" / "folder", 0, 1)
+        Writer(tmp_path / "file" / "folder")

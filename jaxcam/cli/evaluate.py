@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.cli import arguments, networks, processes
+from jaxcam.cli import arguments, networks
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.cli.programs import keep_programs
 from jaxcam.cli.progress import Lines, clock
@@ -95,10 +95,6 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--class-names", metavar="CSV", help="lines folder,name: what to call the class of each folder")
     p.add_argument("--include-hard", action="store_true", help="count objects marked difficult (VOC) or crowd (COCO)")
     p.add_argument(
-        "--process", type=int, default=0, metavar="I", help="this process's number, from 0, where several share a run"
-    )
-    p.add_argument("--processes", type=int, default=1, metavar="N", help="how many processes share it (default: 1)")
-    p.add_argument(
         "--ray", metavar="local|ADDRESS", help="have the workers of a Ray cluster make the maps, each on a device of "
         "its own: one on this machine, auto for the one it is part of, or HOST:6379",
     )  # fmt: skip
@@ -152,8 +148,8 @@ def run(options: argparse.Namespace) -> int:
     with cluster or contextlib.nullcontext(), _progress(options.quiet) as report:
         watch = _Watch(report)
         found = evaluate(
-            network, data, **settings, out=options.out, process=options.process, processes=options.processes,
-            cluster=cluster, progress=watch, about={"command": shlex.join(["jaxcam", *options.arguments])},
+            network, data, **settings, out=options.out, cluster=cluster, progress=watch,
+            about={"command": shlex.join(["jaxcam", *options.arguments])},
         )  # fmt: skip
     if found.complete and not watch.worked:
         say(f"{options.out}: this run was finished before; nothing was left to do")
@@ -181,7 +177,6 @@ def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
 
     for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
         request(name)
-    processes.check_numbers(options.process, options.processes)
 
 
 def _cluster(options: argparse.Namespace) -> Cluster | None:
@@ -308,6 +303,4 @@ def _summary(found: Run) -> None:
     line = f"{len(found)} maps of {done} pictures in {found.folder}"
     if empty:
         line += f"; {empty} maps show nothing"
-    if not found.complete:
-        line += f"; {len(found.images) - done} pictures are left to other processes"
     print(visible(line))

@@ -45,17 +45,12 @@ def check(options: argparse.Namespace) -> None:
         raise JaxcamError(f"several processes need --coordinator, --processes and --process; {missing[0]} is missing")
     if not re.fullmatch(r".+:\d{1,5}", options.coordinator):
         raise JaxcamError(f"--coordinator must be HOST:PORT, as in 10.0.0.1:1234, not {options.coordinator!r}")
-    check_numbers(options.process, options.processes)
+    if options.processes < 1:
+        raise JaxcamError(f"--processes must be at least 1, not {options.processes}")
+    if not 0 <= options.process < options.processes:
+        raise JaxcamError(f"--process must lie between 0 and {options.processes - 1}, not {options.process}")
     if not 0 < options.wait < 1e6:
         raise JaxcamError(f"--wait must be a number of seconds above 0, not {options.wait:g}")
-
-
-def check_numbers(process: int, processes: int) -> None:
-    """Raises a JaxcamError unless there is such a process among so many."""
-    if processes < 1:
-        raise JaxcamError(f"--processes must be at least 1, not {processes}")
-    if not 0 <= process < processes:
-        raise JaxcamError(f"--process must lie between 0 and {processes - 1}, not {process}")
 
 
 def start(options: argparse.Namespace) -> bool:

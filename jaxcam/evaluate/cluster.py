@@ -63,8 +63,10 @@ def _look(pictures: int) -> Seen:
 class _Maker:
     """The actor. A second unit is decoded while the first is computed."""
 
-    def __init__(self, given: tuple[Classifier, Options, bool], settings: Mapping[str, Any]):
-        network, options, known = given
+    def __init__(self, given: Sequence[Any], settings: Mapping[str, Any]):
+        import ray
+
+        network, options, known = ray.get(given[0])
         for name, value in settings.items():
             jax.config.update(name, value)
         self._lock = threading.Lock()
@@ -200,12 +202,14 @@ class Cluster:
             for module in [m for name, m in sys.modules.items() if name.startswith("jaxcam_model_")]:
                 ray.cloudpickle.register_pickle_by_value(module)  # a file of the user's, which no actor can import
                 stack.callback(ray.cloudpickle.unregister_pickle_by_value, module)
-            given = ray.put((network.with_params(jax.device_get(network.params)), options, known))
+            self._given = ray.put(  # and kept, for actors that are started again
+                (network.with_params(jax.device_get(network.params)), options, known)
+            )
         settings = {name: jax.config.values[name] for name in _SETTINGS if name in jax.config.values}
         maker = ray.remote(_Maker).options(
             **self._resources, max_concurrency=_AHEAD, max_restarts=-1, max_task_retries=_TRIES
         )
-        self._actors = [maker.remote(given, settings) for _ in range(count)]
+        self._actors = [maker.remote([self._given], settings) for _ in range(count)]
 
     def _get(self, ref: Any) -> Any:
         """A result; an error of ours as itself."""

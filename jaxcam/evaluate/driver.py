@@ -39,11 +39,11 @@ _USUAL = 16
 
 
 class Progress(NamedTuple):
-    """How far this process is.
+    """How far a run is.
 
     Attributes:
       done: pictures done, in earlier runs too.
-      total: pictures that this process is to do.
+      total: pictures of the run.
       rate: pictures a second in this run, 0 before the first unit.
       broken: pictures that could not be used.
       spoilt: units that were found damaged in the records, and are made again.
@@ -76,8 +76,6 @@ def evaluate(
     keep: Sequence[str] = KEEP,
     seed: int = 0,
     precision: str | None = None,
-    process: int = 0,
-    processes: int = 1,
     devices: Sequence[Any] | None = None,
     decoders: int = 0,
     cluster: Cluster | None = None,
@@ -88,7 +86,7 @@ def evaluate(
 
     The pictures are dealt into units of `batch_size`, in the order of the data set; a unit is made by one device and
     committed whole. What a unit holds depends on the settings alone, and the keys of random methods on `seed` and the
-    picture's name: neither kills, nor processes, nor devices change a bit of the results (times excepted).
+    picture's name: neither kills, nor devices, nor clusters change a bit of the results (times excepted).
     Several devices make a unit each at the same time; every one of them compiles its own programs.
 
     Args:
@@ -118,7 +116,6 @@ def evaluate(
       precision: of matrix products, as in `jaxcam.explain`. Unless given what `jaxcam.wrap` was told; else the highest
         for all that maps are made of, and "tf32" for forward passes of the network and of its masked pictures, whose
         scores are no small differences. (Of CPUs all is float32.)
-      process, processes: this is number `process` of so many that share the run; they make every so-manieth unit.
       devices: to compute on; the local ones of the default backend unless given.
       decoders: processes that decode pictures; threads of this one where there are none.
       cluster: actors of a Ray cluster that make the units in place of this process; it is not closed.
@@ -126,18 +123,14 @@ def evaluate(
       about: more facts for the manifest.
 
     Returns:
-      The run as it is now: not complete where other processes have units left to make.
+      The run.
 
     Raises:
       JaxcamError: the settings make no sense, a method is not defined for the network, the folder holds another run
         or is in use, or the disk is full. What was committed is kept.
     """
-    if processes < 1:
-        raise JaxcamError(f"the number of processes must be at least 1, not {processes}")
     if decoders < 0:
         raise JaxcamError(f"the number of processes that decode must be at least 0, not {decoders}")
-    if not 0 <= process < processes:
-        raise JaxcamError(f"there is no process {process} of {processes}; they are numbered from 0")
     folder = pathlib.Path(out)
     root = data.root if isinstance(data, Dataset) else data
     if isinstance(root, str | os.PathLike) and os.path.realpath(root) == os.path.realpath(folder):
@@ -163,14 +156,13 @@ def evaluate(
     if seen:
         manifest["settings"]["platform"], manifest["about"]["device"] = seen.platform, seen.device
     units = units_of(manifest)
-    writer, records = claim(folder, manifest, process, processes)
+    writer, records = claim(folder, manifest)
     with writer:
-        mine = range(process, len(units), processes)
         present = _present(folder, options, records)
-        missing = [n for n in mine if n not in present]
+        missing = [n for n in range(len(units)) if n not in present]
         if missing:
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
-            watch = _Watch(progress, units, mine, present, records.spoilt)
+            watch = _Watch(progress, units, present, records.spoilt)
             stop = threading.Event()
             # No program is made for more pictures than a unit holds; but for the usual number it is always the same.
             own = dataclasses.replace(options, batch_size=min(options.batch_size, max(_USUAL, len(units[0]))))
@@ -336,14 +328,13 @@ class _Watch:
         self,
         report: Callable[[Progress], None],
         units: Sequence[np.ndarray],
-        mine: Sequence[int],
         present: dict[int, int],
         spoilt: int,
     ):
         self.report, self.start, self.spoilt = report, time.perf_counter(), spoilt
-        self.total = sum(len(units[n]) for n in mine)
-        self.before = self.done = sum(len(units[n]) for n in mine if n in present)
-        self.broken = sum(present[n] for n in mine if n in present)
+        self.total = sum(map(len, units))
+        self.before = self.done = sum(len(units[n]) for n in present)
+        self.broken = sum(present.values())
         report(Progress(self.done, self.total, 0.0, self.broken, spoilt))
 
     def committed(self, done: Done) -> None:

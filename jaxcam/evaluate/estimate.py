@@ -56,7 +56,7 @@ def estimate(network: Any, data: Any, **options: Any) -> Estimate:
     Args:
       network: as of `evaluate`.
       data: likewise.
-      options: all else that `evaluate` is given, but for `out`, `progress` and the number of processes.
+      options: all else that `evaluate` is given, but for `out` and `progress`.
 
     Raises:
       JaxcamError: as `evaluate` does; or not one of the first pictures could be used.

@@ -184,8 +184,8 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     }  # fmt: skip
 
 
-def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) -> tuple[Writer, Records]:
-    """Makes the folder this run's, by its manifest, and opens the records of a process; and what is there.
+def claim(folder: pathlib.Path, manifest: dict) -> tuple[Writer, Records]:
+    """Makes the folder this run's, by its manifest, and opens its records; and what is there.
 
     Both happen under one lock: whoever else begins a run here at the same moment finds the manifest with its
     records in use, and another manifest is refused in a second, even before these are open.
@@ -210,7 +210,7 @@ def claim(folder: pathlib.Path, manifest: dict, process: int, processes: int) ->
         there = read_manifest(folder)
         records = Records(folder)
         check_units(folder, there, records)
-        return Writer(folder, process, processes, stamp(there)), records
+        return Writer(folder, stamp(there)), records
 
 
 def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:

@@ -7,9 +7,8 @@ written with one `write` and is on the disk (`fsync`) before the next one is beg
 come first: a commit never speaks of a file that a power cut could still lose. At most the unit that was being
 made is lost, whenever a run is stopped.
 
-Each process of a run has a file of its own; reading is the union of all of them, and of the parts in columns that
-`parts` makes of long files. Floats are written with as many digits as give the same float64 back; NaN is null, and
-infinities are the strings "inf" and "-inf".
+One process writes, whoever makes the units; `parts` makes parts in columns of long files. Floats are written with as
+many digits as give the same float64 back; NaN is null, and infinities are the strings "inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -33,9 +32,10 @@ from jaxcam.files import read_file, sync_folder, try_lock
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_RECORDS = re.compile(r"records-(\d+)-of-(\d+)\.jsonl")
-_LOCKS = re.compile(r"records-(\d+)-of-(\d+)\.lock")
-#: Bytes of the records of a process: what a hundred million maps take.
+#: One file; several processes of jaxcam 0.1.0 before its release had one each.
+_RECORDS = re.compile(r"records(-\d+-of-\d+)?\.jsonl")
+_LOCKS = re.compile(r"records(-\d+-of-\d+)?\.lock")
+#: Bytes of a file of records: what a hundred million maps take.
 _MOST = 64 << 30
 _COMMIT = re.compile(rb'(\{"unit":.*),"sha256":"([0-9a-f]{16})"\}\n')
 
@@ -57,9 +57,9 @@ class Unit(NamedTuple):
         return [json.loads(line) for line in self.lines]
 
 
-def records_file(folder: pathlib.Path, process: int, processes: int) -> pathlib.Path:
-    """Where a process writes."""
-    return folder / f"records-{process}-of-{processes}.jsonl"
+def records_file(folder: pathlib.Path) -> pathlib.Path:
+    """Where units are committed."""
+    return folder / "records.jsonl"
 
 
 def arrays_file(folder: pathlib.Path, unit: int) -> pathlib.Path:
@@ -143,7 +143,7 @@ def _commit(line: bytes, lines: list[bytes]) -> dict | None:
 
 
 def read_lines(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
-    """Every committed unit in the lines of a run, by number, from the files of all its processes.
+    """Every committed unit in the lines of a run, by number.
 
     Returns:
       The units, and how many others were found damaged.
@@ -158,7 +158,7 @@ def read_lines(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
             found, _, spoilt = _parse(read_file(file, _MOST))
             damaged += spoilt
             for unit in found:
-                units.setdefault(unit.summary["unit"], unit)  # the same whichever process made it
+                units.setdefault(unit.summary["unit"], unit)  # the same whoever made it
     except OSError as e:
         raise JaxcamError(f"{e.filename or folder}: cannot be read ({e.strerror or e})") from None
     return dict(sorted(units.items())), damaged
@@ -177,11 +177,10 @@ def _held(file: pathlib.Path) -> bool:
 
 
 class Writer:
-    """The records file of one process, locked for as long as it is open.
+    """The records file of a run, locked for as long as it is open.
 
     Args:
       folder: the run's.
-      process, processes: which of how many processes this is.
       run: a digest of the run's settings, for every commit line.
 
     Where pyarrow is installed, a file of `parts.ROWS` records is moved into a part in columns; the part is on the disk
@@ -189,16 +188,15 @@ class Writer:
     puts damaged parts aside.
 
     Raises:
-      JaxcamError: another process writes the same part of the run, or divides the run otherwise; the folder
-        cannot be written to.
+      JaxcamError: another process writes the run; the folder cannot be written to.
     """
 
-    def __init__(self, folder: pathlib.Path, process: int, processes: int, run: str | None = None):
-        self.folder, self.file = folder, records_file(folder, process, processes)
+    def __init__(self, folder: pathlib.Path, run: str | None = None):
+        self.folder, self.file = folder, records_file(folder)
         self._stamp = {} if run is None else {"run": run}
         with contextlib.ExitStack() as stack:
             try:
-                stack.callback(self._claim(processes).release)
+                stack.callback(self._claim().release)
                 self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
                 stack.callback(os.close, self._descriptor)
                 units, self._end = parse(read_file(self.file, _MOST))
@@ -219,18 +217,9 @@ class Writer:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
-    def _claim(self, processes: int) -> FileLock:
-        lock = try_lock(self.file.with_suffix(".lock"))
-        if lock is None:
+    def _claim(self) -> FileLock:
+        if in_use(self.folder) or (lock := try_lock(self.file.with_suffix(".lock"))) is None:
             raise JaxcamError(f"{self.folder}: another process is at work on this run; wait for it, or end it")
-        for other in self.folder.iterdir():  # two ways to deal out the units would make some of them twice
-            match = _LOCKS.fullmatch(other.name)
-            if match and int(match[2]) != processes and _held(other):
-                lock.release()
-                raise JaxcamError(
-                    f"{self.folder}: this run is being made by {match[2]} processes; give --processes {match[2]}, or "
-                    "wait for them"
-                )
         return lock
 
     def append(
