@@ -2,15 +2,21 @@
 
 `table N`: N pictures by twelve methods and six metrics, simulated in parts as an evaluation leaves them, then tabled
 and reported, each in a process of its own, whose time and memory count.
+`grow N`: N pictures of 32 x 32 with a network of a few channels, from the files to the page.
+`paper N`: what N pictures of ImageNet take on H100s, by arithmetic.
+`ray N`: the same by one process, by two workers with a thread each, and with workers and a node that are killed.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import pathlib
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,10 +24,18 @@ import time
 from typing import Any
 
 import numpy as np
+import psutil
+from PIL import Image
 
+from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.evaluate import parts
 from jaxcam.evaluate.run import sealed
 from jaxcam.methods.registry import METHODS as KNOWN
+from jaxcam.metrics import METRICS as MEASURES
+from jaxcam.models.network import Network, graph
+from jaxcam.models.trees import flatten, unflatten
+from jaxcam.models.vgg import VGGConfig
+from jaxcam.zoo.store import save_network
 
 METHODS = (
     "lift_cam grad_cam grad_cam_pp xgrad_cam score_cam ablation_cam layer_cam eigen_cam lrp_cam shap_cam random_cam "
@@ -134,16 +148,209 @@ def tabled(pictures: int, folder: pathlib.Path) -> str:
     )
 
 
+def tiny(folder: pathlib.Path) -> pathlib.Path:
+    """A folder with a VGG of a few channels and random weights."""
+    config = VGGConfig(11, num_classes=4, width=0.03, hidden=8, pool_size=1)
+    rng = np.random.default_rng(0)
+    shapes = {k: v.shape for k, v in flatten(graph(config)[2]).items()}
+    params = {
+        k: rng.normal(size=s).astype(np.float32) * np.sqrt(2 / max(1, np.prod(s[:-1]))) for k, s in shapes.items()
+    }
+    rules = Preprocessing(size=32, resize="squash", resize_to=32)
+    save_network(folder, Network("tiny", config, unflatten(params), tuple("abcd"), rules))
+    return folder
+
+
+def noise(folder: pathlib.Path, pictures: int) -> pathlib.Path:
+    """Folders of four classes with so many pictures of 32 x 32."""
+    rng = np.random.default_rng(0)
+    for c in "abcd":
+        (folder / c).mkdir(parents=True)
+    for i in range(pictures):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / "abcd"[i % 4] / f"{i:07}.png")
+    return folder
+
+
+def grown(pictures: int, folder: pathlib.Path) -> str:
+    """A line of the table of runs from pictures to a page."""
+    net, data, run = tiny(folder / "net"), noise(folder / f"pictures-{pictures}", pictures), folder / f"run-{pictures}"
+    words = [
+        str(data),
+        "--model",
+        str(net),
+        "--methods",
+        "grad_cam",
+        "lift_cam",
+        "--batch-size",
+        "96",
+        "--keep",
+        "none",
+    ]
+    seconds, busy, memory = command("evaluate", *words, "--out", str(run), "--quiet")
+    page = command("report", str(run))
+    files, mib = size(run)
+    shutil.rmtree(data)
+    return (
+        f"| {pictures:,} | {seconds:.0f} s | {busy:.0f} s | {pictures / seconds:,.0f} | {memory:.2f} | {files} "
+        f"| {mib:.1f} | {page[1]:.0f} s | {page[2]:.2f} |"
+    )
+
+
+_ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+
+
+def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
+    """One process, two workers, and two workers of which one is killed again and again and a node once."""
+    os.environ["XLA_FLAGS"] = _ONE_THREAD
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import jax
+    from ray.cluster_utils import Cluster as Nodes
+
+    from jaxcam.evaluate import evaluate
+    from jaxcam.evaluate.cluster import Cluster
+    from jaxcam.zoo.load import load
+
+    os.sched_setaffinity(0, {0})
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    net, data = load(tiny(folder / "net")), noise(folder / "pictures", pictures)
+    how = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "ad"), "batch_size": 12, "keep": ()}
+
+    def steady(states: list[tuple[float, float, int]], skip: int) -> np.ndarray:
+        """Seconds of the clock, and of processors, for a picture, but for the first units, which compile."""
+        first, last = np.asarray(states[skip]), np.asarray(states[-1])
+        return ((last - first) / (last - first)[2])[:2]
+
+    def run(name: str, then: Any = lambda state: None, **more: Any) -> tuple[Any, list[tuple[float, float, int]]]:
+        states = []
+
+        def progress(state: Any) -> None:
+            states.append((time.perf_counter(), busy(), state.done))
+            then(state)
+
+        return evaluate(net, data, out=folder / name, progress=progress, **how, **more), states
+
+    alone, states = run("alone")
+    one = steady(states, 4)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    lines = [f"one process, one thread: {1 / one[0]:.1f} pictures/s, {1000 * one[1]:.0f} ms of a processor each"]
+    with Cluster("local", workers=2) as cluster:
+        both, states = run("two", cluster=cluster)
+        two = steady(states, 8)
+        lines.append(f"two workers, a thread each: {1 / two[0]:.1f} pictures/s, {1000 * two[1]:.0f} ms of a processor "
+                     f"each; efficiency {one[0] / two[0] / 2:.2f} by the clock, {one[1] / two[1]:.2f} by processors; "
+                     f"same table: {same(both, alone)}")  # fmt: skip
+        rng, begun, killed = np.random.default_rng(), time.perf_counter(), []
+
+        def kill(state: Any) -> None:
+            if len(killed) < kills and rng.random() < 2 * kills / len(both.units) and (found := actors()):
+                os.kill(int(rng.choice(found)), signal.SIGKILL)
+                killed.append(state.done)
+
+        struck, states = run("killed", kill, cluster=cluster)
+        lines.append(f"{len(killed)} actors killed, after {killed} pictures: {time.perf_counter() - begun:.0f} s, same "
+                     f"table: {same(struck, alone)}, batches {len(struck.units)} of {len(alone.units)}")  # fmt: skip
+    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    there = [nodes.add_node(num_cpus=1) for _ in range(2)]
+    with Cluster(nodes.address, workers=2, resources={"CPU": 1}) as cluster:
+        lost: list[int] = []
+
+        def end(state: Any) -> None:
+            if state.done > pictures // 3 and not lost:
+                lost.append(state.done)
+                nodes.remove_node(there[0], allow_graceful=False)
+
+        left, _ = run("node", end, cluster=cluster)
+        lines.append(f"a node of two killed for good, after {lost[0]} pictures: same table: {same(left, alone)}")
+    nodes.shutdown()
+    return lines
+
+
+def family() -> list[psutil.Process]:
+    """This process and all that it started."""
+    return [psutil.Process(), *psutil.Process().children(recursive=True)]
+
+
+def busy() -> float:
+    """Seconds that they have used of processors: a rate that others on the machine do not change."""
+    used = 0.0
+    for process in family():
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            used += times.user + times.system
+    return used
+
+
+def actors() -> list[int]:
+    """The living actors."""
+    found = []
+    for process in family():
+        with contextlib.suppress(psutil.Error):
+            found += [process.pid] * any("ray::_Maker" in word for word in process.cmdline())
+    return found
+
+
+def same(run: Any, other: Any) -> bool:
+    """Whether two tables agree in every bit, times excepted."""
+    return len(run) == len(other) and all(
+        np.array_equal(run.columns[k], other.columns[k], equal_nan=run.columns[k].dtype.kind == "f")
+        for k in other.columns if k != "seconds"
+    )  # fmt: skip
+
+
+#: Of VGG16 on 224 x 224 pixels, in GFLOP: a forward pass, and what lies behind conv5_3 (the dense layers).
+_FORWARD, _HEAD = 31.0, 0.25
+#: What a method does for a map besides the features that all share: forward passes, and passes of the head. (SHAP-CAM:
+#: 100 orderings of 512 channels, each evaluation of the two layers behind the first, 0.042 GFLOP.)
+_COSTS = {
+    "lift_cam": (0, 4), "grad_cam": (0, 3), "grad_cam_pp": (0, 3), "xgrad_cam": (0, 3), "hires_cam": (0, 3),
+    "layer_cam": (0, 3), "eigen_cam": (0, 0), "lrp_cam": (0, 4), "ablation_cam": (0, 513), "score_cam": (512, 0),
+    "shap_cam": (0, 8_600), "random_cam": (0, 0),
+}  # fmt: skip
+#: Of an H100 SXM, dense, in TFLOP/s as its data sheet says, for forward passes and for the head, of which differences
+#: are taken; and the share of it that is assumed.
+_TF32, _FLOAT32, _SHARE = 494, 67, 0.4
+
+
+def paper(pictures: int) -> list[str]:
+    """What the paper's table on ImageNet takes, by arithmetic."""
+    scored = 2  # IC, AD and ADD together
+    steps = [len(MEASURES[name].perturbation.points((224, 224), 50)) for name in ("insertion", "deletion")]
+    measured = len(_COSTS) * (scored + sum(steps))
+    forward, head = (sum(c[i] for c in _COSTS.values()) for i in range(2))
+    passes = 1 + forward + measured
+    seconds = (passes * _FORWARD / _TF32 + head * _HEAD / _FLOAT32) / 1000 / _SHARE
+    lines = [
+        f"{pictures:,} pictures, {len(_COSTS)} methods ({', '.join(_COSTS)}).",
+        f"Each picture: {passes:,} forward passes of {_FORWARD:g} GFLOP (1 for the features, {forward:,} for maps, "
+        f"{measured:,} for metrics: of each map {scored} for IC, AD and ADD, {steps[0]} for insertion, {steps[1]} for "
+        f"deletion) and {head:,} of the head of {_HEAD:g} GFLOP.",
+        f"H100 SXM: {_TF32} TFLOP/s in TF32 for the former, {_FLOAT32} in float32 for the latter, {100 * _SHARE:.0f} % "
+        f"of both: {seconds:.2f} s a picture.",
+    ]
+    lines += [f"{n} H100: {pictures * seconds / n / 3600:.1f} h" for n in (1, 8)]
+    records = pictures * len(_COSTS)
+    kept = 4 * (14 * 14 + 512 + sum(steps))
+    lines.append(f"{records:,} records: {records * 55 / 1e6:.0f} MB in columns, {records * kept / 1e9:.1f} GB of maps, "
+                 "coefficients and curves unless --keep none")  # fmt: skip
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("table",))
+    parser.add_argument("what", choices=("table", "grow", "ray", "paper"))
     parser.add_argument("pictures", type=int, nargs="+")
+    parser.add_argument("--kills", type=int, default=10, help="of actors")
     parser.add_argument("--folder", type=pathlib.Path, help="where to keep what is made")
     options = parser.parse_args()
     folder = options.folder or pathlib.Path(tempfile.mkdtemp(prefix="jaxcam-scale-"))
     try:
         for pictures in options.pictures:
-            print(tabled(pictures, folder), flush=True)
+            lines = {
+                "table": lambda n: [tabled(n, folder)], "grow": lambda n: [grown(n, folder)],
+                "ray": lambda n: clustered(n, folder, options.kills), "paper": paper,
+            }[options.what](pictures)  # fmt: skip
+            print("\n".join(lines), flush=True)
     finally:
         if options.folder is None:
             shutil.rmtree(folder)

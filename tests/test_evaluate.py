@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
 import threading
 import types
@@ -355,15 +356,16 @@ def test_no_run_to_read(tmp_path):
         read_run(tmp_path)
 
 
-def test_command_line(data, net, tmp_path, capsys):
+def test_command_line(data, net, tmp_path, capsys, monkeypatch):
     save_network(tmp_path / "net", net)
     words = [
         "evaluate", str(data), "--model", str(tmp_path / "net"), "--out", str(tmp_path / "run"), "--methods",
         "grad-cam", "lift_cam", "--metrics", "ic", "ad", "--batch-size", "4",
     ]  # fmt: skip
+    monkeypatch.setattr("jaxcam.cli.evaluate._FIRST", 0.0)
     assert main(words) == 1
     out, err = capsys.readouterr()
-    assert "38 maps of 20 pictures" in out
+    assert "38 maps of 20 pictures" in out and re.search(r"\d+:\d\d spent; \d+:\d\d were predicted", out)
     assert "parachute/1.png" in err and "1 of 20 pictures could not be used" in err
     assert main(words) == 1 and "finished before" in capsys.readouterr().out
     assert main([*words, "--decoders", "-1"]) == 2

@@ -7,6 +7,7 @@ import contextlib
 import pathlib
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from jaxcam.evaluate.cluster import Cluster
     from jaxcam.evaluate.driver import Progress
     from jaxcam.evaluate.run import Run
+
+
+#: Seconds after which the time of a run is predicted.
+_FIRST = 60.0
 
 
 def add_commands(commands: Any) -> None:
@@ -163,6 +168,8 @@ def run(options: argparse.Namespace) -> int:
         )
     if not options.quiet:
         _summary(found)
+        if watch.spent:
+            say(watch.spent)
     for name, why in found.broken.items():
         told = why if name in why or visible(name) in why else f"{name}: {why}"
         print("jaxcam: broken: " + visible(" ".join(told.split())), file=sys.stderr)
@@ -244,13 +251,25 @@ def _kept(asked: Sequence[str] | None) -> tuple[str, ...]:
 
 
 class _Watch:
-    """Hands on the progress, and remembers whether there was any, and what was damaged before."""
+    """Hands on the progress, and remembers whether there was any, how long, and what was damaged before."""
 
     def __init__(self, report: Callable[[Progress], None]):
         self.report, self.worked, self.spoilt = report, False, 0
+        self._begun, self._predicted = time.perf_counter(), 0.0
+
+    @property
+    def spent(self) -> str:
+        """Seconds, beside what the first minute said; nothing of a shorter run."""
+        if not self._predicted:
+            return ""
+        spent = time.perf_counter() - self._begun
+        return f"{clock(spent)} spent; {clock(self._predicted)} were predicted after the first minute"
 
     def __call__(self, state: Progress) -> None:
         self.worked, self.spoilt = self.worked or state.rate > 0, state.spoilt
+        spent = time.perf_counter() - self._begun
+        if not self._predicted and spent > _FIRST and state.rate > 0:
+            self._predicted = spent + (state.total - state.done) / state.rate
         self.report(state)
 
 

@@ -108,6 +108,7 @@ class Cluster:
         if workers is not None and workers < 1:
             raise JaxcamError(f"the number of workers must be at least 1, not {workers}")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the cluster
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # which writes to this process's stderr
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of units that nobody waits for any more
         try:
             import ray
