@@ -117,6 +117,8 @@ ROWS = (
     _row("What speaks against the class", "command explain --signed", "", "", "visualize_image_attr"),
     _row("A page to try it", "command serve", "", "a hosted demo", "Insights"),
     _row("A resumed evaluation with intervals, as a page", "command report"),
+    _row("An evaluation by the devices of several machines", "command evaluate --ray"),
+    _row("Pictures in a bucket, or in tar shards", "python jaxcam.data.remote.read_shards"),
     _row("Time, disk and memory before a run", "command evaluate --dry-run"),
     _row("Error bars of sampling, and a rule to stop", "command explain --permutations"),
 )  # fmt: skip

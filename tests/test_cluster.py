@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 
 import jax
 import pytest
 from evaluations import SETTINGS, assert_same, pictures, tiny
+from guests import GUESTS
+from wrapped import wrapped
 
 from jaxcam.cli import main
 from jaxcam.errors import JaxcamError
@@ -66,6 +69,17 @@ def test_two_workers_of_which_one_is_killed_make_the_table_of_one_process(data, 
 def test_errors_of_an_actor_are_told_as_of_this_process(data, cluster, tmp_path):
     with pytest.raises(JaxcamError, match="CAM is defined for"):
         evaluate(tiny(), data, out=tmp_path, cluster=cluster, limit=2, **{**LIGHT, "methods": ("cam",)})
+
+
+def test_a_network_that_cannot_be_sent_and_one_that_is_another_there(data, cluster, tmp_path, monkeypatch):
+    functions = wrapped(next(iter(GUESTS.values()))())
+    with pytest.raises(JaxcamError, match="cannot be sent to the workers; tell them how to make it"):
+        evaluate(functions, data, out=tmp_path, cluster=cluster, targets="predicted", limit=2, **LIGHT)
+    one = tiny()
+    monkeypatch.setattr(cluster, "_network", lambda: one)
+    other = dataclasses.replace(one, name="other", params=jax.tree.map(lambda x: x + 1, one.params))
+    with pytest.raises(JaxcamError, match="is another network on"):
+        evaluate(other, data, out=tmp_path / "other", cluster=cluster, limit=2, **LIGHT)
 
 
 def test_mistakes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import pathlib
 import shlex
 import sys
@@ -203,7 +204,9 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
 
     from jaxcam.evaluate.cluster import Cluster
 
-    found = Cluster(options.ray, options.workers, resources or None)
+    own = options.model is not None and networks.is_python(options.model)
+    make = functools.partial(networks.from_python, networks.resolved(options.model)) if own else None
+    found = Cluster(options.ray, options.workers, resources or None, network=make)
     jax.config.update("jax_platforms", "cpu")
     return found
 

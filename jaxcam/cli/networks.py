@@ -73,6 +73,12 @@ def is_python(model: str) -> bool:
     return bool(colon) and dotted and not os.path.exists(model)
 
 
+def resolved(model: str) -> str:
+    """The same with a path that holds in any folder."""
+    source, _, name = model.rpartition(":")
+    return f"{os.path.abspath(source)}:{name}" if source.endswith(".py") else model
+
+
 def from_python(model: str) -> Classifier:
     """The network at `FILE.py:NAME` or `PACKAGE.MODULE:NAME`.
 

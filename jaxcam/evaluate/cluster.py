@@ -8,14 +8,13 @@ unit holds depends on the settings alone, so that one made twice is the same, an
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import logging
 import os
-import sys
+import platform
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,26 +62,37 @@ def _look(pictures: int) -> Seen:
 class _Maker:
     """The actor. A second unit is decoded while the first is computed."""
 
-    def __init__(self, given: Sequence[Any], settings: Mapping[str, Any]):
-        import ray
-
-        network, options, known = ray.get(given[0])
+    def __init__(self, settings: Mapping[str, Any]):
         for name, value in settings.items():
             jax.config.update(name, value)
         self._lock = threading.Lock()
-        self._preprocessing, self._masks = network.preprocessing, options.needs_masks
-        here = network.with_params(jax.device_put(network.params, jax.local_devices()[0]))
-        self._worker = Worker(here, options, known_labels=known, stopping=lambda: False)
+        self._worker: Worker | None = None
 
     def pid(self) -> int:
         return os.getpid()
 
-    def unit(self, task: Task) -> Done:
+    def unit(self, given: Sequence[Any], task: Task) -> Done:
+        """`given` is what refers to network and options: a constructor's arguments are not kept for a restart."""
+        with self._lock:
+            worker = self._worker = self._worker or self._made(given[0])
         places, items = zip(*task.pictures, strict=True)
-        decoded = stream(items, self._preprocessing, ahead=len(items), masks=self._masks)
+        masks = worker.options.needs_masks
+        decoded = stream(items, worker.network.preprocessing, ahead=len(items), masks=masks)
         loaded = [dataclasses.replace(x, index=place) for x, place in zip(decoded, places, strict=True)]
         with self._lock:
-            return self._worker.unit(task.number, loaded)
+            return worker.unit(task.number, loaded)
+
+    @staticmethod
+    def _made(given: Any) -> Worker:
+        import ray
+
+        network, digest, options, known = ray.get(given)
+        if not isinstance(network, Classifier):
+            network = network()
+        if network.digest() != digest:
+            raise JaxcamError(f"{network.name} is another network on {platform.node()} than here")
+        here = network.with_params(jax.device_put(network.params, jax.local_devices()[0]))
+        return Worker(here, options, known_labels=known, stopping=lambda: False)
 
 
 class Cluster:
@@ -95,6 +105,8 @@ class Cluster:
         has room for fewer, and scales, Ray asks for more.
       resources: of each actor by Ray's names; `{"GPU": 1}`, `{"TPU": 1}` or an equal share of the processors unless
         given.
+      network: makes the network in the actors, where it cannot be sent to them, as one by `jaxcam.wrap` cannot. It has
+        to be the one that is evaluated.
 
     Attributes:
       workers: how many actors there are for many units.
@@ -104,11 +116,13 @@ class Cluster:
       JaxcamError: Ray is missing, or there is no such cluster.
     """
 
-    def __init__(self, address: str, workers: int | None = None, resources: Mapping[str, float] | None = None):
+    def __init__(
+        self, address: str, workers: int | None = None, resources: Mapping[str, float] | None = None,
+        network: Callable[[], Classifier] | None = None,
+    ):  # fmt: skip
         if workers is not None and workers < 1:
             raise JaxcamError(f"the number of workers must be at least 1, not {workers}")
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers of the cluster
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # which writes to this process's stderr
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of units that nobody waits for any more
         try:
             import ray
@@ -134,6 +148,7 @@ class Cluster:
         self._resources: dict[str, Any] = {
             "num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted,
         }  # fmt: skip
+        self._network = network
         self._actors: list[Any] = []
         self.pids: list[int] = []
 
@@ -152,7 +167,7 @@ class Cluster:
           JaxcamError: a unit cannot be made, or every actor that tries dies.
         """
         ray, waiting = self._ray, iter(tasks)
-        self._start(min(self.workers, len(tasks)), network, options, known)
+        given = self._start(min(self.workers, len(tasks)), network, options, known)
         flying: dict[Any, tuple[Any, Task | None]] = {actor.pid.remote(): (actor, None) for actor in self._actors}
         missing: dict[int, Task] = {}  # sent, and not made yet
         tries: collections.Counter[int | None] = collections.Counter()
@@ -161,7 +176,7 @@ class Cluster:
         def send(actor: Any, task: Task | None) -> None:
             if task is not None:
                 missing[task.number] = task
-                flying[actor.unit.remote(task)] = actor, task
+                flying[actor.unit.remote([given], task)] = actor, task
 
         try:
             while count < len(tasks):
@@ -196,21 +211,23 @@ class Cluster:
         finally:
             self._end()
 
-    def _start(self, count: int, network: Classifier, options: Options, known: bool) -> None:
-        """Asks for so many actors."""
+    def _start(self, count: int, network: Classifier, options: Options, known: bool) -> Any:
+        """Asks for so many actors; what refers to network and options."""
         ray = self._ray
-        with contextlib.ExitStack() as stack:
-            for module in [m for name, m in sys.modules.items() if name.startswith("jaxcam_model_")]:
-                ray.cloudpickle.register_pickle_by_value(module)  # a file of the user's, which no actor can import
-                stack.callback(ray.cloudpickle.unregister_pickle_by_value, module)
-            self._given = ray.put(  # and kept, for actors that are started again
-                (network.with_params(jax.device_get(network.params)), options, known)
-            )
+        sent = self._network or network.with_params(jax.device_get(network.params))
+        try:
+            given = ray.put((sent, network.digest(), options, known))
+        except TypeError:  # with pages of what Ray tried
+            raise JaxcamError(
+                f"{network.name} cannot be sent to the workers; tell them how to make it, as in Cluster(..., "
+                "network=function)"
+            ) from None
         settings = {name: jax.config.values[name] for name in _SETTINGS if name in jax.config.values}
         maker = ray.remote(_Maker).options(
             **self._resources, max_concurrency=_AHEAD, max_restarts=-1, max_task_retries=_TRIES
         )
-        self._actors = [maker.remote([self._given], settings) for _ in range(count)]
+        self._actors = [maker.remote(settings) for _ in range(count)]
+        return given
 
     def _get(self, ref: Any) -> Any:
         """A result; an error of ours as itself."""
