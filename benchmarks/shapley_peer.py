@@ -40,29 +40,30 @@ def main(argv=None) -> int:
     lines = path.read_text().splitlines() if path.exists() else []
     done = {tuple(json.loads(line)["run"]) for line in lines}
     heads = args.kept / "heads.npz"
-    for cost in args.costs:
-        for game in games(heads if heads.exists() else None):
-            for name, make in ESTIMATORS.items():
-                for seed in range(2 if game.players > 128 else 4):
-                    if game.players > SLOW.get(name, game.players) or (game.name, name, cost, seed) in done:
-                        continue
-                    if time.monotonic() > until:
-                        return 1
-                    begun = time.perf_counter()
-                    try:
-                        run = make(n=game.players, random_state=seed)
-                        found = run.approximate(
-                            cost * (game.players - 1) + 2,
-                            lambda m, v=game.v: v(np.atleast_2d(np.asarray(m, float))),
-                        )
-                        values = [float(found[(i,)]) for i in range(game.players)]
-                    except Exception as e:  # a peer that fails on a game has no row there
-                        print(f"{game.name}, {name}: {e}", file=sys.stderr)
-                        values = None
-                    line = {"run": [game.name, name, cost, seed], "values": values,
-                            "seconds": time.perf_counter() - begun}  # fmt: skip
-                    with path.open("a") as file:
-                        file.write(json.dumps(line) + "\n")
+    found = games(heads if heads.exists() else None)
+    plan = [(cost, game) for cost in args.costs for game in found]
+    for cost, game in sorted(plan, key=lambda p: p[1].players > 128):  # what takes long comes last
+        for name, make in ESTIMATORS.items():
+            for seed in range(1 if game.players > 128 else 2):
+                if game.players > SLOW.get(name, game.players) or (game.name, name, cost, seed) in done:
+                    continue
+                if time.monotonic() > until:
+                    return 1
+                begun = time.perf_counter()
+                try:
+                    run = make(n=game.players, random_state=seed)
+                    got = run.approximate(
+                        cost * (game.players - 1) + 2,
+                        lambda m, v=game.v: v(np.atleast_2d(np.asarray(m, float))),
+                    )
+                    values = [float(got[(i,)]) for i in range(game.players)]
+                except Exception as e:  # a peer that fails on a game has no row there
+                    print(f"{game.name}, {name}: {e}", file=sys.stderr)
+                    values = None
+                line = {"run": [game.name, name, cost, seed], "values": values,
+                        "seconds": time.perf_counter() - begun}  # fmt: skip
+                with path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
     return 0
 
 

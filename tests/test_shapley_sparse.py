@@ -79,3 +79,13 @@ def test_sparse_games_cost_a_fraction_of_orderings():
         run = jax.jit(functools.partial(estimator, v, num_players=players, num_permutations=count))
         errors.append(float(((run(KEY).values - want) ** 2).sum()))
     assert errors[1] < 0.2 * errors[0]
+
+
+def test_a_linear_game_is_solved_but_for_rounding():
+    """As by antithetic orderings; a quadratic one, too, whose differences are linear."""
+    signs, w = drawn(PLAYERS), jnp.arange(1.0, 1.0 + PLAYERS)
+    quadratic = lambda m: m @ w + 3 * m[:, 0] * m[:, 1]  # noqa: E731
+    fit, left, _ = _fitted(signs, differences(quadratic, signs), jnp.ones(PLAYERS, bool))
+    want = w.at[:2].add(1.5)
+    np.testing.assert_allclose(fit.shapley_values(jnp.ones(PLAYERS, bool)), want, rtol=1e-4)
+    assert np.abs(left).max() < 1e-2

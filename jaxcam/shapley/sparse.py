@@ -210,8 +210,9 @@ def _chosen_penalty(sums: _Sums, count: jax.Array, present: jax.Array) -> jax.Ar
         weights = _matmul(inverse.T, _matmul(inverse, sums.moment))
         free = each.shape[0] - ((inverse**2).sum(0) * each).sum()
         left = sums.square - 2 * weights @ sums.moment + weights @ _matmul(sums.gram, weights)
-        # What is below rounding is not told apart.
-        found = jnp.maximum(left, 1e-6 * sums.square) / jnp.maximum(1 - free / count, 0.05) ** 2
+        found = left / jnp.maximum(1 - free / count, 0.05) ** 2
+        # What is below rounding is not told apart: the least penalty, then.
+        found = jnp.where(left < 1e-6 * sums.square, 1e-6 * sums.square * strengths[0], found)
         return jnp.where(jnp.isfinite(found), found, jnp.inf)
 
     def step(best, trial):
