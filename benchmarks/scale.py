@@ -214,7 +214,7 @@ def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     net, data = load(tiny(folder / "net")), noise(folder / "pictures", pictures)
-    how = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "insertion"), "batch_size": 12, "keep": ()}
+    how = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "insertion"), "batch_size": 24, "keep": ()}
 
     def steady(states: list[tuple[float, float, int]], skip: int) -> np.ndarray:
         """Seconds of the clock, and of processors, for a picture, but for the first units, which compile."""

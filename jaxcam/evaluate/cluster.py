@@ -1,8 +1,8 @@
 """The units of a run made by a Ray cluster: one actor for each device, one writer, which is this process.
 
 Actors decode the pictures of their units and send back what `work.Worker` makes; no file but the pictures is shared. An
-actor that dies, with its node or alone, is started again by Ray wherever there is room, and its units with it. What a
-unit holds depends on the settings alone, so that one made twice is the same, and it is taken once.
+actor that dies, with its node or alone, is started again by Ray wherever there is room; its units go to whichever actor
+is free first. What a unit holds depends on the settings alone, whoever makes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import logging
 import os
 import platform
 import threading
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +26,8 @@ from jaxcam.evaluate.work import Done, Worker
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.memory import room_for
 
-#: How often a unit may lose its actor, or its result its node, before it is held to be the cause.
+#: How often a unit may lose its actor, or the node that holds it, before it is thought to be the cause.
 _TRIES = 20
-#: Seconds, or three times the longest wait so far, after which units are given to others too.
-_PATIENCE = 30.0
 #: Units that an actor has at a time: it decodes one while it computes another.
 _AHEAD = 2
 #: What of JAX's settings holds in the actors too: where compiled programs are kept, and how numbers are.
@@ -166,47 +163,42 @@ class Cluster:
         Raises:
           JaxcamError: a unit cannot be made, or every actor that tries dies.
         """
-        ray, waiting = self._ray, iter(tasks)
+        ray, waiting = self._ray, collections.deque(tasks)
         given = self._start(min(self.workers, len(tasks)), network, options, known)
-        flying: dict[Any, tuple[Any, Task | None]] = {actor.pid.remote(): (actor, None) for actor in self._actors}
-        missing: dict[int, Task] = {}  # sent, and not made yet
+        flying: dict[Any, tuple[Any, Task | None]] = {}  # without a task: whether an actor is there
         tries: collections.Counter[int | None] = collections.Counter()
-        slowest, count = 0.0, 0
 
-        def send(actor: Any, task: Task | None) -> None:
-            if task is not None:
-                missing[task.number] = task
-                flying[actor.unit.remote([given], task)] = actor, task
+        def ask(actor: Any) -> None:
+            if all(other is not actor or task for other, task in flying.values()):
+                flying[actor.pid.options(max_task_retries=-1).remote()] = actor, None
 
+        for actor in self._actors:
+            ask(actor)
+        left = len(tasks)
         try:
-            while count < len(tasks):
-                begun = time.monotonic()
-                ready, _ = ray.wait(list(flying), num_returns=1, timeout=max(_PATIENCE, 3 * slowest))
-                if not ready:  # units do not come: their actor may have no node any more, and others none to make
-                    busy = [actor for actor, _ in flying.values()]
-                    idle = [actor for actor in self._actors if actor not in busy]
-                    for actor, again in zip(idle, list(missing.values()), strict=False):
-                        send(actor, again)
-                    continue
-                actor, task = flying.pop(ready[0])
+            while left:
+                [ref], _ = ray.wait(list(flying), num_returns=1)
+                actor, task = flying.pop(ref)
                 try:
-                    made = self._get(ready[0])
+                    made = self._get(ref)
                 except ray.exceptions.RayError as e:  # its actor, or the node that held it
-                    tries[task.number if task else None] += 1
-                    if max(tries.values()) > _TRIES:
-                        what = f"made batch {task.number}" if task else "began"
+                    number = task.number if task else None
+                    tries[number] += 1
+                    if tries[number] > _TRIES:
+                        what = f"made batch {number}" if task else "began"
                         raise JaxcamError(f"{_TRIES} processes that {what} died ({str(e).splitlines()[0]})") from None
-                    if task is None:
-                        flying[actor.pid.remote()] = actor, None
-                    elif task.number in missing:
-                        send(actor, task)
+                    if task:
+                        waiting.appendleft(task)
+                    ask(actor)
                     continue
                 if task is None:
                     self.pids.append(made)
                 for _ in range(_AHEAD if task is None else 1):
-                    send(actor, next(waiting, None))
-                if task is not None and missing.pop(task.number, None) is not None:
-                    slowest, count = max(slowest, time.monotonic() - begun), count + 1
+                    if waiting:
+                        following = waiting.popleft()
+                        flying[actor.unit.remote([given], following)] = actor, following
+                if task is not None:
+                    left -= 1
                     yield made
         finally:
             self._end()
@@ -223,9 +215,7 @@ class Cluster:
                 "network=function)"
             ) from None
         settings = {name: jax.config.values[name] for name in _SETTINGS if name in jax.config.values}
-        maker = ray.remote(_Maker).options(
-            **self._resources, max_concurrency=_AHEAD, max_restarts=-1, max_task_retries=_TRIES
-        )
+        maker = ray.remote(_Maker).options(**self._resources, max_concurrency=_AHEAD, max_restarts=-1)
         self._actors = [maker.remote(settings) for _ in range(count)]
         return given
 
