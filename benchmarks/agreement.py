@@ -36,6 +36,7 @@ from jaxcam.zoo.load import bundled, load
 #: Methods of tables 2 and 6; `{K}` is the number of channels.
 METHODS = {
     "LIFT-CAM": "lift_cam", "KSHAP-CAM_K": "kernel_shap_cam:num_samples={K},paired=false",
+    "KSHAP-CAM_K, paired": "kernel_shap_cam:num_samples={K}",
     "KSHAP-CAM_10K": "kernel_shap_cam:num_samples={10K},paired=false",
     "KSHAP-CAM_10K, paired": "kernel_shap_cam:num_samples={10K}", "LIME-CAM_K": "lime_cam:num_samples={K}",
     "LIME-CAM_10K": "lime_cam:num_samples={10K}", "Ablation-CAM": "ablation_cam", "XGrad-CAM": "xgrad_cam",
@@ -47,6 +48,7 @@ def published(method: str, layer: str, kind: int) -> float | None:
     """The paper's cosine, VGG16 on the data set number `kind` of `DATA_SETS`."""
     if layer == "conv5_3":
         key = {"LIFT-CAM": "lift_cam", "KSHAP-CAM_K": "kernel_shap_cam x1", "KSHAP-CAM_10K": "kernel_shap_cam x10"}
+        method = method.removesuffix(", paired")  # which the paper does not say
         return TABLE_6[key[method]][kind] if method in key else None
     return TABLE_2.get(layer) if method == "LIFT-CAM" and kind == 0 else None
 

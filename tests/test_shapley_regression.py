@@ -76,8 +76,8 @@ def test_kernel_finds_the_shapley_values_within_its_errors(paired):
 
 
 def test_too_few_coalitions_are_refused():
-    with pytest.raises(JaxcamError, match="at least num_samples=10"):
-        shapley.kernel_shapley(games.game(0, 6), KEY, num_players=6, num_samples=8)
+    with pytest.raises(JaxcamError, match="take at least num_samples=5, and 10 to"):
+        shapley.kernel_shapley(games.game(0, 6), KEY, num_players=6, num_samples=4)
     with pytest.raises(JaxcamError, match="even num_samples"):
         shapley.kernel_shapley(games.game(0, 6), KEY, num_players=6, num_samples=31)
 
@@ -195,3 +195,20 @@ def test_singular_designs_have_the_solution_of_least_norm(players, count, paired
         assert free > 0 or jnp.isinf(found.standard_error).all()
         assert rank == players - 1 or jnp.isinf(found.standard_error).any()
     assert deficient or count > players  # the third design is merely close to one
+
+
+def test_pairs_that_determine_half_of_the_players_split_the_rest_evenly():
+    """As many pairs as span half the players: the shortest solution, which fits all, and no error that pretends."""
+    players, rng = 20, np.random.default_rng(0)
+    linear = rng.normal(size=players)
+    game = lambda masks: masks.astype(jnp.float32) @ jnp.asarray(linear, jnp.float32)  # noqa: E731
+    got = shapley.kernel_shapley(game, KEY, num_players=players, num_samples=players, paired=True)
+    masks = np.asarray(shapley.sample_coalitions(KEY, num_players=players, num_samples=players, paired=True), float)
+    span = linear.sum()
+    plane = masks - masks.mean(1, keepdims=True)
+    want = span / players + np.linalg.pinv(plane) @ (masks @ linear - span * masks.mean(1))
+    np.testing.assert_allclose(got.values, want, atol=2e-5)
+    np.testing.assert_allclose(got.values.sum(), span, rtol=1e-5)
+    assert np.isinf(got.standard_error).all() and np.abs(want - linear).max() > 0.1
+    with pytest.raises(JaxcamError, match="18 coalitions say too little of 20 players; take at least num_samples=19"):
+        shapley.kernel_shapley(game, KEY, num_players=players, num_samples=18, paired=True)

@@ -359,7 +359,8 @@ def kernel_shap_cam(
 
     Args:
       params, activations, key, head, target: as in `shap_cam`.
-      num_samples: coalitions N; 10 K when None. The paper's KSHAP-CAM_K is `num_samples=K, paired=False`.
+      num_samples: coalitions N; 10 K when None. The paper's KSHAP-CAM_K is `num_samples=K`: of the ways to draw and
+        solve that were tried, pairs and the solution of least norm come nearest to its figures.
       paired: draw each coalition with its complement (an odd number is rounded up).
       chunk_size, precision: as in `shap_cam`.
 
@@ -368,7 +369,7 @@ def kernel_shap_cam(
       factorisation of an N x K matrix.
 
     Raises:
-      JaxcamError: as in `shap_cam`, and for fewer coalitions than determine K coefficients.
+      JaxcamError: as in `shap_cam`, and for fewer coalitions than K - 1.
 
     References:
       Lundberg & Lee, NeurIPS 2017; Jung & Oh, supplement, section 4.2.

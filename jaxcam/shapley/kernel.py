@@ -108,8 +108,8 @@ def kernel_shapley(
       v: the game, `masks (n, K) -> (n,)`.
       key: a `jax.random` key.
       num_players: K, at least 2.
-      num_samples: coalitions to draw, besides the empty and the full one; at least K - 1, and twice
-        that when paired.
+      num_samples: coalitions to draw, besides the empty and the full one; at least K - 1. Paired ones determine K
+        players from twice that number on; fewer give the solution of least norm, whose errors are infinite.
       paired: draw each coalition with its complement (`num_samples` must be even): cancels the noise
         of all interactions of two players.
       chunk_size: the most coalitions in one call of `v`.
@@ -121,7 +121,7 @@ def kernel_shapley(
       determined is split evenly.
 
     Raises:
-      JaxcamError: too few coalitions, an odd number of paired ones, a game of the wrong shape.
+      JaxcamError: fewer coalitions than K - 1, an odd number of paired ones, a game of the wrong shape.
 
     References:
       Lundberg and Lee, A unified approach to interpreting model predictions, 2017.
@@ -132,9 +132,10 @@ def kernel_shapley(
     group = 2 if paired else 1
     if count % group:
         raise JaxcamError(f"paired coalitions need an even num_samples, not {count}; or pass paired=False")
-    if count < group * (players - 1):
+    if count < players - 1:
         raise JaxcamError(
-            f"{count} coalitions do not determine {players} players; take at least num_samples={group * (players - 1)}"
+            f"{count} coalitions say too little of {players} players; take at least num_samples={players - 1}, and "
+            f"{group * (players - 1)} to determine them"
         )
     v_full, v_empty = ends(v, players)
     masks = sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
