@@ -54,6 +54,12 @@ def held() -> int:
     return 0
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than there are processors: an eighth of the time, some test waits for a process of its own."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish():
     """What the imports made stays; tracing makes so much more that looking through all of it over and over is slow."""
     gc.collect()

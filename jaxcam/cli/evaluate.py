@@ -207,7 +207,7 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
     own = options.model is not None and networks.is_python(options.model)
     make = functools.partial(networks.from_python, networks.resolved(options.model)) if own else None
     found = Cluster(options.ray, options.workers, resources or None, network=make)
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")  # this process writes; the devices are the workers'
     return found
 
 
