@@ -103,7 +103,7 @@ def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
     except Image.UnidentifiedImageError:
         raise JaxcamError(f"{name}: {_unreadable(data)}") from None
     except Image.DecompressionBombError as e:
-        raise JaxcamError(f"{name}: {_first_line(e)}; shrink the picture first") from None
+        raise JaxcamError(f"{name}: {first_line(e)}; shrink the picture first") from None
     except JaxcamError:
         raise
     except Exception as e:  # Pillow's parsers raise many kinds
@@ -239,10 +239,11 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 
 def _broken(name: str, error: Exception) -> JaxcamError:
-    return JaxcamError(f"{name}: the picture is broken or cut off ({_first_line(error)})")
+    return JaxcamError(f"{name}: the picture is broken or cut off ({first_line(error)})")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 

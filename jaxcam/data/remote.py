@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
+import operator
 import pathlib
 import re
 import tarfile
@@ -21,7 +22,7 @@ import numpy as np
 
 from jaxcam.data.annotations import Problem
 from jaxcam.data.datasets import SUFFIXES
-from jaxcam.data.images import MAX_BYTES, Picture
+from jaxcam.data.images import MAX_BYTES, Picture, first_line
 from jaxcam.data.samples import Dataset, Item
 from jaxcam.errors import JaxcamError
 
@@ -45,17 +46,13 @@ def _reached(place: str) -> tuple[Any, str]:
     try:
         return fsspec.core.url_to_fs(place)
     except ImportError as e:  # which names the package
-        raise JaxcamError(f"{place}: {_line(e)}") from None
+        raise JaxcamError(f"{place}: {first_line(e)}") from None
     except Exception as e:  # of as many kinds as there are file systems
         raise _failed(place, e) from None
 
 
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
 def _failed(place: str, error: Exception) -> JaxcamError:
-    return JaxcamError(f"{place}: cannot be read ({_line(error)})")
+    return JaxcamError(f"{place}: cannot be read ({first_line(error)})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +119,12 @@ def is_shards(place: str) -> bool:
     if place.endswith(".tar"):
         return True
     folder = pathlib.Path(place)
-    return not is_url(place) and folder.is_dir() and any(folder.glob("*.tar")) and not any(map(_dir, folder.iterdir()))
-
-
-def _dir(path: pathlib.Path) -> bool:
-    return path.is_dir()
+    return (
+        not is_url(place)
+        and folder.is_dir()
+        and any(folder.glob("*.tar"))
+        and not any(p.is_dir() for p in folder.iterdir())
+    )
 
 
 def read_shards(place: str, *, split: str | None = None) -> Dataset:
@@ -212,7 +210,7 @@ def _samples(place: str, fs: Any, shard: str) -> list[tuple[str, str | None, Fet
     except FileNotFoundError:
         raise JaxcamError(f"{shard}: there is no such file") from None
     except tarfile.TarError as e:
-        raise JaxcamError(f"{shard}: is not a tar file, is compressed, or is cut off ({_line(e)})") from None
+        raise JaxcamError(f"{shard}: is not a tar file, is compressed, or is cut off ({first_line(e)})") from None
     except Exception as e:
         raise _failed(shard, e) from None
     found = []
@@ -269,22 +267,14 @@ def from_source(
     Raises:
       JaxcamError: there is no such class, or a record cannot be read for its label.
     """
-    of = picture if callable(picture) else _key(picture)
-    which = label if callable(label) else _key(label)
+    of = picture if callable(picture) else operator.itemgetter(picture)
+    which = label if callable(label) else operator.itemgetter(label)
     try:
         known = list(labels) if labels is not None else [which(source[i]) for i in range(len(source))]
     except Exception as e:
         raise _failed(name, e) from None
     known = [own.tolist() if isinstance(own, np.ndarray) else own for own in known]
     return Dataset.of([_Record(source, i, of) for i in range(len(source))], known, classes=classes, name=name)
-
-
-@dataclasses.dataclass(frozen=True)
-class _key:  # noqa: N801 - a function that can be sent to a process
-    name: str
-
-    def __call__(self, record: Any) -> Any:
-        return record[self.name]
 
 
 def _assembled(

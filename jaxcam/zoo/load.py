@@ -74,7 +74,7 @@ def begin_with(name: str | os.PathLike, architecture: Config | None = None) -> N
     known = os.path.isfile(_BUNDLED / path / "network.json") or os.fspath(name) in CATALOGUE
     if known or not os.path.isfile(path):
         return load(name)
-    return convert(path, architecture=architecture, name=path.stem, partial=True)
+    return _foreign(path, architecture, partial=True)
 
 
 def _published(entry: Published) -> Network:
@@ -93,9 +93,12 @@ def _of_the_file(network: Network) -> dict:
     return {"file": told.pop("source", "")} | told
 
 
-def _foreign(path: pathlib.Path, architecture: Config | None = None, table: str | None = None) -> Network:
+def _foreign(
+    path: pathlib.Path, architecture: Config | None = None, table: str | None = None, *, partial: bool = False
+) -> Network:
     """A network from another library's file, with the names of a well-known data set where its size is telling."""
-    network = convert(path, architecture=architecture, name=path.stem if architecture is None else None, table=table)
+    name = path.stem if architecture is None else None
+    network = convert(path, architecture=architecture, name=name, table=table, partial=partial)
     known = {(1000, False): "imagenet", (20, True): "voc", (80, True): "coco"}
     if data := known.get((len(network.classes), network.multi_label)):
         told = network.provenance | {"classes": f"{data}'s, as the number of logits suggests"}
