@@ -24,7 +24,7 @@ from benchmarks.precision import RUN, Runs, cosine_error, example, own_error, pi
 from benchmarks.timing import save
 from jaxcam import shapley
 from jaxcam.methods.result import scalar_score
-from jaxcam.shapley.permutations import ordering_marginals
+from jaxcam.shapley.permutations import marginals_of, path_values
 from jaxcam.shapley.result import ends
 from jaxcam.transforms.coalition import coalition_game
 from jaxcam.zoo.load import load
@@ -71,7 +71,7 @@ def estimator(head, name: str, orderings: int):
             return shapley.adjusted_shapley(game, key, **options).values
         ranks = DESIGNS[name](key, orderings // 2, players)
         ranks = jnp.concatenate([ranks, players - 1 - ranks])
-        return ordering_marginals(game, ranks, *ends(game, players), 4096).mean(0)
+        return marginals_of(path_values(game, ranks, *ends(game, players), 4096), ranks).mean(0)
 
     if name in ("plain", "antithetic", "adjusted"):
         made = program(head, name, orderings)

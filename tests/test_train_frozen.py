@@ -12,7 +12,7 @@ from networks import RESNET, VGG, colour_folder, network
 
 import jaxcam
 from jaxcam.cli import main
-from jaxcam.converters import convert, read_tensors
+from jaxcam.converters import convert, read_tensors, save_torchvision_safetensors
 from jaxcam.data.datasets import train_and_validation
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
@@ -21,6 +21,7 @@ from jaxcam.training.frozen import Features, trained
 from jaxcam.training.recipe import Recipe
 from jaxcam.training.release import measure, release
 from jaxcam.training.train import Trainer
+from jaxcam.zoo.load import begin_with
 
 RECIPE = Recipe(
     schedule=((32, 3),), eval_size=32, batch_size=6, learning_rate=0.03, warmup=0.5, ema=0.5, label_smoothing=0.0,
@@ -163,3 +164,11 @@ def test_what_cannot_be_frozen_says_why(parts, source, tmp_path):
         dataclasses.replace(RECIPE, schedule=((32, 2), (64, 1)))
     with pytest.raises(JaxcamError, match="views must be at least 1"):
         dataclasses.replace(RECIPE, views=0)
+
+
+def test_a_file_to_begin_with_tells_its_classes_as_one_to_load_does(tmp_path):
+    """Else its last layer would be drawn anew for the very classes that it knows."""
+    net = network(dataclasses.replace(VGG, num_classes=1000, hidden=2), classes=tuple(map(str, range(1000))))
+    save_torchvision_safetensors(tmp_path / "w.safetensors", net)
+    assert begin_with(tmp_path / "w.safetensors").classes == jaxcam.load(tmp_path / "w.safetensors").classes
+    assert begin_with(tmp_path / "w.safetensors").classes[0] == "tench"

@@ -84,14 +84,6 @@ def path_values(v: GameFn, ranks: jax.Array, v_full, v_empty, chunk_size: int) -
     return jnp.concatenate([first, inner.astype(v_full.dtype), last], 1)
 
 
-def ordering_marginals(
-    v: GameFn, ranks: jax.Array, v_full, v_empty, chunk_size: int, sharding: RowSharding = ONE_DEVICE
-) -> jax.Array:
-    """`(n, K)` marginal contribution of each player in the orderings `ranks (n, K)`."""
-    paths = sharding(lambda some: path_values(v, some, v_full, v_empty, chunk_size), ranks)
-    return marginals_of(paths, ranks)
-
-
 def marginals_of(paths: jax.Array, ranks: jax.Array) -> jax.Array:
     """`(n, K)` marginal contributions, of `path_values`."""
     return jnp.take_along_axis(jnp.diff(paths), ranks, 1)
