@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -133,10 +135,34 @@ def test_latex_as_an_article_wants_it(run, summary):
     table = tables.main_table(run, summary, paper=False)
     assert "paper" not in tables.latex(table, caption="Ours.").split("\\caption")[1]
     stacked, beside, none = (tables.latex(table, intervals=where) for where in tables.INTERVALS)
-    assert stacked.count("\\shortstack[r]{") > none.count("\\shortstack[r]{") > 0
-    assert beside.count("\\scriptsize [") == stacked.count("\\scriptsize [") > 0 == none.count("\\scriptsize [")
+    assert beside.count("\\scriptsize [") == stacked.count("{\\tiny [") > 0 == none.count("\\tiny [")
+    assert all(text.count("{\\tiny num\\_samples=6}") == 1 for text in (stacked, beside, none))
     named = tables.latex(table, label="tab:mine", caption=r"Maps of $N$ pictures.")
     assert r"\label{tab:mine}" in named and r"\caption{Maps of $N$ pictures.}" in named
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX here (Debian: texlive-latex-recommended)")
+def test_a_real_latex_sets_every_table_and_the_stacked_one_in_a_column(run, summary, tmp_path):
+    table = tables.main_table(run, summary, paper=False)
+    wide = [tables.latex(table, intervals="beside"), tables.latex(tables.main_table(run, summary), label="tab:paper")]
+    odd = dataclasses.replace(table.rows[0][0], text='50% & $x_1 #{~^\\} <|> "é')
+    wide.append(tables.latex(tables.together([("runs/a_b", table), ("runs/c", table)])))
+    wide.append(tables.latex(dataclasses.replace(table, rows=((odd, *table.rows[0][1:]), *table.rows[1:]))))
+    # The method and four metrics, as many as the paper's tables have.
+    few = dataclasses.replace(table, columns=table.columns[:5], rows=tuple(row[:5] for row in table.rows))
+    fitting = [tables.latex(few, intervals=where) for where in ("stacked", "none")]
+
+    def log_of(name: str, options: str, made: list[str]) -> str:
+        document = rf"\documentclass[{options}]{{article}}\usepackage{{booktabs}}\begin{{document}}" + "\n".join(made)
+        (tmp_path / f"{name}.tex").write_text(document + "\\end{document}\n", encoding="utf-8")
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", f"{name}.tex"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=120)
+        assert done.returncode == 0, done.stdout[-2000:]
+        return done.stdout
+
+    assert "Missing character" not in log_of("wide", "landscape", wide)
+    log = log_of("column", "twocolumn", fitting)
+    assert "Overfull" not in log and "Missing character" not in log
 
 
 def test_several_runs_are_one_table(run, summary):

@@ -385,7 +385,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "−": "$-$", "–": "--", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
-    "†": r"$^\dagger$", '"': "''", "`": r"\textasciigrave{}", "'": r"\textquotesingle{}",
+    "†": r"$^\dagger$", '"': "''", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 
@@ -399,22 +399,26 @@ INTERVALS = ("stacked", "beside", "none")
 
 
 def latex(table: Table, *, intervals: str = "stacked", label: str | None = None, caption: str | None = None) -> str:
-    """A `table` environment for the booktabs package (needs textcomp, which LaTeX has had inside since 2020).
+    """A `table` environment for the booktabs package.
 
     Args:
-      intervals: below the values, which fits a column of two; beside them; or left out.
+      intervals: below the values, which with four metrics fits a column of two; beside them; or left out.
       label: of the table; `tab:` and its name unless given.
       caption: its text, as LaTeX; what the table says of itself unless given.
     """
-    columns = "".join("r" if h.numeric else "l" for h in table.columns)
+    numeric = [head.numeric for head in table.columns]
+    columns = "".join("r" if is_number else "l" for is_number in numeric)
+    apart = r"\addlinespace[2pt] " if intervals == "stacked" else ""
     rows = [
-        " & ".join(_latex_cell(c, intervals) for c in row) + r" \\" if len(row) == len(table.columns)
+        apart + " & ".join(map(_latex_cell, row, numeric, [intervals] * len(row))) + r" \\"
+        if len(row) == len(table.columns)
         else rf"\addlinespace \multicolumn{{{len(columns)}}}{{l}}{{\emph{{{latex_text(row[0].text)}}}}} \\"
         for row in table.rows
     ]  # fmt: skip
     told = latex_text(" ".join((table.caption, *table.notes))) if caption is None else caption
     lines = [
-        "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small", r"\setlength{\tabcolsep}{4pt}",
+        "% \\usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small",
+        rf"\setlength{{\tabcolsep}}{{{2 if apart else 4}pt}}", r"\setlength{\belowcaptionskip}{4pt}",
         rf"\caption{{{told}}}", rf"\label{{{label or f'tab:{table.name}'}}}",
         rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}", r"\toprule",
         " & ".join(_latex_head(h) for h in table.columns) + r" \\", r"\midrule", *rows, r"\bottomrule",
@@ -431,15 +435,28 @@ def _latex_head(head: Column) -> str:
     return rf"\shortstack[r]{{{latex_text(head.text + arrow)}\\ {{\scriptsize ({latex_text(head.unit)})}}}}"
 
 
-def _latex_cell(cell: Cell, intervals: str) -> str:
+def _latex_cell(cell: Cell, numeric: bool, intervals: str) -> str:
+    name, _, options = cell.text.partition(" (")
+    if not numeric and options:  # of a method: each on a line below its name
+        return _below("l", latex_text(name), *(latex_text(o) for o in options.removesuffix(")").split(", ")))
     text = latex_text(cell.text)
     if cell.best:
         text = rf"\textbf{{{text}}}"
     text += r"$^\dagger$" if cell.tied else ""
     if not cell.interval or intervals == "none":
         return text
-    range_ = rf"{{\scriptsize [{latex_text(cell.interval)}]}}"
-    return rf"\shortstack[r]{{{text}\\ {range_}}}" if intervals == "stacked" else f"{text} {range_}"
+    range_ = f"[{latex_text(cell.interval)}]"
+    return (
+        _below("r", text, range_.replace(", ", r",\,"))
+        if intervals == "stacked"
+        else rf"{text} {{\scriptsize {range_}}}"
+    )
+
+
+def _below(side: str, text: str, *lines: str) -> str:
+    """A cell with small lines below its text, which stands at the height of the row."""
+    small = "".join(rf"\\[-2pt] {{\tiny {line}}}" for line in lines)
+    return rf"\begin{{tabular}}[t]{{@{{}}{side}@{{}}}}{text}{small}\end{{tabular}}"
 
 
 #: The columns of `comma_separated`.
