@@ -76,8 +76,8 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")
     p.add_argument(
-        "--batch-size", type=int, metavar="N", help="photos and maps at a time (default: by the device's memory; 12 on "
-        "a processor)",
+        "--batch-size", type=int, metavar="N", help="photos and maps at a time, and what is lost when the run is "
+        "killed (default: by the device's memory; on a processor at most 12, and as few as take half a minute)",
     )  # fmt: skip
     networks.add_precision(p, "highest for the maps, tf32 for forward passes of the network and its masked photos")
     p.add_argument(
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda line: None) if options.quiet else (lambda line: print(visible(line)))
     for line in data.summary():
         say(line)
-    keep_programs()
+    keep_programs(ours=not networks.runs_python(options))
     cluster = _cluster(options)
     network = networks.load(options)
     if not options.quiet:

@@ -20,11 +20,12 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.data.loader import Loaded, stream
 from jaxcam.data.samples import Dataset
 from jaxcam.errors import JaxcamError
-from jaxcam.evaluate.cluster import Cluster, Seen, Task
+from jaxcam.evaluate.cluster import Cluster, Task
 from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest, numbered
 from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
 from jaxcam.evaluate.store import arrays_file
+from jaxcam.evaluate.units import on_a_processor
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
 from jaxcam.methods import DEFAULT_METHOD
@@ -32,7 +33,7 @@ from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
 from jaxcam.metrics.registry import chosen
 from jaxcam.models.classifier import Classifier
-from jaxcam.transforms.memory import room_for
+from jaxcam.transforms.memory import is_a_processor, room_for
 
 #: Pictures in the programs of a small run, however many would fit.
 _USUAL = 16
@@ -110,7 +111,8 @@ def evaluate(
       steps: of the insertion and deletion curves; each costs steps + 1 runs of the network per map.
       start: how the picture is blurred that insertion starts from: "blur", or "rise" for figures beside RISE's.
       batch_size: pictures in a unit, and maps at a time; unless given that of the run in the folder, or chosen from the
-        device's memory, 12 on a CPU.
+        device's memory; on a CPU at most 12, and as few as take half a minute (one for methods that make a map at a
+        time), which is what is lost when the run is killed.
       keep: of "coefficients", "maps" and "curves", what to keep of every map.
       seed: of the random methods.
       precision: of matrix products, as in `jaxcam.explain`. Unless given what `jaxcam.wrap` was told; else the highest
@@ -142,12 +144,18 @@ def evaluate(
     data, known = _for_network(network, data, targets)
     pictures = len(data) if limit is None else limit
     seen = cluster.look(pictures) if cluster else None
-    if batch_size is None:
-        batch_size = _batch_size(folder, pictures, seen)
     placed = network.preprocessing.places_boxes
+    asked = _with_controls(_methods(network, methods, layer, folder), controls)
+    measured = _metrics(metrics, data.has_boxes and placed, data.has_masks and placed, reference)
+    if batch_size is None:
+        batch_size = _begun_with(folder)
+    if batch_size is None and (seen.platform == "cpu" if seen else is_a_processor()):
+        every = (*asked, *([] if reference is None else [request(reference)]))
+        batch_size = on_a_processor(network, every, measured, steps)
+    elif batch_size is None:
+        batch_size = seen.batch_size if seen else room_for(BATCH, most=pictures)
     options = Options(
-        methods=_with_controls(_methods(network, methods, layer, folder, batch_size), controls),
-        metrics=_metrics(metrics, data.has_boxes and placed, data.has_masks and placed, reference),
+        methods=asked, metrics=measured,
         layer=layer, reference=None if reference is None else request(reference), targets=targets, baseline=baseline,
         steps=steps, start=start, limit=limit, seeds=numbered(seeds), seed=seed, batch_size=batch_size,
         keep=tuple(keep), precision=precision,
@@ -194,7 +202,7 @@ def _for_network(network: Classifier, data: Dataset, targets: str) -> tuple[Data
 
 
 def _methods(
-    network: Classifier, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path, batch_size: int
+    network: Classifier, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path
 ) -> tuple[Request, ...]:
     listed = [asked] if isinstance(asked, str) else list(asked)
     if "all" not in listed:
@@ -214,11 +222,11 @@ def _with_controls(methods: tuple[Request, ...], wanted: bool) -> tuple[Request,
     return (*methods, *map(request, more))
 
 
-def _batch_size(folder: pathlib.Path, pictures: int, seen: Seen | None) -> int:
-    """That of the run in a folder, on whatever device it was begun; else by the memory of the one that is used."""
+def _begun_with(folder: pathlib.Path) -> int | None:
+    """The batch size of the run in a folder, on whatever device it was begun; None where there is none."""
     with contextlib.suppress(JaxcamError):
         return read_manifest(folder)["settings"]["batch_size"]
-    return seen.batch_size if seen else room_for(BATCH, most=pictures)
+    return None
 
 
 def _is_defined(network: Classifier, method: Request, layer: str | None) -> bool:

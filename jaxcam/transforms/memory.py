@@ -39,6 +39,11 @@ def room_for(count: int, most: int | None = None, device: Any = None) -> int:
     return fits if most is None else max(count, min(fits, most))
 
 
+def is_a_processor(device: Any = None) -> bool:
+    """Whether a device, the default one unless given, is a CPU: it gains little from many at once."""
+    return (_default_device() if device is None else device).platform == "cpu"
+
+
 @functools.cache
 def _working(device: Any) -> int:
     stats: dict | None = None
