@@ -31,7 +31,7 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.evaluate import Run, evaluate
 from jaxcam.evaluate.statistics import summarise
 from jaxcam.methods.contribution import lift_cam
-from jaxcam.methods.maps import signed_share
+from jaxcam.methods.signs import signed_share
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.transforms import for_cpu
 

@@ -27,7 +27,8 @@ from benchmarks.networks import NETWORKS, drawn
 from benchmarks.peer import Peer, rest
 from benchmarks.timing import compiled, largest_error, machine, ratio, save
 from jaxcam.models.efficientnet import EfficientNetLiteConfig
-from jaxcam.models.network import Part, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Part
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import named
 from jaxcam.models.vgg import VGGConfig

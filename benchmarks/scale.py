@@ -32,7 +32,8 @@ from jaxcam.evaluate import parts
 from jaxcam.evaluate.run import sealed
 from jaxcam.methods.registry import METHODS as KNOWN
 from jaxcam.metrics import METRICS as MEASURES
-from jaxcam.models.network import Network, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.zoo.store import save_network

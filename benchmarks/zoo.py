@@ -26,7 +26,7 @@ import numpy as np
 import jaxcam
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
-from jaxcam.methods.maps import SIGNED_FROM
+from jaxcam.methods.signs import SIGNED_FROM
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "zoo.md"
 CLASSES = 7

@@ -17,8 +17,8 @@ from jaxcam.converters.rules import IN_ROWS, Dialect, Rule, place, source_shape,
 from jaxcam.converters.tensors import FLOATS, Tensor, aligned, check_total, floats, shown
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models.layers import Config
-from jaxcam.models.network import Network, graph
+from jaxcam.models.config import Config
+from jaxcam.models.network import Network
 from jaxcam.models.registry import name_of
 from jaxcam.models.trees import flatten, unflatten
 
@@ -78,6 +78,8 @@ def convert(
         left = sorted([*strays, *(n for n in found.outside if not ignorable(n) and n not in elsewhere)])
         stored_as = ((r, tensors[r.sources[0]]) for r in rules if r.sources[0] in tensors)
         config = config.fitted({r.target: target_shape(r.kind, t.shape) for r, t in stored_as})
+        from jaxcam.models.graph import graph
+
         expected = {k: tuple(v.shape) for k, v in flatten(graph(config)[2]).items()}
         if {r.target for r in rules} != set(expected):
             raise JaxcamError(f"no table of names for {name_of(config)} as it is configured")

@@ -14,7 +14,7 @@ from jaxcam.converters.budget import MOST_DEPTH
 from jaxcam.converters.rules import Dialect
 from jaxcam.converters.tensors import shown
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.layers import Config
+from jaxcam.models.config import Config
 from jaxcam.models.registry import FAMILIES, name_of
 
 #: Every table there is; of equally good ones the first is taken.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxcam.data.preprocessing import Preprocessing
-from jaxcam.models.layers import Config
+from jaxcam.models.config import Config
 
 #: Keras's batch norm adds 1.001e-5 to the variance, ours 1e-5; the difference goes into the variance itself.
 KERAS_EPSILON = 1.001e-5

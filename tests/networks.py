@@ -13,8 +13,9 @@ from PIL import Image
 
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.methods.registry import METHODS
-from jaxcam.models.layers import Config
-from jaxcam.models.network import Network, graph
+from jaxcam.models.config import Config
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.models.vgg import VGGConfig

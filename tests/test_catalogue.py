@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxcam.models.network import graph
+from jaxcam.models.graph import graph
 from jaxcam.models.trees import flatten
 from jaxcam.zoo.catalogue import CATALOGUE, class_names
 

@@ -171,21 +171,60 @@ def test_doctor_explains_the_bundled_picture(capsys, monkeypatch):
 def test_programs_are_kept_between_runs(place, tmp_path):
     """In processes of their own, as the settings are the whole process's."""
     script = (
-        "import sys, jax; from jaxcam.cli import main; count = [0]\n"
-        "def heard(event, **more): count[0] += event.endswith('cache_hits')\n"
-        "jax.monitoring.register_event_listener(heard)\n"
-        "assert main(sys.argv[1:]) == 0\nprint('hits', count[0], file=sys.stderr)"
+        "import sys, jax; from jaxcam.cli import main; lowered = []\n"
+        "def heard(event, seconds, fun_name='', **more):\n"
+        "    lowered.extend([fun_name] if event.endswith('jaxpr_to_mlir_module_duration') else [])\n"
+        "jax.monitoring.register_event_duration_secs_listener(heard)\n"
+        "assert main(sys.argv[1:]) == 0\nprint(sum('run' in n for n in lowered), file=sys.stderr)"
     )
     env = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
     env |= {"JAXCAM_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(pathlib.Path(jaxcam.__file__).parents[1])}
     command = [sys.executable, "-c", script, "explain", "a.png", "--model", "net", "--out", str(tmp_path / "out")]
-    hits = []
-    for more in ({}, {}, {"JAXCAM_PROGRAMS": "0"}):
-        done = subprocess.run(command, cwd=place, env=env | more, capture_output=True, text=True)
+    told, maps = [], []
+    for run in range(3):
+        if run == 2:  # cut off, which is found out
+            [traced] = (tmp_path / "cache" / "programs").glob("*-traced")
+            for file in traced.iterdir():
+                file.write_bytes(file.read_bytes()[:-100])
+        done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        hits.append(int(done.stderr.split()[-1]))
         assert done.stderr.splitlines()[:-1] == []
-    assert hits[0] == 0 and hits[1] > 0 and hits[2] == 0
+        told.append(int(done.stderr))
+        with np.load(tmp_path / "out" / "a.npz") as arrays:
+            maps.append(arrays["maps"].tobytes())
+    assert len(set(maps)) == 1
+    first, again, mended = told
+    assert again == 0  # of the network and the methods nothing is traced
+    assert first == mended > 1
+
+
+def test_programs_are_kept_only_where_they_are_to_be(monkeypatch, tmp_path):
+    from jaxcam.cli.programs import keep_programs
+    from jaxcam.explanation import kept
+
+    monkeypatch.setenv("JAXCAM_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAXCAM_PROGRAMS", "0")
+    assert keep_programs(ours=True) is None and list(tmp_path.iterdir()) == []
+    assert kept.kept("x", (), lambda: "made") == "made"
+    monkeypatch.setattr(kept, "MOST", 1000)
+    for i in range(5):
+        (tmp_path / str(i)).write_bytes(bytes(300))
+        os.utime(tmp_path / str(i), (i, i))
+    kept._make_room(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3", "4"]
+
+
+def test_what_is_listed_needs_no_jax_and_what_is_loaded_no_flax():
+    script = (
+        "import sys, jaxcam; from jaxcam.cli import main\n"
+        "assert main(['methods']) == main(['methods', 'lift-cam']) == main(['methods', 'shap_cam']) == 0\n"
+        "assert main(['completion', 'bash']) == 0\n"
+        "assert 'jax' not in sys.modules, 'jax'\n"
+        "jaxcam.load(); from jaxcam.explanation import explain\n"
+        "print([m for m in ('flax', 'scipy', 'matplotlib', 'orbax') if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "[]", done.stderr
 
 
 def test_json_on_standard_output_is_nothing_but_json(explain, tmp_path, capsys):
@@ -417,6 +456,14 @@ def test_a_shell_completes_commands_options_and_names(tmp_path, capsys):
     assert [sorted(line.split()) for line in said.stdout.splitlines()] == [sorted(want) for want in typed.values()]
     for shell in ("zsh", "tcsh"):
         assert main(["completion", shell]) == 0 and "explain" in capsys.readouterr().out
+
+
+def test_the_names_to_complete_are_those_of_the_tables():
+    from jaxcam.cli.completion import _names
+    from jaxcam.metrics import METRICS
+    from jaxcam.zoo.load import bundled
+
+    assert _names() == {"methods": sorted(METHODS), "metrics": sorted(METRICS), "models": sorted(bundled())}
 
 
 def test_completion_says_what_it_needs(fails, monkeypatch):

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 from jaxcam.converters import convert, export, export_torchvision, read_tensors, save_torchvision_safetensors, tensors
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
-from jaxcam.models.network import Network, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network
 from jaxcam.models.resnet import ResNetConfig
 from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import pathlib
 import re
@@ -25,8 +26,10 @@ from jaxcam.evaluate import evaluate
 from jaxcam.explanation.explain import explain_each
 from jaxcam.explanation.resume import Digests, Unfinished
 from jaxcam.methods import DEFAULT_METHOD
+from jaxcam.methods.deferred import outline
+from jaxcam.methods.heads import DefinedFor
 from jaxcam.methods.registry import METHODS, Method, request
-from jaxcam.methods.result import CAM, DefinedFor, Inputs, cam_of_coefficients, cam_of_contributions
+from jaxcam.methods.result import CAM, Inputs, cam_of_coefficients, cam_of_contributions
 from jaxcam.methods.stepping import Data, Stepped
 from jaxcam.shapley.stepping import run
 from jaxcam.zoo.store import save_network
@@ -46,6 +49,13 @@ def test_every_method_is_public_by_its_name_and_the_default_is_one():
         assert getattr(jaxcam, name) is info.function and info.function.__name__ == name
         assert info.cost and info.promise and info.paper
         assert info.function.__doc__.startswith(f"{info.title}: ")
+
+
+def test_what_is_read_of_a_function_without_importing_it_is_what_it_says():
+    for info in METHODS.values():
+        read = outline(f"{info.function.__module__.removeprefix('jaxcam.methods.')}.{info.function.__name__}")
+        assert read is not info.function and read.__doc__ == info.function.__doc__
+        assert inspect.signature(read) == inspect.signature(info.function)
 
 
 @jax.custom_jvp

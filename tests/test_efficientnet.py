@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 import jaxcam
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.converters import convert, names
+from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.efficientnet import LITE_SIZES, EfficientNetLiteConfig, lite_blocks
-from jaxcam.models.layers import fold_batch_norm
-from jaxcam.models.network import Network, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network
 from jaxcam.models.trees import flatten, unflatten
 
 SMALL = EfficientNetLiteConfig(num_classes=5, width=0.125)

@@ -17,7 +17,8 @@ from jaxcam.cli import main
 from jaxcam.converters import convert, export_torchvision, names
 from jaxcam.converters.rules import TORCH, Dialect, affine
 from jaxcam.errors import JaxcamError
-from jaxcam.models.layers import Config, Staged, scaled
+from jaxcam.models.config import Config, scaled
+from jaxcam.models.layers import Staged
 from jaxcam.models.registry import FAMILIES, Family, architecture, architectures, name_of
 from jaxcam.models.trees import flatten
 from jaxcam.zoo.store import save_checkpoint, save_network

@@ -18,7 +18,8 @@ from jaxcam.cli import main
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.explanation import explain as explanation
-from jaxcam.models.network import Network, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network
 from jaxcam.models.trees import flatten
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.zoo import catalogue

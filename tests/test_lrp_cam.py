@@ -16,7 +16,7 @@ from reference import seeded
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.contribution import lrp_cam
-from jaxcam.models.layers import fold_batch_norm
+from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.network import Part
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.transforms.lrp import lrp

@@ -10,7 +10,8 @@ import pytest
 from networks import picture
 
 from jaxcam.converters import convert
-from jaxcam.models.network import Part, graph
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Part
 from jaxcam.models.vgg import VGGConfig
 
 SIDE = 32

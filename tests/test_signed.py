@@ -15,8 +15,8 @@ from jaxcam.evaluate.statistics import summarise
 from jaxcam.evaluate.tables import main_table
 from jaxcam.explanation.figures import plot
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
-from jaxcam.methods.maps import SIGNED_FROM, signed_share
 from jaxcam.methods.registry import METHODS
+from jaxcam.methods.signs import SIGNED_FROM, signed_share
 
 RULES = jaxcam.Preprocessing(size=16, resize="squash", mean=(0.5,) * 3, std=(0.5,) * 3)
 #: Two channels: the evidence lies, negative, in the left half, and, positive, nowhere; the head turns it round.

@@ -21,7 +21,7 @@ import jaxcam
 from jaxcam.cli import main
 from jaxcam.data.datasets import LabelledImages, train_and_validation
 from jaxcam.errors import JaxcamError
-from jaxcam.models.layers import fold_batch_norm
+from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.vgg import VGGConfig
 from jaxcam.training.recipe import Recipe
 from jaxcam.training.release import measure

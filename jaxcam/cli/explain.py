@@ -78,7 +78,7 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--json", metavar="FILE|-", help="write the numbers as JSON as well; - for standard output")
     p.add_argument(
         "--batch-size", type=int, metavar="N", help="photos and maps at a time (default: by the device's memory; 8 on "
-        "a processor)",
+        "a processor, and one photo where a method makes a map at a time)",
     )  # fmt: skip
     networks.add_precision(p, "highest")
     p.add_argument(
@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.explanation.targets import known
     from jaxcam.files import check_writable
 
-    keep_programs()
+    keep_programs(ours=not networks.runs_python(options))
     network = networks.load(options)
     layers = [network.resolve_layer(at) for at in options.layer or [None]]
     targets: Any = [known(network, t) for t in options.target] if options.target else options.top
@@ -157,7 +157,7 @@ def _explain(
     from jaxcam.explanation.explain import BATCH, explain_each, requested
     from jaxcam.explanation.lower_precision import told
     from jaxcam.explanation.resume import Digests, Unfinished, check_alike, settings_digest
-    from jaxcam.transforms.memory import room_for
+    from jaxcam.transforms.memory import is_a_processor, room_for
 
     broken: list[tuple[str, str]] = []
     everything, requests = requested(methods)
@@ -188,13 +188,16 @@ def _explain(
         if unfinished.strangers:
             notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
     at_once = room_for(BATCH) if options.batch_size is None else options.batch_size
+    # A photo's files are written when its batch is done, which is not to take long.
+    slow = options.batch_size is None and not all(r.info.batched for r in requests.values())
+    alone = options.resume or slow and is_a_processor()
     count = len(targets) if isinstance(targets, list) else max(1, min(targets, len(network.classes)))
     try:
         with maps_bar(console, len(left) * max(1, len(requests)) * count) as bar:
             explanations = explain_each(
                 network, ((path, path) for path in left), methods=methods, targets=targets, layer=layers,
                 fuse=options.fuse, views=options.views,
-                batch_size=1 if options.resume else min(at_once, max(1, len(left))), maps_at_once=at_once,
+                batch_size=1 if alone else min(at_once, max(1, len(left))), maps_at_once=at_once,
                 seed=options.seed, precision=options.precision, states=unfinished,
                 done=bar,
                 skipped=lambda name, why: notices.append(f"{name} left out: {why}"),

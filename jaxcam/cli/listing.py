@@ -188,14 +188,15 @@ def _method(name: str) -> None:
     from jaxcam.methods.registry import METHODS
 
     info, console = METHODS[name], _console(100)
-    text = inspect.getdoc(info.function) or ""
+    text = inspect.getdoc(info.outline) or ""
     said = {
         "cost of one map": info.cost, "its coefficients": info.promise, "paper": info.paper,
         "needs": ", ".join(info.needs), "map from": info.map_from,
         "runs under jax.grad": "yes" if info.differentiable else "no",
         "defined for": info.heads.kind if info.heads else "",
     }  # fmt: skip
-    console.print(visible(f"{name}: {info.title}. {text.split(chr(10) * 2)[0]}"), markup=False)
+    first = text.split("\n\n")[0].removeprefix(f"{info.title}: ")
+    console.print(visible(f"{name}: {info.title}: {first}"), markup=False)
     for what, told in said.items():
         if told:
             console.print(visible(f"  {what}: {told}"), markup=False)

@@ -41,6 +41,11 @@ def add_precision(parser: Any, default: str) -> None:
     )  # fmt: skip
 
 
+def runs_python(options: argparse.Namespace) -> bool:
+    """Whether the network that the options name is made by the user's own code."""
+    return options.model is not None and is_python(options.model)
+
+
 def load(options: argparse.Namespace) -> Classifier:
     """The network that the options name.
 
@@ -50,7 +55,7 @@ def load(options: argparse.Namespace) -> Classifier:
     from jaxcam.transforms.precision import check_precision
 
     check_precision(getattr(options, "precision", None))
-    if options.weights is not None and options.model is not None and is_python(options.model):
+    if options.weights is not None and runs_python(options):
         raise JaxcamError("--weights is for networks of `jaxcam models`; one of your own loads its weights itself")
     return named(options.model, weights=options.weights)
 

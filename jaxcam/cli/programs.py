@@ -16,28 +16,35 @@ MOST = 256 << 20
 _SECONDS = 0.05
 
 
-def keep_programs() -> pathlib.Path | None:
+def keep_programs(*, ours: bool) -> pathlib.Path | None:
     """Has JAX keep what it compiles in the cache folder, and returns where; None where it is not to, or cannot.
 
     A folder of JAX's own, where the user named one, stays. It is for a command, whose process is its own, to ask for
     it; the library never does.
+
+    Args:
+      ours: that no code but this library's runs: its programs are then found without tracing them, too.
     """
     if os.environ.get(SWITCH, "1") == "0":
         return None
     import jax
 
+    from jaxcam.explanation.kept import keep_in
     from jaxcam.zoo.download import cache_folder
 
     named = jax.config.values["jax_compilation_cache_dir"]
     if named:
         return pathlib.Path(named)
     folder = cache_folder() / "programs" / _processor()
+    traced = folder.with_name(f"{folder.name}-traced")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for needed in (folder, traced):
+            needed.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or not ours to write
         return None
     if not os.access(folder, os.W_OK):
         return None
+    keep_in(traced if ours else None)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)

@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         raise JaxcamError(f"a port is a number from 0 to 65535, not {options.port}")
     if options.host not in _LOCAL and not options.name:
         raise JaxcamError(f"--host {options.host} lets others in: say by --name what they call this machine")
-    keep_programs()
+    keep_programs(ours=not networks.runs_python(options))
     chosen = networks.load(options)
     offered = {chosen.name: chosen, **{name: load(name) for name in bundled() if name != chosen.name}}
     names = (*_LOCAL, *options.name)

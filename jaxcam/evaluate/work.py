@@ -10,7 +10,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.data.loader import Loaded
@@ -125,7 +124,7 @@ class Worker:
         boxes = [good[row].boxes.get(target, none) for row, target in pairs]
         masks = [good[row].masks.get(target) for row, target in pairs]
         shared = self.measures.shared(forward, pairs, boxes, masks)
-        probabilities = np.asarray(self.network.probabilities(jnp.asarray(forward.logits)))
+        probabilities = self.network.probabilities(forward.logits)
         common = [self._common(good[row], target, forward.logits[row], probabilities[row]) for row, target in pairs]
         requests = {m.label: m for m in (*options.methods, *([options.reference] if options.reference else ()))}
         found: dict[str, Maps] = {}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import head_params
+from jaxcam.explanation.kept import kept
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, LogitsFunction
@@ -51,14 +52,28 @@ def _compiled(program: Any, precision: str, *args: Any) -> _Compiled:
 def _compile(
     program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], precision: str, fast: bool
 ) -> _Compiled:
-    with choosing(precision):
-        return _Compiled(program.lower(*jax.tree.unflatten(tree, leaves)).compile())
+    def make() -> Any:
+        with choosing(precision):
+            return program.lower(*jax.tree.unflatten(tree, leaves)).compile()
+
+    return _Compiled(kept(getattr(program, "said", None), (tree, leaves, precision, fast), make))
+
+
+def _saying(program: Any, *parts: Any) -> Any:
+    """A program that says what it computes, the same in every process: what its parts, in order, say of themselves.
+
+    It says nothing where a part does: the functions of other people's networks.
+    """
+    words = [part if isinstance(part, str | None) else getattr(part, "said", None) for part in parts]
+    if all(words):
+        program.said = "\n".join(map(str, words))
+    return program
 
 
 @functools.lru_cache(maxsize=128)
 def jitted(function: Callable) -> Any:
     """A function of a network, compiled."""
-    return jax.jit(for_cpu(at_precision(function)))
+    return _saying(jax.jit(for_cpu(at_precision(function))), "jitted", function)
 
 
 @functools.lru_cache(maxsize=128)
@@ -77,7 +92,7 @@ def forward(features: Features, head: LogitsFunction, passes: str | None = None)
         activations, bypass = up_to_layer(params, inputs)
         return activations, bypass, head(head_params(params, bypass), activations)
 
-    return run
+    return _saying(run, "forward", features, head, str(passes))
 
 
 @functools.lru_cache(maxsize=128)
@@ -106,7 +121,7 @@ def maps(request: Request, head: LogitsFunction, network: LogitsFunction, functi
             return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))
         return jax.vmap(one)(rows, targets)
 
-    return run
+    return _saying(run, "maps", request, head, network, "a class" if function is None else None)
 
 
 @functools.lru_cache(maxsize=128)
@@ -125,4 +140,4 @@ def default_references(features: Features) -> Any:
         shared = jnp.broadcast_to(features(params, plain), (b, 2, *blurred.shape[1:]))
         return jnp.concatenate([jnp.zeros_like(blurred)[:, None], blurred[:, None], shared], axis=1)
 
-    return references
+    return _saying(references, "references", features)

@@ -18,9 +18,10 @@ from jaxcam.explanation import compiled
 from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.explanation.targets import FunctionTarget
-from jaxcam.methods.maps import signed_share, why_empty
+from jaxcam.methods.maps import why_empty
 from jaxcam.methods.registry import METHODS, Request
 from jaxcam.methods.result import Inputs, scalar_score
+from jaxcam.methods.signs import signed_share
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import named, numbers, on_purpose
 from jaxcam.shapley.sharded import replicate
@@ -49,8 +50,8 @@ class Forward(NamedTuple):
       bypass: a pytree of the values that go around the layer, each with the axis `batch`; without leaves where none do.
       activations: `(n, h, w, K)`.
       logits: `(n, C)`.
-      negative: `(n,)` which share of the sum of absolute activations is below zero, see `maps.signed_share`.
-      keys: `(batch,)` random keys, which depend on the seed and on the file name of the picture alone.
+      negative: `(n,)` which share of the sum of absolute activations is below zero, see `signs.signed_share`.
+      seed: of the random keys.
       sources: what the pictures are called.
       seconds: per picture.
     """
@@ -61,9 +62,14 @@ class Forward(NamedTuple):
     activations: np.ndarray
     logits: np.ndarray
     negative: np.ndarray
-    keys: jax.Array
+    seed: int
     sources: tuple[str, ...]
     seconds: float
+
+    @property
+    def keys(self) -> jax.Array:
+        """`(batch,)` random keys, which depend on the seed and on the file name of the picture alone."""
+        return _keys(self.seed, (*self.sources, *[""] * (len(self.padded) - len(self.sources))))
 
 
 class Maps(NamedTuple):
@@ -145,11 +151,10 @@ class Engine:
         padded = jnp.asarray(_pad(inputs, self.batch_size))
         program = compiled.forward(self.features, self.head, self.passes)
         (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
-        keys = _keys(self.seed, [*sources, *[""] * (self.batch_size - n)])
         found = np.asarray(activations)[:n]
         negative = np.asarray([signed_share(a) for a in found])
         result = Forward(
-            padded, activations, bypass, found, np.asarray(logits)[:n], negative, keys, tuple(sources), seconds / n
+            padded, activations, bypass, found, np.asarray(logits)[:n], negative, self.seed, tuple(sources), seconds / n
         )
         for source, a, f in zip(sources, result.activations, result.logits, strict=True):
             if not (np.isfinite(a).all() and np.isfinite(f).all()):
@@ -214,7 +219,9 @@ class Engine:
         program = compiled.maps(request, self.head, self.network.whole, function and function.function)
         given, total = self._given(info.needs, forward, references)
         at_once = self.maps_at_once if info.batched else 1
-        stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function))
+        stepped = None
+        if info.steps is not None:
+            stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
@@ -353,7 +360,8 @@ def _pad(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 
 
-def _keys(seed: int, sources: Sequence[str]) -> jax.Array:
+@on_purpose
+def _keys(seed: int, sources: tuple[str, ...]) -> jax.Array:
     """A random key per picture: the file's name and the seed decide, not its place in a batch or folder."""
     names = [os.path.basename(source).encode("utf-8", "surrogateescape") for source in sources]
     data = jnp.asarray([zlib.crc32(name) for name in names], jnp.uint32)

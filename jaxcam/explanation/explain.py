@@ -244,7 +244,7 @@ def _gather(
 ) -> Explanation:
     """The explanation of one row of a batch, whose `found` maps are those of `pairs` of row and class."""
     picture, logits = named[1], inputs.logits[row]
-    probabilities = np.asarray(network.probabilities(jnp.asarray(logits)))
+    probabilities = network.probabilities(logits)
     negative = float(inputs.negative[row])
     infos = {name: request(name).info for name in found}
     doubts = {name: info.doubt_at(negative) for name, info in infos.items()}

@@ -97,7 +97,9 @@ def plot(
     figure = _page(explanation, style)
     if file is not None:
         with whole_file(file) as f:
-            figure.savefig(f, format=form)
+            # A tenth larger than at the usual level, in a third of its time, which is most of a figure's.
+            quickly: Any = {"pil_kwargs": {"compress_level": 3}} if form == "png" else {}
+            figure.savefig(f, format=form, **quickly)
     return figure
 
 
@@ -213,7 +215,8 @@ def _page(explanation: Explanation, style: _Style) -> Drawing:
         x = margin + column * (width + margin)
         y = size[1] - margin - head - (row + 1) * (height + title)
         axes = figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1]))
-        axes.set_title(text, fontsize=10, parse_math=False, pad=4)
+        axes.set_axis_off()
+        axes.set_title(text, fontsize=10, parse_math=False, pad=4, y=1.0)  # without y, ticks are made to find its place
         return axes
 
     for group, results in enumerate(drawn):

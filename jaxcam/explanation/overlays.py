@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
 from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError, unknown
@@ -141,6 +140,8 @@ def box_of(heatmap: Any, share: float = BOX_SHARE) -> tuple[int, int, int, int] 
         raise JaxcamError(f"a heat map must be (h, w), not {values.shape}")
     if not np.nan_to_num(values).max() > 0:
         return None
+    from scipy import ndimage  # slow to import, and most maps are drawn without a box
+
     parts, count = ndimage.label(values >= share * np.nanmax(values))
     numbers = range(1, count + 1)
     sizes, heat = (ndimage.sum_labels(x, parts, numbers) for x in (np.ones_like(values), values))

@@ -209,5 +209,5 @@ def _explanation(a: dict[str, np.ndarray], image: Image.Image, network: Classifi
     return Explanation(
         source=str(a["source"]), image=image, model=str(a["model"]), layer=str(a["layer"]),
         classes=tuple(a["classes"].tolist()), logits=a["all_logits"],
-        probabilities=np.asarray(network.probabilities(jax.numpy.asarray(a["all_logits"]))), results=tuple(results),
+        probabilities=network.probabilities(a["all_logits"]), results=tuple(results),
     )  # fmt: skip

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
+from jaxcam.methods.heads import GAP_LINEAR
 from jaxcam.methods.result import (
     CAM,
-    DefinedFor,
     HeadFn,
     Params,
     Target,
@@ -23,11 +23,6 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.shapley.result import check_count
-
-#: What CAM is defined for.
-GAP_LINEAR = DefinedFor(
-    "a global average pool followed by one linear layer", "not_gap_linear", 1e-4, "lift_cam or grad_cam"
-)
 
 
 def _value_and_gradient(params, activations, head, target):

@@ -7,29 +7,20 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
-
-import jax
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.methods import (
-    DEFAULT_METHOD,
-    SIGNED_METHOD,
-    backprop,
-    coalition,
-    contribution,
-    controls,
-    eigen,
-    full_grad,
-    gradient,
-    masking,
-    sampling,
-    score,
-)
-from jaxcam.methods.maps import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
-from jaxcam.methods.result import CAM, DefinedFor, Inputs
-from jaxcam.methods.stepping import Stepped
+from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
+from jaxcam.methods.deferred import Deferred, outline
+from jaxcam.methods.heads import GAP_LINEAR, DefinedFor
+from jaxcam.methods.signs import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+
+    from jaxcam.methods.result import CAM, Inputs
+    from jaxcam.methods.stepping import Stepped
 
 #: What a method may need besides activations and target, and the field of `Inputs` that has it: a head that has a
 #: derivative; one whose operations all have rules for contributions; a random key, and so on. What needs the image runs
@@ -45,7 +36,8 @@ class Method:
 
     Attributes:
       function: `(params, activations, *, head, target) -> CAM`, with more arguments where `needs` says so. Its other
-        keyword arguments are the options of a request.
+        keyword arguments are the options of a request. One of `jaxcam.methods` may be named, as "module.name": it is
+        imported when it is asked for, so that what there is can be listed without JAX.
       title: as the literature spells it.
       cost: in head evaluations.
       promise: what its coefficients satisfy, for people; the fields below say it for programs.
@@ -70,13 +62,14 @@ class Method:
       differentiable: whether `jax.grad` goes through its coefficients.
       batched: whether maps are computed several at a time; not where one fills the device and its memory.
       steps: what divides the method into steps, where it takes many: `function` with the argument `devices` besides,
-        to a `Stepped`. Then there is progress, its states can be saved, and devices share a map.
+        to a `Stepped`; named or given as `function` is. Then there is progress, its states can be saved, and devices
+        share a map.
       multi_label: options that are other ones by default where the classes are independent of each other.
       of_logits: those that are where the target is a function of the logits; None where it must be a class.
     """
 
-    function: Callable[..., CAM]
-    title: str
+    function: Deferred[Callable[..., CAM]] = Deferred()
+    title: str = ""
     cost: str = ""
     promise: str = "none"
     paper: str = ""
@@ -95,7 +88,7 @@ class Method:
     heads: DefinedFor | None = None
     differentiable: bool = True
     batched: bool = True
-    steps: Callable[..., Stepped] | None = None
+    steps: Deferred[Callable[..., Stepped] | None] = Deferred(None)
     multi_label: tuple[tuple[str, Any], ...] = ()
     of_logits: tuple[tuple[str, Any], ...] | None = ()
 
@@ -108,8 +101,13 @@ class Method:
     def options(self) -> dict[str, inspect.Parameter]:
         """What a request may set: the keyword arguments that are not data."""
         data = ("head", "target", "predict", "references")
-        parameters = inspect.signature(self.function).parameters
+        parameters = inspect.signature(self.outline).parameters
         return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in data}
+
+    @property
+    def outline(self) -> Callable[..., Any]:
+        """Something with the signature and the docstring of the function, which need not be imported for them."""
+        return outline(vars(type(self))["function"].given(self))
 
     def doubt(self, activations: np.ndarray | jax.Array) -> str | None:
         """What speaks against this method's map at a layer, however well its numbers add up; None where nothing does.
@@ -202,6 +200,12 @@ class Request:
         settings = ",".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in self.options)
         return f"{self.name}:{settings}" if settings else self.name
 
+    @property
+    def said(self) -> str | None:
+        """What it computes, in words that are the same in every process; None of another's method."""
+        function = self.info.function
+        return f"{function.__qualname__} {self.options!r}" if function.__module__.startswith("jaxcam.") else None
+
     def with_defaults(self, options: Iterable[tuple[str, Any]]) -> Request:
         """The request with these options too, where it does not set them itself."""
         return dataclasses.replace(self, options=tuple(sorted({**dict(options), **dict(self.options)}.items())))
@@ -217,170 +221,171 @@ class Request:
 
 METHODS: dict[str, Method] = {
     "lift_cam": Method(
-        contribution.lift_cam, "LIFT-CAM", "1 forward + 1 backward, on a pair", "complete: sums to F(A) - F(0)",
+        "contribution.lift_cam", "LIFT-CAM", "1 forward + 1 backward, on a pair", "complete: sums to F(A) - F(0)",
         "Jung & Oh, ICCV 2021", needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
     "hires_lift_cam": Method(
-        contribution.hires_lift_cam, "HiRes-LIFT-CAM", "1 forward + 1 backward, on a pair",
+        "contribution.hires_lift_cam", "HiRes-LIFT-CAM", "1 forward + 1 backward, on a pair",
         "complete by position: the map, too, sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", map_from="positions",
         needs=("rules",), complete="zero", exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
     "multiplier_cam": Method(
-        contribution.multiplier_cam, "Multiplier-CAM", "1 forward + 1 backward, on a pair",
+        "contribution.multiplier_cam", "Multiplier-CAM", "1 forward + 1 backward, on a pair",
         "the mean slope from 0 to A; Grad-CAM on a linear head", "Shrikumar et al., ICML 2017", needs=("rules",),
     ),
     "deep_shap_cam": Method(
-        contribution.deep_shap_cam, "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
+        "contribution.deep_shap_cam", "DeepSHAP-CAM", "the same, per reference", "complete: sums to F(A) - mean F(ref)",
         "Lundberg & Lee, NeurIPS 2017", needs=("rules", "references"), complete="references", exact_on_linear=True,
         contains_activation=True,
     ),
     "grad_cam": Method(
-        gradient.grad_cam, "Grad-CAM", "1 forward + 1 backward", "none", "Selvaraju et al., ICCV 2017",
+        "gradient.grad_cam", "Grad-CAM", "1 forward + 1 backward", "none", "Selvaraju et al., ICCV 2017",
         needs=("gradient",),
     ),
     "grad_cam_pp": Method(
-        gradient.grad_cam_pp, "Grad-CAM++", "1 forward + 1 backward", "none", "Chattopadhay et al., WACV 2018",
+        "gradient.grad_cam_pp", "Grad-CAM++", "1 forward + 1 backward", "none", "Chattopadhay et al., WACV 2018",
         needs=("gradient",),
     ),
     "xgrad_cam": Method(
-        gradient.xgrad_cam, "XGrad-CAM", "1 forward + 1 backward", "none", "Fu et al., BMVC 2020", needs=("gradient",),
-        null_channels=True,
+        "gradient.xgrad_cam", "XGrad-CAM", "1 forward + 1 backward", "none", "Fu et al., BMVC 2020",
+        needs=("gradient",), null_channels=True,
     ),
     "hires_cam": Method(
-        gradient.hires_cam, "HiResCAM", "1 forward + 1 backward", "sums to F(A) - F(0) on a linear head",
+        "gradient.hires_cam", "HiResCAM", "1 forward + 1 backward", "sums to F(A) - F(0) on a linear head",
         "Draelos & Carin, 2020", map_from="positions", needs=("gradient",), exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
     "shapley_cam": Method(
-        gradient.shapley_cam, "Shapley-CAM", "1 forward + 1 backward, with tangents", "Grad-CAM on a linear head",
+        "gradient.shapley_cam", "Shapley-CAM", "1 forward + 1 backward, with tangents", "Grad-CAM on a linear head",
         "Cai, The Visual Computer 2025", needs=("gradient",),
     ),
     "smooth_grad_cam_pp": Method(
-        gradient.smooth_grad_cam_pp, "Smooth Grad-CAM++", "num_samples + 1 forward and backward", "none",
+        "gradient.smooth_grad_cam_pp", "Smooth Grad-CAM++", "num_samples + 1 forward and backward", "none",
         "Omeiza et al., 2019", needs=("gradient", "key"), symmetric=False,
     ),
     "layer_cam": Method(
-        gradient.layer_cam, "LayerCAM", "1 forward + 1 backward", "none", "Jiang et al., TIP 2021",
+        "gradient.layer_cam", "LayerCAM", "1 forward + 1 backward", "none", "Jiang et al., TIP 2021",
         map_from="positions", needs=("gradient",), null_channels=True, contains_activation=True,
     ),
     "grad_cam_elementwise": Method(
-        gradient.grad_cam_elementwise, "Grad-CAM element-wise", "1 forward + 1 backward", "none",
+        "gradient.grad_cam_elementwise", "Grad-CAM element-wise", "1 forward + 1 backward", "none",
         "Gildenblat et al., 2021", map_from="positions", needs=("gradient",), null_channels=True,
         contains_activation=True, range=(0.0, math.inf),
     ),
     "full_grad": Method(
-        full_grad.full_grad, "FullGrad", "1 forward + 1 backward",
+        "full_grad.full_grad", "FullGrad", "1 forward + 1 backward",
         "gradient and biases add up to F(A); the map has no signs", "Srinivas & Fleuret, NeurIPS 2019",
         map_from="positions", needs=("gradient",), contains_activation=True,
         range=(0.0, math.inf),
     ),
     "integrated_gradients": Method(
-        backprop.integrated_gradients, "Integrated gradients", "steps forward + backward",
+        "backprop.integrated_gradients", "Integrated gradients", "steps forward + backward",
         "the map, too, sums to F(A) - F(0) in the limit", "Sundararajan et al., ICML 2017", map_from="positions",
         needs=("gradient",), exact_on_linear=True, null_channels=True, contains_activation=True, batched=False,
-        steps=backprop.stepped_integrated_gradients,
+        steps="backprop.stepped_integrated_gradients",
     ),
     "smooth_grad": Method(
-        backprop.smooth_grad, "SmoothGrad", "num_samples forward + backward", "none", "Smilkov et al., 2017",
+        "backprop.smooth_grad", "SmoothGrad", "num_samples forward + backward", "none", "Smilkov et al., 2017",
         map_from="positions", needs=("gradient", "key"), symmetric=False, range=(0.0, math.inf), batched=False,
-        steps=backprop.stepped_smooth_grad,
+        steps="backprop.stepped_smooth_grad",
     ),
     "guided_backprop": Method(
-        backprop.guided_backprop, "Guided backpropagation", "1 forward + 1 backward", "none",
+        "backprop.guided_backprop", "Guided backpropagation", "1 forward + 1 backward", "none",
         "Springenberg et al., ICLR-W 2015", map_from="positions", needs=("gradient",),
     ),
     "eigen_cam": Method(
-        eigen.eigen_cam, "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",
+        "eigen.eigen_cam", "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",
         "Muhammad & Yeasin, IJCNN 2020", by_class=False, null_channels=True, range=(-1.0, 1.0),
     ),
     "eigen_grad_cam": Method(
-        eigen.eigen_grad_cam, "Eigen-Grad-CAM", "1 forward + 1 backward, and products of matrices",
+        "eigen.eigen_grad_cam", "Eigen-Grad-CAM", "1 forward + 1 backward, and products of matrices",
         "the first principal component of g A", "Gildenblat et al., 2021", map_from="positions", needs=("gradient",),
         null_channels=True, contains_activation=True,
     ),
     "kpca_cam": Method(
-        eigen.kpca_cam, "KPCA-CAM", "1 forward, and products of matrices of h w",
+        "eigen.kpca_cam", "KPCA-CAM", "1 forward, and products of matrices of h w",
         "the first principal component of the positions in a kernel's space", "Karmani et al., 2024",
         map_from="positions", by_class=False, by_channel=False,
     ),
     "ablation_cam": Method(
-        coalition.ablation_cam, "Ablation-CAM", "K + 1 forward, behind the head's first layer",
+        "coalition.ablation_cam", "Ablation-CAM", "K + 1 forward, behind the head's first layer",
         "the exact drop of each channel", "Desai & Ramaswamy, WACV 2020", exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
     "shap_cam": Method(
-        sampling.shap_cam, "SHAP-CAM", "num_permutations x K forward, behind the first layer",
+        "sampling.shap_cam", "SHAP-CAM", "num_permutations x K forward, behind the first layer",
         "Shapley values, with errors; sums to F(A) - F(0)", "Jung & Oh, ICCV 2021", needs=("key",),
         complete="zero", exact_on_linear=True, null_channels=True, symmetric=False, batched=False,
-        steps=sampling.stepped_shap_cam, contains_activation=True,
+        steps="sampling.stepped_shap_cam", contains_activation=True,
     ),
     "kernel_shap_cam": Method(
-        sampling.kernel_shap_cam, "KSHAP-CAM", "num_samples (10 K) forward, behind the first layer",
+        "sampling.kernel_shap_cam", "KSHAP-CAM", "num_samples (10 K) forward, behind the first layer",
         "Shapley values by regression; sums to F(A) - F(0)", "Lundberg & Lee, NeurIPS 2017", needs=("key",),
         complete="zero", exact_on_linear=True, symmetric=False, batched=False, contains_activation=True,
     ),
     "lime_cam": Method(
-        sampling.lime_cam, "LIME-CAM", "num_samples (K) forward, behind the first layer",
+        "sampling.lime_cam", "LIME-CAM", "num_samples (K) forward, behind the first layer",
         "a sparse linear model near A", "Ribeiro et al., KDD 2016", needs=("key",), symmetric=False,
         batched=False, contains_activation=True,
     ),
     "lrp_cam": Method(
-        contribution.lrp_cam, "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
+        "contribution.lrp_cam", "LRP-CAM", "1 forward + 1 backward", "relevance, less what biases absorb: sums to F(A)",
         "Bach et al., PLoS ONE 2015", needs=("rules",), exact_on_linear=True, null_channels=True,
         contains_activation=True,
     ),
     "hires_lrp_cam": Method(
-        contribution.hires_lrp_cam, "HiRes-LRP-CAM", "1 forward + 1 backward",
+        "contribution.hires_lrp_cam", "HiRes-LRP-CAM", "1 forward + 1 backward",
         "the map, too, sums to F(A) less what biases absorb", "Bach et al., PLoS ONE 2015", map_from="positions",
         needs=("rules",), exact_on_linear=True, null_channels=True, contains_activation=True,
     ),
     "relevance_cam": Method(
-        contribution.relevance_cam, "Relevance-CAM", "2 forward + 2 backward", "relevance against all other classes",
+        "contribution.relevance_cam", "Relevance-CAM", "2 forward + 2 backward", "relevance against all other classes",
         "Lee et al., CVPR 2021", needs=("rules",), null_channels=True, contains_activation=True, of_logits=None,
     ),
     "score_cam": Method(
-        score.score_cam, "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
+        "score.score_cam", "Score-CAM", "K + 1 forward, of the whole network", "none", "Wang et al., CVPRW 2020",
         needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
-        steps=score.stepped_score_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+        steps="score.stepped_score_cam", multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "ss_cam": Method(
-        score.ss_cam, "SS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
+        "score.ss_cam", "SS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
         "Wang et al., 2020", needs=("image", "key"), null_channels=True, symmetric=False, range=(0.0, 1.0),
-        batched=False, steps=score.stepped_ss_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+        batched=False, steps="score.stepped_ss_cam", multi_label=(("score", "sigmoid"),),
+        of_logits=(("score", "logit"),),
     ),
     "is_cam": Method(
-        score.is_cam, "IS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
+        "score.is_cam", "IS-CAM", "num_samples x K + 1 forward, of the whole network", "none",
         "Naidu et al., 2020", needs=("image",), null_channels=True, range=(0.0, 1.0), batched=False,
-        steps=score.stepped_is_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+        steps="score.stepped_is_cam", multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "group_cam": Method(
-        masking.group_cam, "Group-CAM", "groups + 2 forward, of the whole network", "none", "Zhang et al., 2021",
+        "masking.group_cam", "Group-CAM", "groups + 2 forward, of the whole network", "none", "Zhang et al., 2021",
         map_from="positions", needs=("image", "head", "gradient"), null_channels=True, symmetric=False,
         contains_activation=True, batched=False, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "opti_cam": Method(
-        masking.opti_cam, "Opti-CAM", "steps forward + backward, of the whole network",
+        "masking.opti_cam", "Opti-CAM", "steps forward + backward, of the whole network",
         "the map behind which the logit is largest", "Zhang et al., CVIU 2024", needs=("image", "gradient"),
-        range=(0.0, 1.0), batched=False, steps=masking.stepped_opti_cam,
+        range=(0.0, 1.0), batched=False, steps="masking.stepped_opti_cam",
     ),
     "rise_cam": Method(
-        masking.rise_cam, "RISE", "num_samples forward; of the whole network at the layer \"input\"", "none",
+        "masking.rise_cam", "RISE", "num_samples forward; of the whole network at the layer \"input\"", "none",
         "Petsiuk et al., BMVC 2018", map_from="positions", needs=("key",), by_channel=False, batched=False,
-        steps=masking.stepped_rise_cam, multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+        steps="masking.stepped_rise_cam", multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
     ),
     "cam": Method(
-        gradient.cam, "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
-        "Zhou et al., CVPR 2016", needs=("gradient",), heads=gradient.GAP_LINEAR,
+        "gradient.cam", "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
+        "Zhou et al., CVPR 2016", needs=("gradient",), heads=GAP_LINEAR,
     ),
     "random_cam": Method(
-        controls.random_cam, "Random-CAM", "1 forward, for the logit", "none: the control of a table",
+        "controls.random_cam", "Random-CAM", "1 forward, for the logit", "none: the control of a table",
         "Gildenblat et al., 2021", by_class=False, needs=("key",), symmetric=False, range=(-1.0, 1.0),
         control=True, differentiable=False,
     ),
     "uniform_cam": Method(
-        controls.uniform_cam, "Uniform map", "1 forward, for the logit", "none: the control of a measure",
+        "controls.uniform_cam", "Uniform map", "1 forward, for the logit", "none: the control of a measure",
         "no paper", map_from="positions", by_class=False, by_channel=False, from_zero=True, control=True,
         differentiable=False,
     ),
@@ -406,7 +411,7 @@ def told_together(doubts: Iterable[tuple[str, str | None]]) -> list[str]:
 
 
 def default_method(negative: float) -> str:
-    """The method where none is named, at a layer with that share of negative activation (see `maps.signed_share`)."""
+    """The method where none is named, at a layer with that share of negative activation (see `signs.signed_share`)."""
     return SIGNED_METHOD if negative > SIGNED_FROM else DEFAULT_METHOD
 
 

@@ -24,22 +24,6 @@ NetworkFn = Callable[[Params, jax.Array], jax.Array]
 Target = int | jax.Array | Callable[[jax.Array], jax.Array]
 
 
-class DefinedFor(NamedTuple):
-    """The heads that a method is defined for, and how one tells.
-
-    Attributes:
-      kind: the heads, in words.
-      diagnostic: the name of the diagnostic that says how far a head is from being one.
-      at_most: how far it may be.
-      instead: methods for other heads.
-    """
-
-    kind: str
-    diagnostic: str
-    at_most: float
-    instead: str
-
-
 class CAM(NamedTuple):
     """A class activation map of one example.
 

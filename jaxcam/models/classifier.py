@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from jaxcam import notebooks
 from jaxcam.data.images import Picture, to_picture
@@ -40,6 +41,8 @@ INPUT = "input"
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """What lies in front of the layer `INPUT`: nothing."""
+
+    said = "pixels"
 
     def __call__(self, params: Any, image: jax.Array) -> jax.Array:
         return image
@@ -152,8 +155,12 @@ class Classifier:
         """Logits `(C,)` of an input `x (s, s, 3)`, or `(b, C)` of a batch of them."""
         return self.whole(params, x)
 
-    def probabilities(self, logits: jax.Array) -> jax.Array:
-        """Softmax of `logits (..., C)`, or their sigmoid for a multi-label network."""
+    def probabilities(self, logits: Any) -> Any:
+        """Softmax of `logits (..., C)`, or their sigmoid for a multi-label network; of NumPy's, without a device."""
+        if isinstance(logits, np.ndarray):
+            z = logits.astype(np.float64)
+            total = np.logaddexp(0, z) if self.multi_label else np.logaddexp.reduce(z, -1, keepdims=True)
+            return np.exp(z - total).astype(logits.dtype if logits.dtype.itemsize >= 4 else np.float32)
         return jax.nn.sigmoid(logits) if self.multi_label else jax.nn.softmax(logits)
 
     def class_index(self, name: str | int) -> int:

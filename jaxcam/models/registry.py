@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam.errors import unknown
 
 if TYPE_CHECKING:
-    from jaxcam.models.layers import Config
+    from jaxcam.models.config import Config
 
 
 @dataclasses.dataclass(frozen=True)

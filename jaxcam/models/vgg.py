@@ -1,4 +1,4 @@
-"""The VGG family (Simonyan & Zisserman, ICLR 2015) as one Flax NNX module built from a table.
+"""The VGG family (Simonyan & Zisserman, ICLR 2015): what distinguishes its members.
 
 Layers carry the names of the literature: `conv1_1` ... `conv5_3` (convolution, batch norm where
 the variant has it, and ReLU), `pool1` ... `pool5`, `fc6`, `fc7` (with ReLU) and `fc8` (logits).
@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import jax
-import jax.numpy as jnp
-from flax import nnx
+from jaxcam.models.config import Config, scaled
 
-from jaxcam.models.layers import Config, Staged, adaptive_avg_pool, max_pool, scaled
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxcam.models.vgg_module import VGG
+
 
 #: Convolutions per block; the channels of the five blocks are always 64, 128, 256, 512, 512.
 VGG_BLOCKS: dict[int, tuple[int, int, int, int, int]] = {
@@ -24,7 +26,7 @@ VGG_BLOCKS: dict[int, tuple[int, int, int, int, int]] = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-_CHANNELS = (64, 128, 256, 512, 512)
+CHANNELS = (64, 128, 256, 512, 512)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +61,16 @@ class VGGConfig(Config):
 
     def build(self, *, rngs: nnx.Rngs) -> VGG:
         """A freshly initialised network."""
+        from jaxcam.models.vgg_module import VGG
+
         return VGG(self, rngs=rngs)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Convolutions and pools by block, then the dense layers."""
+        blocks = enumerate(VGG_BLOCKS[self.depth], 1)
+        named = [(*(f"conv{b}_{i}" for i in range(1, count + 1)), f"pool{b}") for b, count in blocks]
+        return (*(name for block in named for name in block), "fc6", "fc7", "fc8")
 
     @property
     def default_layer(self) -> str:
@@ -80,7 +91,7 @@ class VGGConfig(Config):
     def channels(self) -> dict[str, int]:
         """Of every convolution."""
         blocks = enumerate(VGG_BLOCKS[self.depth], 1)
-        return {f"conv{b}_{i}.kernel": _CHANNELS[b - 1] for b, count in blocks for i in range(1, count + 1)}
+        return {f"conv{b}_{i}.kernel": CHANNELS[b - 1] for b, count in blocks for i in range(1, count + 1)}
 
     def fitted(self, shapes: Mapping[str, tuple[int, ...]]) -> Any:
         """As in `Config`; with the side of the pool and the hidden neurons."""
@@ -91,51 +102,3 @@ class VGGConfig(Config):
         side = math.isqrt(flat // scaled(512, config.width))
         usual = hidden == scaled(4096, config.width) or not hidden
         return config.replace(pool_size=side if 1 <= side <= 64 else config.pool_size, hidden=None if usual else hidden)
-
-
-class VGG(Staged):
-    """A VGG network as an ordered list of named stages."""
-
-    def __init__(self, config: VGGConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        he = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        names, c_in = [], 3
-        for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
-            c_out = scaled(_CHANNELS[block - 1], config.width)
-            for i in range(1, count + 1):
-                conv = nnx.Conv(c_in, c_out, (3, 3), padding=1, kernel_init=he, rngs=rngs)
-                setattr(self, f"conv{block}_{i}", conv)
-                if config.batch_norm:
-                    norm = nnx.BatchNorm(c_out, use_running_average=True, momentum=0.9, epsilon=1e-5, rngs=rngs)
-                    setattr(self, f"bn{block}_{i}", norm)
-                names.append(f"conv{block}_{i}")
-                c_in = c_out
-            names.append(f"pool{block}")
-        hidden = scaled(4096, config.width) if config.hidden is None else config.hidden
-        dense = nnx.initializers.he_normal()
-        self.fc6 = nnx.Linear(config.pool_size**2 * c_in, hidden, kernel_init=dense, rngs=rngs)
-        self.fc7 = nnx.Linear(hidden, hidden, kernel_init=dense, rngs=rngs)
-        self.fc8 = nnx.Linear(hidden, config.num_classes, rngs=rngs)
-        self.layers = (*names, "fc6", "fc7", "fc8")
-
-    def stage(self, name: str, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
-        """Runs the one stage called `name`."""
-        if name.startswith("pool"):
-            return max_pool(x, 2, 2)
-        if name.startswith("conv"):
-            x = getattr(self, name)(x)
-            if self.config.batch_norm:
-                x = getattr(self, "bn" + name[4:])(x, use_running_average=not train)
-            return jax.nn.relu(x)
-        if name == "fc6":
-            x = adaptive_avg_pool(x, self.config.pool_size)
-            x = x.reshape(x.shape[0], -1)
-        x = getattr(self, name)(x)
-        if name == "fc8":
-            return x
-        x = jax.nn.relu(x)
-        if train and key is not None and self.config.dropout > 0:
-            keep = 1.0 - self.config.dropout
-            kept = jax.random.bernoulli(jax.random.fold_in(key, int(name[2:])), keep, x.shape)
-            x = jnp.where(kept, x / keep, 0.0)
-        return x

@@ -12,8 +12,9 @@ import numpy as np
 from jaxcam.data.loader import Loader
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.files import whole_file
-from jaxcam.models.layers import Config
-from jaxcam.models.network import Part, graph
+from jaxcam.models.config import Config
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Part
 from jaxcam.models.trees import flatten, unflatten
 
 

@@ -18,7 +18,7 @@ from jaxcam import __version__
 from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.images import open_image
 from jaxcam.data.loader import in_order
-from jaxcam.models.layers import fold_batch_norm
+from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.network import Network
 from jaxcam.training.train import Trainer, accuracy
 from jaxcam.transforms.convolutions import for_cpu

@@ -26,8 +26,9 @@ from jaxcam.data.loader import Loader
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
-from jaxcam.models.layers import Config
-from jaxcam.models.network import Network, Part, graph
+from jaxcam.models.config import Config
+from jaxcam.models.graph import graph
+from jaxcam.models.network import Network, Part
 from jaxcam.models.trees import digest
 from jaxcam.training.frozen import Features, divided, joined, resolved, trained
 from jaxcam.training.recipe import Recipe

@@ -14,7 +14,7 @@ import dataclasses
 from jaxcam.converters.rules import KERAS_PREPROCESSING, TORCHRAY_PREPROCESSING
 from jaxcam.data.class_names import class_names
 from jaxcam.data.preprocessing import Preprocessing
-from jaxcam.models.layers import Config
+from jaxcam.models.config import Config
 from jaxcam.models.registry import architecture
 
 TORCHVISION = Preprocessing()

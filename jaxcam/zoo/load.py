@@ -9,7 +9,7 @@ import pathlib
 from jaxcam.converters import convert
 from jaxcam.data.class_names import class_names
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.models.layers import Config
+from jaxcam.models.config import Config
 from jaxcam.models.network import Network
 from jaxcam.models.registry import name_of
 from jaxcam.zoo.catalogue import CATALOGUE, Published
@@ -48,7 +48,7 @@ def load(
         return _with_weights(pathlib.Path(weights), name, table)
     name = DEFAULT_MODEL if name is None else os.fspath(name)
     if os.sep not in name and os.path.isfile(_BUNDLED / name / "network.json"):
-        return load_network(_BUNDLED / name)
+        return load_network(_BUNDLED / name, fits=True)
     if name in CATALOGUE:
         return _published(CATALOGUE[name])
     path = pathlib.Path(name)
