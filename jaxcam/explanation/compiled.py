@@ -26,7 +26,7 @@ def timed(program: Any, *args: Any, warm: bool = True, precision: str | None = N
     Args:
       precision: of its products; the highest unless named, as differences of close numbers are to come.
     """
-    args = jax.tree.map(jnp.asarray, args)
+    args = on_device(args)
     compiled = _compiled(program, precision or HIGHEST, *args)
     if warm and not compiled.warm:
         jax.block_until_ready(compiled.call(*args))
@@ -34,6 +34,11 @@ def timed(program: Any, *args: Any, warm: bool = True, precision: str | None = N
     start = time.perf_counter()
     result = jax.block_until_ready(compiled.call(*args))
     return result, time.perf_counter() - start
+
+
+def on_device(tree: Any) -> Any:
+    """The same with JAX's arrays; those that are some already are not asked what they are."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
 
 
 @dataclasses.dataclass
@@ -44,17 +49,18 @@ class _Compiled:
 
 def _compiled(program: Any, precision: str, *args: Any) -> _Compiled:
     leaves, tree = jax.tree.flatten(args)
-    shapes = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for x in leaves)
+    shapes = tuple((x.shape, x.dtype, x.sharding) for x in leaves)
     return _compile(program, tree, shapes, precision, enabled())
 
 
 @functools.lru_cache(maxsize=128)
 def _compile(
-    program: Any, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...], precision: str, fast: bool
+    program: Any, tree: Any, leaves: tuple[tuple[Any, Any, Any], ...], precision: str, fast: bool
 ) -> _Compiled:
     def make() -> Any:
+        shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype, sharding in leaves]
         with choosing(precision):
-            return program.lower(*jax.tree.unflatten(tree, leaves)).compile()
+            return program.lower(*jax.tree.unflatten(tree, shapes)).compile()
 
     return _Compiled(kept(getattr(program, "said", None), (tree, leaves, precision, fast), make))
 

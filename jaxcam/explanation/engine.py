@@ -134,7 +134,7 @@ class Engine:
         self.network, self.batch_size, self.maps_at_once, self.seed = network, batch_size, maps_at_once, seed
         self.features, self.head = network.split(at=layer)
         self.layer = network.resolve_layer(layer)
-        self.params = jax.tree.map(jnp.asarray, network.params)
+        self.params = compiled.on_device(network.params)
         self._at_zero: tuple[Forward | None, np.ndarray] | None = None
         self._stepped = SteppedMaps(mesh, states, self.precision)
         self._everywhere: Any = None
