@@ -189,12 +189,27 @@ def test_postscript_is_refused_by_what_it_is(here, start, monkeypatch):
         open_image(here / "loop.jpg")
 
 
+@pytest.mark.parametrize(
+    "data, told",
+    [
+        (bytes(128) + b"DICM" + bytes(60), "is DICOM; save its pixels as PNG"),
+        (b"%PDF-1.7\n" + bytes(60), "is a PDF; save the page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"></svg>', "is SVG, a drawing"),
+    ],
+    ids=["DICOM", "PDF", "SVG"],
+)
+def test_what_people_take_for_pictures_is_called_by_its_name(here, data, told):
+    (here / "p.png").write_bytes(data)
+    with pytest.raises(JaxcamError, match=told):
+        open_image(here / "p.png")
+
+
 def test_only_listed_formats_are_read(here):
     for kind in ("PCX", "TGA", "SGI", "ICNS", "PDF"):
         file = io.BytesIO()
         GOOD.save(file, kind)
         (here / "p.png").write_bytes(file.getvalue())
-        with pytest.raises(JaxcamError, match="not a picture in a format"):
+        with pytest.raises(JaxcamError, match="not a picture in a format|is a PDF"):
             open_image(here / "p.png")
     assert not {"EPS", "WMF", "FITS", "HDF5", "GRIB", "BUFR"} & set(FORMATS)
 

@@ -40,7 +40,8 @@ def expand(named: Sequence[str], out: pathlib.Path) -> tuple[list[str], list[str
             raise JaxcamError(f"{folder}: is a folder without pictures")
         if others:
             some = ", ".join(p.name for p in others[:3]) + (", ..." if len(others) > 3 else "")
-            said.append(f"{folder}: {len(others)} file{'s' * (len(others) > 1)} skipped that are no pictures ({some})")
+            count = f"{len(others)} files skipped that are no pictures" if others[1:] else "1 file skipped, no picture"
+            said.append(f"{folder}: {count} ({some})")
         paths += map(str, found)
     return list(dict.fromkeys(paths)), said
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import os
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,7 +42,11 @@ def known(classes: Sequence[str]) -> str:
     """How many classes a network knows; of few their names, as it takes whatever it sees for one of them."""
     if len(classes) > _FEW:
         return f"{len(classes):,} classes"
-    return textwrap.shorten(f"{len(classes)} classes: {', '.join(classes)}", _LETTERS, placeholder=" ...")
+    told = f"{len(classes)} classes: {', '.join(classes)}"
+    if len(told) <= _LETTERS:
+        return told
+    whole = max(1, told[:_LETTERS].count(", "))  # of the names, of which none is cut
+    return f"{len(classes)} classes: {', '.join(classes[:whole])} and {len(classes) - whole} more"
 
 
 _COLUMNS = ("image", "class", "probability", "logit", "method", "completeness\ngap", "ms")

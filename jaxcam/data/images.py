@@ -147,6 +147,12 @@ def _unreadable(data: bytes) -> str:
         return "is an AVIF picture; to read it, pip install 'pillow>=11.3', or save it as JPEG"
     if data.lstrip()[:4] == b"%!PS" or data[:4] == b"\xc5\xd0\xd3\xc6":
         return "is PostScript, a program and not a picture; save what it draws as PNG"
+    if data[128:132] == b"DICM":
+        return "is DICOM; save its pixels as PNG, which keeps 16 bits, with pydicom or your viewer"
+    if data[:5] == b"%PDF-":
+        return "is a PDF; save the page as PNG"
+    if b"<svg" in data[:1024]:
+        return "is SVG, a drawing; save it as PNG"
     return "is not a picture in a format that can be read (JPEG, PNG, WebP, GIF, TIFF, ...), or is cut off"
 
 
