@@ -108,7 +108,7 @@ def _answer(found: Explanation, signed: bool) -> dict[str, Any]:
             "gap": gap_of(r), "milliseconds": f"{1000 * r.seconds:.0f}", "empty": r.empty or "", "doubt": r.doubt or "",
         })  # fmt: skip
     order = found.probabilities.argsort()[::-1][:5].tolist()
-    top = [[found.classes[i], f"{100 * float(found.probabilities[i]):.1f} %"] for i in order]
+    top = [[found.classes[i], f"{100 * float(found.probabilities[i]):.1f}\N{NO-BREAK SPACE}%"] for i in order]
     return {"photo": _uri(photo), "layer": found.layer, "network": found.model, "top": top, "maps": maps}
 
 
