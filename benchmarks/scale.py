@@ -4,7 +4,8 @@
 and reported, each in a process of its own, whose time and memory count.
 `grow N`: N pictures of 32 x 32 with a network of a few channels, from the files to the page.
 `paper N`: what N pictures of ImageNet take on H100s, by arithmetic.
-`ray N`: the same by one process, by two workers with a thread each, and with workers and a node that are killed.
+`ray N`: the same by one process, by two workers and by four with a thread each, and with workers and a node that are
+killed; `--model` takes a network that computes for longer, `--kills 0` leaves the killing out.
 """
 
 from __future__ import annotations
@@ -200,8 +201,8 @@ def grown(pictures: int, folder: pathlib.Path) -> str:
 _ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
 
-def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
-    """One process, two workers, and two workers of which one is killed again and again and a node once."""
+def clustered(pictures: int, folder: pathlib.Path, kills: int, model: str | None, batch: int) -> list[str]:
+    """One process, two workers, four, and two of which one is killed again and again and a node once."""
     os.environ["XLA_FLAGS"] = _ONE_THREAD
     os.environ["OMP_NUM_THREADS"] = "1"
     import jax
@@ -214,8 +215,9 @@ def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
     os.sched_setaffinity(0, {0})
     jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    net, data = load(tiny(folder / "net")), noise(folder / "pictures", pictures)
-    how = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "insertion"), "batch_size": 24, "keep": ()}
+    net, data = load(model or tiny(folder / "net")), noise(folder / "pictures", pictures)
+    how: dict[str, Any] = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "insertion"), "batch_size": batch}
+    how |= {"keep": (), "targets": "predicted" if model else "label"}  # the folders are named as the tiny one's classes
 
     def steady(states: list[tuple[float, float, int]], skip: int) -> np.ndarray:
         """Seconds of the clock, and of processors, for a picture, but for the first units, which compile."""
@@ -241,6 +243,8 @@ def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
         lines.append(f"two workers, a thread each: {1 / two[0]:.1f} pictures/s, {1000 * two[1]:.0f} ms of a processor "
                      f"each; efficiency {one[0] / two[0] / 2:.2f} by the clock, {one[1] / two[1]:.2f} by processors; "
                      f"same table: {same(both, alone)}")  # fmt: skip
+        if not kills:
+            return lines
         rng, begun, killed = np.random.default_rng(), time.perf_counter(), []
 
         def kill(state: Any) -> None:
@@ -251,6 +255,9 @@ def clustered(pictures: int, folder: pathlib.Path, kills: int) -> list[str]:
         struck, states = run("killed", kill, cluster=cluster)
         lines.append(f"{len(killed)} actors killed, after {killed} pictures: {time.perf_counter() - begun:.0f} s, same "
                      f"table: {same(struck, alone)}, batches {len(struck.units)} of {len(alone.units)}")  # fmt: skip
+    with Cluster("local", workers=4) as cluster:
+        four, _ = run("four", cluster=cluster)
+        lines.append(f"four workers: same table: {same(four, alone)}")
     nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     there = [nodes.add_node(num_cpus=1) for _ in range(2)]
     with Cluster(nodes.address, workers=2, resources={"CPU": 1}) as cluster:
@@ -342,6 +349,8 @@ def main() -> None:
     parser.add_argument("what", choices=("table", "grow", "ray", "paper"))
     parser.add_argument("pictures", type=int, nargs="+")
     parser.add_argument("--kills", type=int, default=10, help="of actors")
+    parser.add_argument("--model", help="of `ray`; a tiny one unless given")
+    parser.add_argument("--batch", type=int, default=24, help="pictures of a unit of `ray`")
     parser.add_argument("--folder", type=pathlib.Path, help="where to keep what is made")
     options = parser.parse_args()
     folder = options.folder or pathlib.Path(tempfile.mkdtemp(prefix="jaxcam-scale-"))
@@ -349,7 +358,7 @@ def main() -> None:
         for pictures in options.pictures:
             lines = {
                 "table": lambda n: [tabled(n, folder)], "grow": lambda n: [grown(n, folder)],
-                "ray": lambda n: clustered(n, folder, options.kills), "paper": paper,
+                "ray": lambda n: clustered(n, folder, options.kills, options.model, options.batch), "paper": paper,
             }[options.what](pictures)  # fmt: skip
             print("\n".join(lines), flush=True)
     finally:

@@ -147,11 +147,10 @@ def references(a: jax.Array) -> jax.Array:
     return jnp.stack([jnp.zeros_like(a), 0.5 * jnp.flip(a, (0, 1))])
 
 
-def run(name: str, inputs: Inputs) -> CAM:
+def run(name: str, inputs: Inputs, logit: jax.Array) -> CAM:
     """A method of `METHODS` on a row."""
     make = OPTIONS.get(name)
-    options = make(inputs.activations.shape[-1], inputs.head(inputs.params, inputs.activations)[TARGET]) if make else {}
-    return METHODS[name].call(inputs, **options)
+    return METHODS[name].call(inputs, **(make(inputs.activations.shape[-1], logit) if make else {}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,14 +209,15 @@ def explain(row: Row, s: Subject) -> Explained:
             return s.head(head_params, a)[TARGET]
 
         given = Inputs(head_params, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
+        logit, gradient = jax.value_and_grad(f)(a)
         cams, against = {}, {}
         for name, info in METHODS.items():
             if name in WHOLE and not row.whole:
                 continue
             try:
-                cams[name] = run(name, given)
+                cams[name] = run(name, given, logit)
                 if info.map_from == "positions" and "rules" in info.needs:
-                    against[name] = run(name, given._replace(target=lambda logits: -logits[TARGET])).map
+                    against[name] = run(name, given._replace(target=lambda logits: -logits[TARGET]), logit).map
             except (JaxcamError, UnsupportedPrimitive) as error:
                 refused[name] = error
         without = jnp.stack([a.at[..., k].set(0.0) for k in ablated(a.shape[-1])])
@@ -228,7 +228,7 @@ def explain(row: Row, s: Subject) -> Explained:
         whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
         weights = None if row.weights is None else row.weights(params)
         m = jnp.zeros_like(a) if "multiplier_cam" in refused else jax.grad(deeplift(f))(a, jnp.zeros_like(a))
-        return (cams, against), a, jax.grad(f)(a), m, logits, whole, weights
+        return (cams, against), a, gradient, m, logits, whole, weights
 
     cams, a, g, m, logits, whole, weights = jax.tree.map(np.asarray, jax.jit(everything)(s.params, s.image))
     g, m = g.astype(np.float64), m.astype(np.float64)

@@ -44,7 +44,7 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 
 #: Bytes that a worker holds before the compiled programs are dropped between two tests; one test may take half as much.
-HELD = 5 << 28
+HELD = 7 << 28
 
 
 def held() -> int:
@@ -68,7 +68,16 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Public networks take long, and libraries of their own: they run where `-m zoo` asks for them."""
+    """Tests that share what one compiles come together; public networks run where `-m zoo` asks for them.
+
+    These take long, and libraries of their own.
+    """
+    order: dict = {}
+    for item in items:  # of a file that says so, the tests of one value of a parameter lie side by side: on one worker
+        named = getattr(item.module, "TOGETHER", None)
+        value = item.callspec.params.get(named) if named and hasattr(item, "callspec") else None
+        order[item] = (order.setdefault(item.path, len(order)), order.setdefault((item.path, value), len(order)))
+    items.sort(key=order.__getitem__)
     if "zoo" in (config.option.markexpr or ""):
         return
     left = [item for item in items if item.get_closest_marker("zoo")]

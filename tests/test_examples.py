@@ -22,7 +22,7 @@ def example():
 
 
 def test_the_term_makes_the_network_look_at_the_bar(example):
-    alone, guided = (example.train(weight, steps=300) for weight in (0.0, 1.0))
+    alone, guided = (example.train(weight, steps=200) for weight in (0.0, 1.0))
     assert alone["training"] > 0.98 and guided["training"] > 0.9
     assert guided["test"] > alone["test"] + 0.1
     assert guided["corner"] < 0.2 * alone["corner"]

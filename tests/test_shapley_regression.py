@@ -178,14 +178,18 @@ def test_singular_designs_have_the_solution_of_least_norm(players, count, paired
     rng = np.random.default_rng(0)
     table, bias, out = rng.normal(size=(players, 64)) / 8, rng.normal(size=64) / 2, rng.normal(size=64) / 8
     v = lambda m: jax.nn.relu(m @ jnp.asarray(table, jnp.float32) + bias) @ jnp.asarray(out, jnp.float32)  # noqa: E731
-    run = jax.jit(lambda k: shapley.kernel_shapley(v, k, num_players=players, num_samples=count, paired=paired))
+
+    @jax.jit
+    def run(key):
+        found = shapley.kernel_shapley(v, key, num_players=players, num_samples=count, paired=paired)
+        masks = shapley.sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
+        values = v(masks.astype(jnp.float32))
+        return found, masks, values, shapley.constrained_least_squares(masks, values, found.v_full, found.v_empty)
+
     deficient = 0
     for seed in range(12):
-        key = jax.random.key(seed)
-        found = run(key)
-        masks = shapley.sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
-        expected, rank = _least_norm(masks, v(masks.astype(jnp.float32)), float(found.v_full), float(found.v_empty))
-        fit = shapley.constrained_least_squares(masks, v(masks.astype(jnp.float32)), found.v_full, found.v_empty)
+        found, masks, values, fit = run(jax.random.key(seed))
+        expected, rank = _least_norm(masks, values, float(found.v_full), float(found.v_empty))
         assert fit.rank == rank
         np.testing.assert_allclose(found.values, expected, atol=2e-3 * np.abs(expected).max())
         np.testing.assert_allclose(found.values.sum(), found.v_full - found.v_empty, atol=1e-5)

@@ -20,12 +20,10 @@ from jaxcam.methods.registry import METHODS
 from jaxcam.methods.result import Inputs
 from jaxcam.metrics import METRICS
 
-#: Those of a group are on together; what breaks one of them says which.
-FLAGS: dict[str, dict] = {
-    "promotion and transfers": {
-        "jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow",
-    },
-    "x64 and NaNs": {"jax_enable_x64": True, "jax_debug_nans": True},
+#: On together; what breaks one of them says which.
+FLAGS = {
+    "jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict", "jax_transfer_guard": "disallow",
+    "jax_enable_x64": True, "jax_debug_nans": True,
 }  # fmt: skip
 #: Options under which a method samples, and in several ways; others have their defaults.
 OPTIONS = {
@@ -119,9 +117,8 @@ def plain(data, tmp_path_factory):
     return numbers(data, tmp_path_factory.mktemp("plain"))
 
 
-@pytest.mark.parametrize("name", FLAGS)
-def test_every_method_and_metric_gives_the_same_under(name, data, plain, tmp_path):
-    with flags(FLAGS[name]):
+def test_every_method_and_metric_gives_the_same_under_all_flags(data, plain, tmp_path):
+    with flags(FLAGS):
         found = numbers(data, tmp_path)
     assert found.keys() == plain.keys()
     for key, value in plain.items():
