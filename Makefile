@@ -37,7 +37,7 @@ docs: $(INSTALLED_DOCS)
 # Without their dependencies, many of which pin an old JAX; what is needed of these follows.
 zoo: $(INSTALLED_DEV)
 	$(PYTHON) -m venv $(ZOO)
-	$(ZOO)/bin/python -m pip install --quiet --editable '.[dev]'
+	$(ZOO)/bin/python -m pip install --quiet --no-compile --editable '.[dev]'
 	for library in equimo flaxmodels jax-resnet image-classification-jax jax-image-models 'transformers<5'; do \
 	  $(ZOO)/bin/python -m pip install --quiet --no-deps $$library || true; done
 	$(ZOO)/bin/python -m pip install --quiet dm-pix einops pydantic pyyaml regex requests tqdm 'huggingface_hub<1' 'tokenizers<0.23'
@@ -54,13 +54,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(INSTALLED): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 $(INSTALLED_DEV): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
 	touch $(INSTALLED) $@
 
 $(INSTALLED_DOCS): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[docs]'
 	touch $@
