@@ -182,7 +182,7 @@ def test_programs_are_kept_between_runs(place, tmp_path):
     command = [sys.executable, "-c", script, "explain", "a.png", "--model", "net", "--out", str(tmp_path / "out")]
     told, maps = [], []
     for run in range(3):
-        if run == 2:  # cut off, which is found out
+        if run == 1:  # cut off, which is found out; made again it is not taken from JAX's own cache, to be kept
             [traced] = (tmp_path / "cache" / "programs").glob("*-traced")
             for file in traced.iterdir():
                 file.write_bytes(file.read_bytes()[:-100])
@@ -193,19 +193,28 @@ def test_programs_are_kept_between_runs(place, tmp_path):
         with np.load(tmp_path / "out" / "a.npz") as arrays:
             maps.append(arrays["maps"].tobytes())
     assert len(set(maps)) == 1
-    first, again, mended = told
+    first, mended, again = told
     assert again == 0  # of the network and the methods nothing is traced
     assert first == mended > 1
 
 
 def test_programs_are_kept_only_where_they_are_to_be(monkeypatch, tmp_path):
     from jaxcam.cli.programs import keep_programs
-    from jaxcam.explanation import kept
+    from jaxcam.explanation import compiled, kept
 
     monkeypatch.setenv("JAXCAM_CACHE", str(tmp_path))
     monkeypatch.setenv("JAXCAM_PROGRAMS", "0")
     assert keep_programs(ours=True) is None and list(tmp_path.iterdir()) == []
-    assert kept.kept("x", (), lambda: "made") == "made"
+    assert kept.kept("x", (), lambda: "made") == ("made", None)
+
+    def broken(*args):
+        raise jax.errors.JaxRuntimeError("NOT_FOUND: a function of it")
+
+    program = compiled._Compiled(broken, lambda: np.negative)
+    program.first(np.ones(2))  # one that was kept, and does not run
+    assert program.call is np.negative and program.warm
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        compiled._Compiled(broken, None).first(np.ones(2))
     monkeypatch.setattr(kept, "MOST", 1000)
     for i in range(5):
         (tmp_path / str(i)).write_bytes(bytes(300))

@@ -14,10 +14,11 @@ import importlib.metadata
 import os
 import pathlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 from jax.experimental.serialize_executable import deserialize_and_load, serialize
 
 from jaxcam.files import whole_file
@@ -34,16 +35,19 @@ def keep_in(folder: pathlib.Path | None) -> None:
     _folder = folder
 
 
-def kept(said: str | None, arguments: Any, make: Callable[[], Any]) -> Any:
+def kept(said: str | None, arguments: Any, make: Callable[[], Any]) -> tuple[Any, Callable[[], Any] | None]:
     """A compiled program: the one that an earlier process kept, or what `make` returns.
 
     Args:
       said: what the program computes, the same in every process; None where there are no words for it.
       arguments: what else it depends on, by its `repr`.
       make: compiles it.
+
+    Returns:
+      The program; and for one that was kept what makes it anew, should it not run: that is not known before.
     """
     if said is None or _folder is None or jax.process_count() > 1:
-        return make()
+        return make(), None
     file = _folder / hashlib.sha256(f"{said}\n{arguments!r}\n{_surroundings()}".encode()).hexdigest()
     # Whatever is wrong with a file, such as another machine's instructions in it: it is made anew.
     with contextlib.suppress(Exception):
@@ -52,14 +56,33 @@ def kept(said: str | None, arguments: Any, make: Callable[[], Any]) -> Any:
         if hashlib.sha256(content).digest() == digest:
             program = deserialize_and_load(*pickle.loads(content))
             os.utime(file)
-            return program
-    program = make()
+            return program, lambda: _made(file, make)
+    return _made(file, make), None
+
+
+def _made(file: pathlib.Path, make: Callable[[], Any]) -> Any:
+    """The program, compiled here and kept in a file."""
+    with _compiling_here():
+        program = make()
     with contextlib.suppress(Exception):  # a full disk; a program that cannot be written
         content = pickle.dumps(serialize(program))
         with whole_file(file) as f:
             f.write(hashlib.sha256(content).digest() + content)
-        _make_room(_folder)
+        _make_room(file.parent)
     return program
+
+
+@contextlib.contextmanager
+def _compiling_here() -> Iterator[None]:
+    """Without JAX's own cache: what that gives back runs, but on CPUs lacks the code to be written once more."""
+    named = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", named)
+        compilation_cache.reset_cache()
 
 
 def _make_room(folder: pathlib.Path) -> None:
