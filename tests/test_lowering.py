@@ -152,9 +152,11 @@ def test_every_step_of_a_method_of_many(case, network):
         jnp.asarray(np.ones((SIZE, SIZE, 3), np.float32)),
     )
     key, target = jax.random.key(0), np.int32(1)
-    stepped = request(case).stepped(Inputs(network.params, a, head, 1, key, None, image, network.whole, network.params))
+    references = jnp.stack([a])
+    given = Inputs(network.params, a, head, 1, key, references, image, network.whole, network.params)
+    stepped = request(case).stepped(given)
     steps = stepped.steps
-    data = Data(network.params, network.params, a, image, target, np.asarray(jax.random.key_data(key)))
+    data = Data(network.params, network.params, a, image, target, np.asarray(jax.random.key_data(key)), references)
     state = None
     while state is None or type(state) is not steps.states[-1]:
         program, args = (
@@ -207,6 +209,7 @@ def test_every_metric_in_the_program_that_evaluate_runs(name, network):
     if metric.perturbation:
         counts = metric.perturbation.points((SIZE, SIZE), POINTS - 1)
         more = dict.fromkeys(("scores", "odds", "outputs"), shaped(PAIRS, len(counts)))
+        more["answers"] = shaped(PAIRS, len(counts), CLASSES)
     if metric.variation:
         more["again"] = shaped(PAIRS, metric.variation.count, SIZE, SIZE)
     of_picture, of_map = measures._wanted(metric.needs, SHARED, OF_MAP | more)

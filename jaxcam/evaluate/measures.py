@@ -61,8 +61,8 @@ class Shared(NamedTuple):
 
 
 #: Makes maps `(count, h, w)` of a method again, on changed images `(m, H, W, C)` of a piece. Images that have a name
-#: are the same for all methods, so that their forward pass may be kept under it.
-Again = Callable[[Piece, jax.Array, Hashable | None], np.ndarray]
+#: are the same for all methods, so that their forward pass may be kept under it. With classes `(count,)`, of those.
+Again = Callable[[Piece, jax.Array, Hashable | None, Sequence[int] | None], np.ndarray]
 
 
 class Measures:
@@ -98,7 +98,7 @@ class Measures:
         self.params, self.predict, self.at_once = params, _one_batch(network.whole), batch_size
         self.score = "sigmoid" if network.multi_label else "softmax"
         self.size = network.preprocessing.shape[:2]
-        self.steps = steps
+        self.steps, self._classes = steps, len(network.classes)
         self._baseline, self._blur = (_baseline(kind, network.preprocessing) for kind in (baseline, start))
         chosen = [METRICS[name] for name in names]
         self.needed = _with_sources({n for m in chosen for n in m.requires})
@@ -204,7 +204,7 @@ class Measures:
     def _scores(
         self, probes: Perturbation | Probes, shared: Shared, piece: Piece, known: Mapping[str, Any]
     ) -> dict[str, jax.Array]:
-        """What the class gets on the images of a perturbation: scores, log-odds and logits, `(m, S)` each."""
+        """What the class gets on the images of a perturbation: scores, log-odds and logits `(m, S)`, and all logits."""
         if probes in piece.made:
             return piece.made[probes]
         points = probes.points(self.size, self.steps)
@@ -232,11 +232,14 @@ class Measures:
             images = _highest(_varied(variation), of_picture, piece.rows, of_map)
             if not _of_the_map(variation.needs):
                 piece.made[variation] = images
-        found = []
+        found, others = [], None
+        if variation.other_class:
+            drawn = _other_classes(self._classes)(shared.of_picture["key"], piece.rows, piece.of_pair["target"])
+            others = np.asarray(drawn)[: piece.pairs].tolist()
         for i in range(variation.count):
             check()
             name = None if _of_the_map(variation.needs) else (piece.some.start, variation, i)
-            maps = _filled(again(piece, images[:, i], name), self.at_once)
+            maps = _filled(again(piece, images[:, i], name, others), self.at_once)
             shown = _highest(_heatmaps(self.size, from_zero, variation.back), maps)
             unknown = jnp.asarray(np.isnan(maps).any((1, 2), keepdims=True))  # a map of NaN would be scaled to zeros
             found.append(jnp.where(unknown, jnp.nan, shown))
@@ -350,7 +353,7 @@ def _probed(probes: Perturbation | Probes, predict: LogitsFunction, score: str) 
                 logits = predict(params, probes.image(point, **{k: known[k] for k in probes.needs}))
                 odds = metrics.log_odds(logits, known["target"], score=score)
                 own_logit = jnp.take(logits, known["target"], mode="fill").astype(jnp.float32)
-                return {"scores": jax.nn.sigmoid(odds), "odds": odds, "outputs": own_logit}
+                return {"scores": jax.nn.sigmoid(odds), "odds": odds, "outputs": own_logit, "answers": logits}
 
             return jax.vmap(at)(points)
 
@@ -366,6 +369,12 @@ def _varied(variation: Variation) -> Callable:
         return variation.function(**{k: known[k] for k in variation.needs})
 
     return jax.jit(jax.vmap(one, (None, 0, 0)))
+
+
+@functools.lru_cache(maxsize=8)
+def _other_classes(classes: int) -> Callable:
+    drawn = jax.vmap(lambda key, target: metrics.another_class(key, target, classes))
+    return jax.jit(lambda keys, rows, targets: drawn(keys[rows], targets))
 
 
 @functools.lru_cache(maxsize=8)

@@ -165,15 +165,17 @@ class Worker:
     def _again(
         self, request: Request, sources: Sequence[str], pairs: Sequence[tuple[int, int]],
         passes: dict[Hashable, Forward], piece: Piece, images: jax.Array, name: Hashable | None,
+        classes: Sequence[int] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """The maps of a method on changed images of a piece; NaN where the network gives no finite numbers for one."""
         own = pairs[piece.some]
+        targets = [target for _, target in own] if classes is None else classes
 
         def seen(rows: Sequence[int]) -> Forward:
             return self.engine.forward(np.asarray(images)[np.asarray(rows)], [sources[own[i][0]] for i in rows])
 
         def maps(rows: Sequence[int], forward: Forward) -> np.ndarray:
-            return self.engine.maps(request, forward, [(i, own[row][1]) for i, row in enumerate(rows)], None).maps
+            return self.engine.maps(request, forward, [(i, targets[row]) for i, row in enumerate(rows)], None).maps
 
         everything = range(len(own))
         try:

@@ -11,6 +11,7 @@ from jaxcam.metrics.curves import (
     curve_scores,
     deletion_curve,
     insertion_curve,
+    monotonicity,
     pixel_ranks,
     step_counts,
 )
@@ -24,10 +25,29 @@ from jaxcam.metrics.localisation import (
     mask_iou,
     pointing_hit,
 )
+from jaxcam.metrics.parts import (
+    faithfulness_estimate,
+    irof,
+    monotonicity_correlation,
+    non_sensitivity,
+    selectivity,
+    superpixels,
+)
+from jaxcam.metrics.randomisation import another_class, input_invariance, random_logit, sufficiency
 from jaxcam.metrics.registry import DIRECTIONS, KINDS, METRICS, QUANTITIES, Metric, Perturbation, Probes, Variation
 from jaxcam.metrics.road import Road, noisy_linear_imputation, road, road_of, road_points
 from jaxcam.metrics.similarity import pearson, spearman, ssim
-from jaxcam.metrics.stability import consistency, flipped_image, max_sensitivity, nearby_images, noisy_images
+from jaxcam.metrics.stability import (
+    consistency,
+    flipped_image,
+    local_lipschitz,
+    max_sensitivity,
+    nearby_images,
+    noisy_images,
+    relative_input_stability,
+    relative_output_stability,
+    relative_stability,
+)
 
 __all__ = [
     "BASELINES",
@@ -47,6 +67,7 @@ __all__ = [
     "Road",
     "Variation",
     "adcc",
+    "another_class",
     "aopc",
     "arcc",
     "area",
@@ -62,30 +83,44 @@ __all__ = [
     "curve_scores",
     "deletion_curve",
     "energy_pointing",
+    "faithfulness_estimate",
     "flipped_image",
     "gini_sparsity",
     "harmonic_mean",
     "infidelity",
+    "input_invariance",
     "insertion_curve",
+    "irof",
+    "local_lipschitz",
     "log_odds",
     "map_complexity",
     "map_entropy",
     "mask_energy",
     "mask_iou",
     "max_sensitivity",
+    "monotonicity",
+    "monotonicity_correlation",
     "nearby_images",
     "noisy_images",
     "noisy_linear_imputation",
+    "non_sensitivity",
     "pearson",
     "pixel_ranks",
     "pointing_hit",
+    "random_logit",
+    "relative_input_stability",
+    "relative_output_stability",
+    "relative_stability",
     "rise_blur",
     "road",
     "road_of",
     "road_points",
+    "selectivity",
     "sensitivity_n",
     "shown_image",
     "spearman",
     "ssim",
     "step_counts",
+    "sufficiency",
+    "superpixels",
 ]

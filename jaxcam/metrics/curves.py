@@ -138,6 +138,22 @@ def aopc(scores: jax.Array) -> jax.Array:
     return jnp.mean(scores[0] - scores)
 
 
+def monotonicity(scores: jax.Array) -> jax.Array:
+    """Monotonicity (Arya et al. 2019): the share of steps at which the score does not fall as pixels are put back.
+
+    They are put into the baseline, least relevant first: the way back along `deletion_curve`, whose scores these are.
+    The paper asks whether all steps are so, which is 1 here, and nearly no picture's curve is. Higher is better; an
+    order by chance has about a half.
+
+    Args:
+      scores: `(S,)`.
+
+    Returns:
+      `()` in [0, 1].
+    """
+    return jnp.mean(scores[..., 1:] <= scores[..., :-1], axis=-1, dtype=scores.dtype)
+
+
 def _curve(params, image, heatmap, start, end, predict, target, score, steps, chunk_size) -> Curve:
     if heatmap.shape != image.shape[:2]:
         raise JaxcamError(f"a map must have its image's size {image.shape[:2]}, not {heatmap.shape}; see resize_map")

@@ -1,4 +1,7 @@
-"""Parameter randomisation: whether a map depends on what the network has learnt. Its parts that know no network."""
+"""Sanity: whether a map depends on what it has to, the parameters and the class, and not on what changes nothing.
+
+Of parameter randomisation, the parts that know no network.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
+from jaxcam.metrics.similarity import pearson, ssim
 from jaxcam.transforms.walker import bind, trace, walk
 
 #: Bars of the histogram whose entropy efficient MPRT takes.
@@ -112,3 +116,77 @@ def histogram_entropy(heatmap: jax.Array, *, bars: int = BARS) -> jax.Array:
     counts = jnp.zeros(bars, heatmap.dtype).at[place].add(1.0)
     found = jnp.sum(jax.scipy.special.entr(counts / heatmap.size))
     return jnp.where(jnp.any(jnp.isnan(heatmap)), jnp.nan, found)
+
+
+def another_class(key: jax.Array, target: jax.Array, classes: int) -> jax.Array:
+    """A class `()` drawn evenly from all but the target; the target itself where there is no other."""
+    step = jax.random.randint(key, (), 1, max(2, classes), jnp.int32)
+    return (target.astype(jnp.int32) + step) % classes
+
+
+def same_image(image: jax.Array, key: jax.Array) -> jax.Array:
+    """The image itself, `(1, H, W, C)`: of `random_logit` only the class is another, drawn with the key."""
+    del key
+    return image[None]
+
+
+def random_logit(heatmap: jax.Array, again: jax.Array) -> jax.Array:
+    """Random logit (Sixt, Granz & Landgraf, ICML 2020): how like the map is to that of a class drawn at random.
+
+    `ssim` of the heatmaps of both classes. Lower is better: a map that is alike for any class does not say why this
+    one. A method that looks at no class has 1. Costs one forward pass for all methods, and one map.
+
+    Args:
+      heatmap: `(H, W)`, s(M), in [0, 1].
+      again: `(1, H, W)`, that of `another_class`.
+
+    Returns:
+      `()` in [-1, 1]; of two constant maps 1.
+    """
+    return ssim(heatmap, again[0])
+
+
+def input_invariance(
+    explain: Callable[[Callable, jax.Array], jax.Array], predict: Callable, image: jax.Array, shift: float | jax.Array
+) -> jax.Array:
+    """Input invariance (Kindermans et al. 2017): how much the map changes with the zero point of the numbers.
+
+    `|M' - M| / |M|`, M' the map of `x + shift` for the network that takes the shift off again, which so says the same
+    of every picture. Lower is better. It is for maps of pixels, of methods that multiply by them or have a reference
+    among them: activations of a layer are the same in both, and so are all maps of them, so that it is no metric of an
+    evaluation.
+
+    Args:
+      explain: `(predict, image) -> map (h, w)`.
+      predict: `image -> logits`.
+      image: `(H, W, C)`.
+      shift: a number, or what broadcasts to the image.
+
+    Returns:
+      `()`, not negative; of a map of zeros the change is divided by 1 (0/0 is 0). Cost: two maps.
+    """
+    map, moved = explain(predict, image), explain(lambda x: predict(x - shift), image + shift)
+    size = jnp.sqrt(jnp.sum(map * map))
+    return jnp.sqrt(jnp.sum((moved - map) ** 2)) / jnp.where(size > 0, size, 1)
+
+
+def sufficiency(heatmaps: jax.Array, predicted: jax.Array, *, alike: float = 0.6) -> jax.Array:
+    """Sufficiency (Dasgupta, Frost & Moshkovitz, ICML 2022): of pictures with maps like this one, who has its class.
+
+    The share of the other pictures whose predicted class is the same, among those whose map has a correlation of at
+    least `alike` with this one's. (The paper leaves open what is alike.) Higher is better. It is of the pictures of a
+    set together, so that it is no metric of an evaluation, which knows one picture at a time.
+
+    Args:
+      heatmaps: `(n, H, W)`, of all pictures.
+      predicted: `(n,)`, the most probable class of each.
+      alike: least correlation.
+
+    Returns:
+      `(n,)` in [0, 1]; NaN where no other map is alike (0/0).
+    """
+    others = ~jnp.eye(len(heatmaps), dtype=bool)
+    close = jax.vmap(lambda a: jax.vmap(lambda b: pearson(a, b))(heatmaps))(heatmaps) >= alike
+    same = jnp.sum(others & close & (predicted[:, None] == predicted[None]), 1)
+    count = jnp.sum(others & close, 1)
+    return jnp.where(count > 0, same / jnp.where(count > 0, count, 1), jnp.nan)

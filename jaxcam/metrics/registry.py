@@ -21,8 +21,8 @@ from jaxcam.errors import JaxcamError, unknown
 from jaxcam.metrics.agreement import coefficient_cosine
 from jaxcam.metrics.composite import adcc, arcc, coherency, shown_image, shown_images
 from jaxcam.metrics.confidence import confidence
-from jaxcam.metrics.curves import aopc, area, step_counts
-from jaxcam.metrics.fidelity import NUM_PARTS, infidelity_of, sensitivity_n_of, without_cells, without_square
+from jaxcam.metrics.curves import aopc, area, monotonicity, step_counts
+from jaxcam.metrics.fidelity import GRID, NUM_PARTS, infidelity_of, sensitivity_n_of, without_cells, without_square
 from jaxcam.metrics.form import gini_sparsity, map_complexity, map_entropy
 from jaxcam.metrics.localisation import (
     IOU_THRESHOLD,
@@ -32,6 +32,18 @@ from jaxcam.metrics.localisation import (
     mask_iou,
     pointing_hit,
 )
+from jaxcam.metrics.parts import (
+    SHARES,
+    faithfulness_estimate,
+    irof,
+    monotonicity_correlation,
+    non_sensitivity,
+    selectivity,
+    without_cell,
+    without_first_cells,
+    without_first_segments,
+)
+from jaxcam.metrics.randomisation import random_logit, same_image
 from jaxcam.metrics.road import road_image, road_of, road_points
 from jaxcam.metrics.stability import (
     NUM_NEARBY,
@@ -39,9 +51,13 @@ from jaxcam.metrics.stability import (
     consistency,
     flipped_image,
     flipped_map,
+    local_lipschitz,
     max_sensitivity,
+    nearby_image,
     nearby_images,
     noisy_images,
+    relative_input_stability,
+    relative_output_stability,
 )
 
 #: What the function of a metric can take, each as a keyword, for one map of one picture.
@@ -66,6 +82,7 @@ QUANTITIES = {
     "scores": "`(S,)`, the class score at each point of the metric's `perturbation`",
     "odds": "`(S,)`, the log-odds of that score",
     "outputs": "`(S,)`, the class's logit there",
+    "answers": "`(S, C)`, all logits there",
     "counts": "`(S,)`, what the points are, such as how many pixels have changed; the same for all maps",
     "again": "`(n, H, W)`, the heatmaps of the metric's `variation`, laid back over the image",
     "params": "the network's parameters",
@@ -74,7 +91,7 @@ QUANTITIES = {
 }
 
 #: Those of them that are a perturbation's.
-OF_PERTURBATION = {"scores", "odds", "outputs", "counts"}
+OF_PERTURBATION = {"scores", "odds", "outputs", "answers", "counts"}
 
 #: By `Metric.better`: the sign that a table sets beside a name, and what it says.
 DIRECTIONS = {
@@ -88,6 +105,7 @@ KINDS = {
     "localisation": "whether the map shows where the object is",
     "form": "how simple the map is, whatever the network makes of it",
     "stability": "whether the map stays when nothing that matters changes",
+    "sanity": "whether the map depends on what it has to",
     "agreement": "of the coefficients, with others or with what they promise",
 }
 
@@ -175,6 +193,7 @@ class Variation:
       needs: names of `QUANTITIES`.
       count: n.
       back: `(H, W) -> (H, W)`, lays a heatmap of a changed image over the image; where that was moved, say.
+      other_class: whether the maps are those of another class, `another_class` by the picture's key, which is needed.
     """
 
     name: str
@@ -182,6 +201,7 @@ class Variation:
     needs: tuple[str, ...]
     count: int
     back: Callable[[jax.Array], jax.Array] | None = None
+    other_class: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,6 +332,10 @@ class Metric:
 _CONFIDENCE = ("params", "image", "heatmap", "predict", "target", "score", "baseline", "original")
 _SCORES = ("scores", "counts")
 _REMOVED = ("heatmap", "key", "outputs", "logits", "target", "counts")
+_ALONE = ("heatmap", "outputs", "logits", "target")
+_EACH = Probes("each_cell", without_cell, ("image", "baseline"), tuple(range(GRID**2)))
+_FIRST = ("image", "baseline", "heatmap")
+_NEARBY = Variation("nearby", nearby_images, ("image", "key"), NUM_NEARBY)
 _ROAD = Probes("road", road_image, ("image", "ranks", "key"), road_points())
 _SHOWN = Variation("shown", shown_images, ("image", "heatmap", "baseline"), 1)
 _DELETION = Perturbation("deletion", "image", "baseline", "deleted from the picture")
@@ -367,6 +391,32 @@ METRICS: dict[str, Metric] = {
             perturbation=Probes("cells", without_cells, ("image", "baseline", "key"), tuple(range(NUM_PARTS))),
         ),
         Metric(
+            "monotonicity", "Monotonicity: steps that do not fall", "Mono", "higher", monotonicity, ("scores",),
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_DELETION,
+        ),
+        Metric(
+            "monotonicity_correlation", "Monotonicity: correlation of ranks over 64 cells", "MonoCor", "higher",
+            monotonicity_correlation, _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
+        ),
+        Metric(
+            "faithfulness_estimate", "Faithfulness estimate over 64 cells", "FaithEst", "higher",
+            faithfulness_estimate, _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
+        ),
+        Metric(
+            "non_sensitivity", "Non-sensitivity: cells in dispute", "NonSens", "lower", non_sensitivity, _ALONE,
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_EACH,
+        ),
+        Metric(
+            "selectivity", "Selectivity: AUC without the first of 64 cells", "Sel", "lower", selectivity, _SCORES,
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness",
+            perturbation=Probes("cells_first", without_first_cells, _FIRST, SHARES),
+        ),
+        Metric(
+            "irof", "IROF: AOC without the first superpixels", "IROF", "higher", irof, _SCORES, scale=100.0, unit="%",
+            bounds=(-math.inf, 1), kind="faithfulness",
+            perturbation=Probes("segments_first", without_first_segments, _FIRST, SHARES),
+        ),
+        Metric(
             "coherency", "Coherency: the map of what the map shows", "Coh", "higher", coherency, ("heatmap", "again"),
             scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN,
         ),
@@ -411,7 +461,20 @@ METRICS: dict[str, Metric] = {
         Metric(
             "max_sensitivity", "Max-sensitivity to unseen noise", "MaxSens", "lower", max_sensitivity,
             ("heatmap", "again"), bounds=(0, math.inf), kind="stability",
-            variation=Variation("nearby", nearby_images, ("image", "key"), NUM_NEARBY),
+            variation=_NEARBY,
+        ),
+        Metric(
+            "lipschitz", "Local Lipschitz estimate", "Lip", "lower", local_lipschitz,
+            ("heatmap", "again", "image", "key"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
+        ),
+        Metric(
+            "relative_input", "Relative input stability", "RIS", "lower", relative_input_stability,
+            ("heatmap", "again", "image", "key"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
+        ),
+        Metric(
+            "relative_output", "Relative output stability", "ROS", "lower", relative_output_stability,
+            ("heatmap", "again", "logits", "answers"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
+            perturbation=Probes("near", nearby_image, ("image", "key"), tuple(range(NUM_NEARBY))),
         ),
         Metric(
             "flip_consistency", "Consistency under a flip", "Flip", "higher", consistency, ("heatmap", "again"),
@@ -422,6 +485,11 @@ METRICS: dict[str, Metric] = {
             "noise_consistency", "Consistency under noise", "Noise", "higher", consistency, ("heatmap", "again"),
             bounds=(-1, 1), kind="stability",
             variation=Variation("noisy", noisy_images, ("image", "key"), NUM_NOISY),
+        ),
+        Metric(
+            "random_logit", "Random logit: likeness to another class's map", "RandLog", "lower", random_logit,
+            ("heatmap", "again"), bounds=(-1, 1), kind="sanity",
+            variation=Variation("other_class", same_image, ("image", "key"), 1, other_class=True),
         ),
         Metric(
             "cosine", "Cosine similarity of coefficients", "cos", "higher", coefficient_cosine,
