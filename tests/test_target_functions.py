@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import of_each_kind
@@ -32,7 +33,8 @@ def network():
 FEW = {
     "shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40",
     "ss_cam": ":num_samples=2", "is_cam": ":num_samples=2", "opti_cam": ":steps=2", "rise_cam": ":num_samples=20",
-    "integrated_gradients": ":steps=2", "smooth_grad": ":num_samples=2",
+    "integrated_gradients": ":steps=2", "smooth_grad": ":num_samples=2", "gradient_shap": ":num_samples=2",
+    "sobol_cam": ":num_designs=2", "hsic_cam": ":num_samples=20",
 }  # fmt: skip
 
 
@@ -232,3 +234,43 @@ def test_the_most_similar_classes():
     )
     with pytest.raises(JaxcamError, match="not .5,. and 1"):
         jaxcam.targets.similar(kernel[0], 1)
+
+
+def test_similarity_segments_and_boxes():
+    rng = np.random.default_rng(0)
+    a, w = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((3, 4, 5), (5, 6)))
+    e, mask = rng.normal(size=6), np.arange(12).reshape(3, 4) % 3 == 0
+    boxes = jnp.asarray([[0, 0, 2, 2], [1, 1, 4, 5], [1, 1, 4, 4]], jnp.float32)
+    heads = {  # an embedding, logits at every pixel, and boxes with scores
+        jaxcam.targets.similarity(e): lambda p, a: a.mean((0, 1)) @ p,
+        jaxcam.targets.segment(mask, 2): lambda p, a: a @ p,
+        jaxcam.targets.box_score([1, 1, 4, 4.5], 3): lambda p, a: (boxes, a[0, :3] @ p),
+    }
+    found = jax.jit(lambda w, a: [jaxcam.hires_cam(w, a, head=h, target=t) for t, h in heads.items()])(w, a)
+    z, x, w64 = (np.asarray(v, np.float64) for v in (a.mean((0, 1)) @ w, a, w))
+    size = np.linalg.norm(z) * np.linalg.norm(e)
+    slope = w64 @ (e / size - z * (z @ e) / size / (z @ z))
+    positions = np.zeros((3, 4))
+    positions[0, 1] = 1  # the second box overlaps most: 10.5 / 12, and the last 9 / 10.5
+    wanted = [
+        (z @ e / size, x @ slope / 12), (x[mask].mean(0) @ w64[:, 2], (x @ w64[:, 2]) * mask / mask.sum()),
+        (x[0, 1] @ w64[:, 3], (x @ w64[:, 3]) * positions),
+    ]  # fmt: skip
+    for cam, (value, map) in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(cam.diagnostics["logit"], value, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(cam.diagnostics["signed_map"], map, rtol=1e-4, atol=1e-5)
+    far, nothing = jaxcam.targets.box_score([9, 9, 11, 11], 3), jaxcam.targets.segment(0 * mask, 2)
+    assert far((boxes, jnp.ones((3, 6)))) == 0 and nothing(jnp.ones((3, 4, 6))) == 0
+    assert jaxcam.targets.similarity(e)(jnp.zeros(6)) == 0
+    for target, output in ((jaxcam.targets.similarity(e), jnp.ones(5)), (nothing, jnp.ones((4, 4, 6))),
+                           (far, (boxes, jnp.ones((3, 2))))):  # fmt: skip
+        with pytest.raises(JaxcamError, match="takes"):
+            target(output)
+
+
+def test_a_likeness_is_explained_by_its_name(network):
+    target = jaxcam.targets.similarity(np.eye(len(NAMES))[1])
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[target])
+    (result,) = found.results
+    assert result.class_name == "similarity"
+    np.testing.assert_allclose(result.logit, found.logits[1] / np.linalg.norm(found.logits), rtol=1e-5)

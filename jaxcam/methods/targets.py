@@ -1,4 +1,4 @@
-"""What to explain besides one class: small functions of the logits, each with the classes that it is of.
+"""What to explain besides one class: small functions of the logits, or of whatever a network returns.
 
 `jaxcam.targets.difference(3, 7)` is a target of every method; with names, `difference("cat", "dog")`, one of
 `jaxcam.explain`, where the network knows them. On the command line it is `--target "cat - dog"`.
@@ -136,6 +136,88 @@ def similar(weights: Any, a: int, count: int = 3) -> list[int]:
     cosines = kernel.T @ kernel[:, a] / np.where(size * size[a] > 0, size * size[a], 1)
     order = np.argsort(-cosines, kind="stable")
     return [int(c) for c in order if c != a][:count]
+
+
+# --- of other outputs than one row of logits -----------------------------------------------------------------------
+
+
+def similarity(embedding: Any) -> Callable[[jax.Array], jax.Array]:
+    """`z e / (|z| |e|)`: how like what the network returns `(D,)` is to an embedding, of another picture or of a text.
+
+    0 where one of them is zero (0/0). In `jaxcam.explain`, z is the logits.
+
+    Args:
+      embedding: e `(D,)`.
+
+    Raises:
+      JaxcamError: where it is called, the network returns something of another shape.
+    """
+    wanted = np.asarray(embedding, np.float32)
+
+    def similarity(output: jax.Array) -> jax.Array:
+        if jnp.shape(output) != wanted.shape or wanted.ndim != 1:
+            raise JaxcamError(f"similarity takes an embedding {wanted.shape} of an output {jnp.shape(output)}")
+        e = jnp.asarray(wanted, output.dtype)
+        square = jnp.sum(output**2) * jnp.sum(e**2)
+        return jnp.where(square > 0, jnp.sum(output * e) / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+    return similarity
+
+
+def segment(mask: Any, a: int) -> Callable[[jax.Array], jax.Array]:
+    """The mean of `z_a` over the pixels of a segment, of a network that returns logits at every pixel `(H, W, C)`.
+
+    0 of a segment without pixels (0/0).
+
+    Args:
+      mask: `(H, W)`, the share of each pixel that is in the segment.
+      a: class index.
+
+    Raises:
+      JaxcamError: where it is called, the network returns something of another shape, or there is no such class.
+    """
+    inside = np.asarray(mask, np.float32)
+
+    def segment(output: jax.Array) -> jax.Array:
+        if jnp.ndim(output) != 3 or output.shape[:2] != inside.shape or not 0 <= a < output.shape[-1]:
+            raise JaxcamError(f"segment takes class {a} in a mask {inside.shape} of logits {jnp.shape(output)}")
+        return jnp.sum(output[..., a] * jnp.asarray(inside / max(inside.sum(), 1e-12), output.dtype))
+
+    return segment
+
+
+def box_score(box: Any, a: int, *, least: float = 0.5) -> Callable[[tuple[jax.Array, jax.Array]], jax.Array]:
+    """The score of class a of the box that overlaps a given one most, of a detector that returns boxes and scores.
+
+    The choice of the box has no derivative, its score does. 0 where the overlap, intersection over union, is below
+    `least`: there is no such box.
+
+    Args:
+      box: `x0, y0, x1, y1`.
+      a: class index.
+      least: overlap.
+
+    Returns:
+      A function of `(boxes (n, 4), scores (n, C))`.
+
+    Raises:
+      JaxcamError: where it is called, the network returns something else, or there is no such class.
+    """
+    wanted = np.asarray(box, np.float32)
+
+    def box_score(output: tuple[jax.Array, jax.Array]) -> jax.Array:
+        shapes = [jnp.shape(x) for x in output]
+        if [len(s) for s in shapes] != [2, 2] or shapes[0] != (shapes[1][0], 4) or not 0 <= a < shapes[1][1]:
+            raise JaxcamError(f"box_score takes class {a} of boxes (n, 4) and scores (n, C), not {shapes}")
+        boxes, scores = output
+        own = jnp.asarray(wanted, boxes.dtype)
+        sides = jnp.minimum(boxes[:, 2:], own[None, 2:]) - jnp.maximum(boxes[:, :2], own[None, :2])
+        both = jnp.prod(jax.nn.relu(sides), -1)
+        union = jnp.prod(boxes[:, 2:] - boxes[:, :2], -1) + jnp.prod(own[2:] - own[:2]) - both
+        overlap = jnp.where(union > 0, both / jnp.where(union > 0, union, 1), 0)
+        return jnp.where(jnp.max(overlap) >= least, scores[jnp.argmax(overlap), a], 0)
+
+    return box_score
 
 
 def _several(name: str, classes: Sequence[Class]) -> tuple[Class, ...]:
