@@ -16,6 +16,9 @@ from jaxcam.explanation.result import Attribution as Attribution
 from jaxcam.explanation.result import Explanation as Explanation
 from jaxcam.methods import targets as targets
 from jaxcam.methods.attention import attention_rollout as attention_rollout
+from jaxcam.methods.attention import legrad as legrad
+from jaxcam.methods.backprop import deconvolution as deconvolution
+from jaxcam.methods.backprop import gradient_shap as gradient_shap
 from jaxcam.methods.backprop import guided_backprop as guided_backprop
 from jaxcam.methods.backprop import guided_grad_cam as guided_grad_cam
 from jaxcam.methods.backprop import integrated_gradients as integrated_gradients
@@ -33,6 +36,8 @@ from jaxcam.methods.controls import uniform_cam as uniform_cam
 from jaxcam.methods.eigen import eigen_cam as eigen_cam
 from jaxcam.methods.eigen import eigen_grad_cam as eigen_grad_cam
 from jaxcam.methods.eigen import kpca_cam as kpca_cam
+from jaxcam.methods.features import deep_feature_factorisation as deep_feature_factorisation
+from jaxcam.methods.features import fem_cam as fem_cam
 from jaxcam.methods.full_grad import full_grad as full_grad
 from jaxcam.methods.gradient import cam as cam
 from jaxcam.methods.gradient import grad_cam as grad_cam
@@ -50,6 +55,9 @@ from jaxcam.methods.maps import why_empty as why_empty
 from jaxcam.methods.masking import group_cam as group_cam
 from jaxcam.methods.masking import opti_cam as opti_cam
 from jaxcam.methods.masking import rise_cam as rise_cam
+from jaxcam.methods.occluding import hsic_cam as hsic_cam
+from jaxcam.methods.occluding import occlusion as occlusion
+from jaxcam.methods.occluding import sobol_cam as sobol_cam
 from jaxcam.methods.registry import METHODS as METHODS
 from jaxcam.methods.result import CAM as CAM
 from jaxcam.methods.sampling import kernel_shap_cam as kernel_shap_cam

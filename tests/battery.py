@@ -44,6 +44,7 @@ class Row:
       layer: where it is cut.
       weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
       whole: whether the methods of `WHOLE` are run here as well.
+      alike: whether those of `ALIKE` are.
       refuses: method and what its error says; CAM refuses every row without `weights`.
     """
 
@@ -51,19 +52,27 @@ class Row:
     layer: str
     weights: Callable[[Any], jax.Array] | None = None
     whole: bool = False
+    alike: bool = False
     refuses: tuple[tuple[str, str], ...] = ()
 
     def __str__(self):
         return f"{self.network}-{self.layer}"
 
+    def has(self, method: str) -> bool:
+        """Whether a method is run here."""
+        return (self.whole or method not in WHOLE) and (self.alike or method not in ALIKE)
+
 
 #: What runs the whole network, once more each, beside Score-CAM: on few rows, as programs grow with every copy of one.
 WHOLE = ("ss_cam", "is_cam", "group_cam", "opti_cam")
+#: What asks the head for no more than others do that are run on every row, values behind masks of positions as RISE,
+#: gradients on the way from references, other ReLUs as guided backpropagation: on a linear head, and on another.
+ALIKE = ("occlusion", "sobol_cam", "hsic_cam", "gradient_shap", "deconvolution")
 
 ROWS = (
     Row("vgg16_slim", "conv5_3"),
     Row("vgg16_slim", "conv4_3"),
-    Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
+    Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"], alike=True),
     Row("resnet50_slim", "layer3"),
     Row("linen_residual", "block1.Conv_1", whole=True),
     Row("equinox_cnn", "convs.1", whole=True),
@@ -76,6 +85,7 @@ ROWS = (
         "log_sum_exp",
         "map",
         whole=True,
+        alike=True,
         refuses=tuple((m, "rule for 'exp'") for m in ("lrp_cam", "hires_lrp_cam", "relevance_cam")),
     ),
 )
@@ -138,6 +148,11 @@ OPTIONS: dict[str, Callable[[int, jax.Array], dict]] = {
     "opti_cam": lambda channels, logit: {"steps": 1},
     "rise_cam": lambda channels, logit: {"num_samples": 3},
     "integrated_gradients": lambda channels, logit: {"steps": 1},
+    "fem_cam": lambda channels, logit: {"sigmas": 1.0},  # of four positions none is two deviations above the mean
+    "gradient_shap": lambda channels, logit: {"num_samples": 1},
+    "occlusion": lambda channels, logit: {"window": 2, "stride": 2},
+    "sobol_cam": lambda channels, logit: {"num_designs": 2, "cells": 2},
+    "hsic_cam": lambda channels, logit: {"num_samples": 4, "cells": 2},
     "smooth_grad": lambda channels, logit: {"num_samples": 1, "sigma": 0.0},
 }
 
@@ -212,7 +227,7 @@ def explain(row: Row, s: Subject) -> Explained:
         logit, gradient = jax.value_and_grad(f)(a)
         cams, against = {}, {}
         for name, info in METHODS.items():
-            if name in WHOLE and not row.whole:
+            if not row.has(name):
                 continue
             try:
                 cams[name] = run(name, given, logit)

@@ -1,4 +1,4 @@
-"""Integrated gradients, SmoothGrad, guided backpropagation and guided Grad-CAM against slow NumPy versions."""
+"""Integrated gradients, SmoothGrad, gradient SHAP and maps of other ReLUs against slow NumPy versions."""
 
 from __future__ import annotations
 
@@ -55,19 +55,43 @@ def test_smooth_grad_is_the_slow_one():
     close(got.coefficients, slopes.sum((0, 1)), 1e-5)
 
 
-def test_guided_backprop_is_the_slow_one():
-    """Springenberg et al. 2015: what comes back is cut where it is negative, and where the ReLU is off."""
+REFERENCES = seeded.activations(3, (2, *SHAPE))
+
+
+def test_gradient_shap_is_the_slow_one():
+    """Erion et al. 2021, eq. 3: of each draw the way from a reference, times the gradient somewhere on it."""
+    run = jax.jit(lambda p, a, r, t: jaxcam.gradient_shap(
+        p, a, KEY, head=heads.HEADS["vgg"].fn, target=t, references=r, num_samples=4, sigma=0.1))  # fmt: skip
+    got = run(PARAMS, jnp.asarray(LAYER, jnp.float32), jnp.asarray(REFERENCES, jnp.float32), TARGET)
+    want = np.zeros(SHAPE)
+    for i in range(4):
+        which, share, noise = jax.random.split(jax.random.fold_in(KEY, i), 3)
+        reference = REFERENCES[int(jax.random.randint(which, (), 0, 2))]
+        noisy = LAYER + 0.1 * np.ptp(LAYER) * np.asarray(jax.random.normal(noise, SHAPE), np.float64)
+        point = reference + float(jax.random.uniform(share)) * (noisy - reference)
+        want += (noisy - reference) * oracles.vgg_gradient(VGG, point, TARGET) / 4
+    close(got.map, np.maximum(want.sum(-1), 0), 1e-5)
+    close(got.coefficients, want.sum((0, 1)), 1e-5)
+    base = np.mean([oracles.vgg_logits(VGG, r)[TARGET] for r in REFERENCES])
+    drop = oracles.vgg_logits(VGG, LAYER)[TARGET] - base
+    close(got.diagnostics["gap_to_references"], want.sum() - drop, 1e-4)
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvolution"])
+def test_other_relus_are_the_slow_ones(name):
+    """Springenberg et al. 2015: what comes back is cut where it is negative, and where the ReLU is off. Zeiler & Fergus
+    2014: where it is negative."""
     head = heads.HEADS["relu_twice"]  # of max(0, x)
     p, a = head.params, seeded.activations(7, heads.SHAPE)
     first = np.maximum(a.reshape(-1) @ p["w1"] + p["b1"], 0)
     second = np.maximum(first @ p["u"] + p["bu"], 0)
-    back = np.maximum(p["w2"][:, 1], 0) * (second > 0)
-    back = np.maximum(p["u"] @ back, 0) * (first > 0)
+    on = (first > 0, second > 0) if name == "guided_backprop" else (1, 1)
+    back = np.maximum(p["u"] @ (np.maximum(p["w2"][:, 1], 0) * on[1]), 0) * on[0]
     want = (p["w1"] @ back).reshape(heads.SHAPE)
-    got = jax.jit(lambda p, a: jaxcam.guided_backprop(p, a, head=head.fn, target=1))(heads.to_jax(p), jnp.asarray(a))
+    got = jax.jit(lambda p, a: METHODS[name].function(p, a, head=head.fn, target=1))(heads.to_jax(p), jnp.asarray(a))
     close(got.map, np.maximum(want.sum(-1), 0), 1e-5)
     close(got.coefficients, want.sum((0, 1)), 1e-5)
-    assert np.abs(want).max() > 0
+    assert np.abs(want).max() > 0 and not (first > 0).all() and not (second > 0).all()
 
 
 def test_guided_finds_relus_wherever_they_are():
@@ -103,13 +127,13 @@ def test_guided_grad_cam_is_the_product():
     close(got, want, 1e-5)
 
 
-FEW = {"integrated_gradients": {"steps": 3}, "smooth_grad": {"num_samples": 3}}
+FEW = {"integrated_gradients": {"steps": 3}, "smooth_grad": {"num_samples": 3}, "gradient_shap": {"num_samples": 3}}
 
 
 @pytest.mark.parametrize("name", FEW)
 def test_driven_from_the_host_it_is_the_same(name):
     method, a = METHODS[name], jnp.asarray(LAYER, jnp.float32)
-    inputs = Inputs(PARAMS, a, heads.HEADS["vgg"].fn, TARGET, KEY)
+    inputs = Inputs(PARAMS, a, heads.HEADS["vgg"].fn, TARGET, KEY, 0 * a[None])
     stepped = method.stepped(inputs, **FEW[name])
     states = list(stepped.states(inputs))
     assert len(states) == 4 and stepped == method.stepped(inputs, **FEW[name])

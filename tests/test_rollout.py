@@ -1,4 +1,4 @@
-"""Attention weights are found in any program, and rolled out as the paper does."""
+"""Attention weights are found in any program, and rolled out, or asked for their slopes, as the papers do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import jaxcam
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms.attention import attention_weights
+from jaxcam.transforms.attention import attention_slopes, attention_weights
 
 RNG = np.random.default_rng(0)
 LAYERS, HEADS, WIDTH, GRID = 2, 2, 3, (2, 3)
@@ -64,6 +64,46 @@ def test_rollout_is_the_slow_one(with_class):
     assert float(got.sum()) == pytest.approx(1 - flow[0, 0] * with_class, abs=1e-5)
 
 
+@pytest.mark.parametrize("with_class", [True, False])
+def test_legrad_is_the_slow_one(with_class):
+    """Bousselham et al.: the positive slopes of the logit by every weight, here by central differences."""
+    tokens, step, target = GRID[0] * GRID[1] + with_class, 1e-5, 2
+    columns = np.zeros(tokens)
+
+    def value(layer, moved):
+        seen = iter(range(LAYERS))
+        return network(np, lambda s: slow_softmax(s) + (next(seen) == layer) * moved, P, IMAGE, with_class)[target]
+
+    for layer in range(LAYERS):
+        for place in np.ndindex(HEADS, tokens, tokens):
+            moved = np.zeros((HEADS, tokens, tokens))
+            moved[place] = step
+            columns[place[-1]] += max(value(layer, moved) - value(layer, -moved), 0) / (2 * step)
+    want = columns[with_class:].reshape(GRID) / (LAYERS * HEADS * tokens)
+    params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), P)
+
+    @jax.jit
+    def run(p, x, target):
+        predict = lambda p, x: network(jnp, jax.nn.softmax, p, x, with_class)  # noqa: E731
+        return jaxcam.legrad(p, x, predict=predict, grid=GRID, target=target)
+
+    image = jnp.asarray(IMAGE, jnp.float32)
+    np.testing.assert_allclose(run(params, image, target), want, atol=1e-4 * want.max())
+    assert np.isnan(run(params, image, 4)).all()
+
+
+def test_slopes_of_attentions_keep_other_derivatives_of_their_own():
+    @jax.custom_jvp
+    def odd(x):
+        return x
+
+    odd.defjvp(lambda primals, tangents: (primals[0], 3 * tangents[0]))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)), jnp.float32)
+    value, (slope,) = jax.jit(attention_slopes(lambda x: jnp.sum(odd(jax.nn.softmax(x @ x.T) @ x))))(x)
+    np.testing.assert_allclose(slope, 3 * np.broadcast_to(np.asarray(x).sum(1), (3, 3)), rtol=1e-5)
+    np.testing.assert_allclose(value, jnp.sum(jax.nn.softmax(x @ x.T) @ x), rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["vit_class_token", "vit_mean"])
 def test_attentions_of_other_libraries_are_found(name):
     guest = guests.GUESTS[name]()
@@ -84,5 +124,7 @@ def test_what_there_is_no_rollout_of():
 
     with pytest.raises(JaxcamError, match="no attention in the network, for 2 x 3 patches"):
         jaxcam.attention_rollout(params, image, predict=lambda p, x: x.mean((0, 1)), grid=GRID)
+    with pytest.raises(JaxcamError, match="legrad: no attention in the network"):
+        jaxcam.legrad(params, image, predict=lambda p, x: x.mean((0, 1)), grid=GRID, target=1)
     with pytest.raises(JaxcamError, match="attentions in it do not come out"):
         jaxcam.attention_rollout(params, image, predict=looped, grid=GRID)

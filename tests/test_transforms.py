@@ -28,15 +28,25 @@ OPTIONS = {
     "rise_cam": {"score": "logit", "num_samples": 4, "cells": 2},
     "integrated_gradients": {"steps": 2},
     "smooth_grad": {"num_samples": 2},
+    "gradient_shap": {"num_samples": 2},
+    "occlusion": {"window": 2, "stride": 2},
+    "sobol_cam": {"num_designs": 2, "cells": 2},
+    "hsic_cam": {"num_samples": 4, "cells": 2},
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 #: The heads that a method is defined for, by the diagnostic that tells; any other has all of them.
 DEFINED = {"not_gap_linear": ["linear_gap"]}
 
 
+#: What asks a head for nothing but its values behind masks of the positions.
+VALUES = [m for m, info in METHODS.items() if info.steps and not info.by_channel]
+
+
 def heads_of(method: str) -> list[str]:
-    """The heads that a method is tried on: all where it has rules for what they consist of, else two."""
+    """The heads that a method is tried on: all where it has rules for what they consist of, else two, or one."""
     info = METHODS[method]
+    if method in VALUES:
+        return ["gelu_tanh"]
     if info.heads is not None:
         return DEFINED[info.heads.diagnostic]
     return HEADS if "rules" in info.needs else ["linear_gap", "gelu_tanh"]
@@ -132,14 +142,15 @@ def test_a_new_target_does_not_trace_again(method, head):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_jit_is_eager(method):
-    head = "vgg" if "vgg" in heads_of(method) else "linear_gap"
+    head = "vgg" if "vgg" in heads_of(method) else one_of(method, "linear_gap")
     params = float32_params(head)
     eager = explain(method, params, BATCH[0], head=heads.HEADS[head].fn, target=0)
     assert_same_cam(compiled(method, head).one(params, BATCH[0], TARGETS[0]), eager)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m, info in METHODS.items() if info.batched])
 def test_batch_size_changes_nothing(method):
+    """Of those that anything batches; of the others a batch is a loop, above, whatever its size."""
     head = one_of(method, "linear_gap")  # what compiles fastest: the others' batches are loops, above
     params, c = float32_params(head), compiled(method, head)
     alone = c.batch(params, BATCH[:1], TARGETS[:1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -221,7 +221,7 @@ class Engine:
         at_once = self.maps_at_once if info.batched else 1
         stepped = None
         if info.steps is not None:
-            stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function))
+            stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function, given))
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
@@ -231,7 +231,7 @@ class Engine:
                 where = (forward.sources[row], label, target)
                 try:
                     result, seconds = self._stepped.run(
-                        stepped, self._placed(self._inputs(forward, row, target, function)), where, done
+                        stepped, self._placed(self._inputs(forward, row, target, function, given)), where, done
                     )
                 except JaxcamError as e:
                     note = self._not_finite_at_zero(forward, row, target, function)
@@ -314,22 +314,26 @@ class Engine:
             given["references"] = jnp.broadcast_to(shared, (self.batch_size, *shared.shape))
         return given, seconds
 
-    def _inputs(self, forward: Forward, row: int, target: int, function: FunctionTarget | None) -> Inputs:
-        """All that a method may take of one picture and target, but for references."""
+    def _inputs(
+        self, forward: Forward, row: int, target: int, function: FunctionTarget | None,
+        given: Mapping[str, jax.Array] | None = None,
+    ) -> Inputs:  # fmt: skip
+        """All that a method may take of one picture and target; references where they are given."""
         a, bypass, image = jax.tree.map(lambda x: x[row], (forward.padded, forward.bypass, forward.inputs))
         key = jax.random.fold_in(forward.keys[row], target)
         first = head_params(self.params, bypass)
         explained = target if function is None else function.function
-        return Inputs(first, a, self.head, explained, key, None, image, self.network.whole, self.params)
+        references = None if given is None or "references" not in given else given["references"][row]
+        return Inputs(first, a, self.head, explained, key, references, image, self.network.whole, self.params)
 
     def _placed(self, inputs: Inputs) -> Inputs:
         """The same where the devices of a map find it."""
         if self._everywhere is None:
             self._everywhere = replicate(self.params, self._stepped.mesh)
         bypass = inputs.params.bypass if isinstance(inputs.params, HeadParams) else ()
-        a, bypass, image = agreed((inputs.activations, bypass, inputs.image))
+        a, bypass, image, references = agreed((inputs.activations, bypass, inputs.image, inputs.references))
         first, whole = head_params(self._everywhere, bypass), self._everywhere
-        return inputs._replace(params=first, activations=a, image=image, network_params=whole)
+        return inputs._replace(params=first, activations=a, image=image, references=references, network_params=whole)
 
     def _logits_at_zero(self, forward: Forward) -> np.ndarray:
         """F(0), `(batch, C)`: the same for all pictures where nothing goes around the layer."""

@@ -61,8 +61,8 @@ def explain(
         the picture itself. Of several in a list, one map is made: see `fuse`.
       batch_size: pictures, and maps, computed at a time; chosen from the device's memory unless given, 8 on a CPU. It
         changes speed and memory, not results.
-      references: pictures whose activations are the references of `deep_shap_cam`. Unless given there are
-        four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
+      references: pictures whose activations are the references of `deep_shap_cam` and `gradient_shap`. Unless given
+        there are four: zero activations, and the activations of the picture blurred to 8 x 8 patches, of its mean
         colour (a zero input), and of normal noise.
       seed: of the methods that sample; their draws also depend on the picture's file name and on the class.
       precision: of matrix products: "highest"; "tf32", which GPUs and TPUs multiply faster, and CPUs do not have; or

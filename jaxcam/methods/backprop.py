@@ -1,4 +1,4 @@
-"""Maps of derivatives that are not the plain one: integrated, under noise, or guided; at a layer or from the pixels.
+"""Maps of derivatives that are not the plain one: integrated, under noise, of other ReLUs; of a layer or of pixels.
 
 At the layer "input" the activations are the picture and the head is the whole network: there they are the methods of
 their papers.
@@ -23,6 +23,7 @@ from jaxcam.methods.result import (
     Target,
     cam_of_contributions,
     check_activations,
+    check_references,
     scalar_score,
 )
 from jaxcam.methods.score import check_image
@@ -30,7 +31,7 @@ from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_targe
 from jaxcam.shapley.permutations import key_impl, raw_key
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
-from jaxcam.transforms.guided import guided
+from jaxcam.transforms.guided import deconvolved, guided
 
 
 class Slopes(NamedTuple):
@@ -218,6 +219,140 @@ def smooth_grad(
     return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
 
 
+# --- gradient SHAP -------------------------------------------------------------------------------------------------
+
+
+class Expected(NamedTuple):
+    """The state of `Ways`.
+
+    Attributes:
+      total: `(h, w, K)` the sum of the contributions so far.
+      logit: F(A).
+      logit_references: the mean of F over the references.
+      taken: `()` steps.
+    """
+
+    total: jax.Array
+    logit: jax.Array
+    logit_references: jax.Array
+    taken: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Ways(Repeated):
+    """Gradient SHAP as `Steps` on `Data`: one for each draw.
+
+    Attributes:
+      head: `(params, activations) -> logits (C,)`.
+      pick: the target, where it is a function.
+      sigma: of the noise, as a share of the range of A.
+      impl: of the random key.
+    """
+
+    head: HeadFn
+    pick: Callable | None
+    sigma: float
+    impl: str
+
+    states = (Expected,)
+
+    def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Expected:
+        """Nothing yet. Cost: R + 1 evaluations of the head."""
+        check_activations(data.activations)
+        check_references(data.references, data.activations)
+        score = scalar_score(self.head, data.params, data.explained(self.pick))
+        base = jnp.mean(jax.lax.map(score, data.references))  # one after the other, as in `deep_shap_cam`
+        return Expected(jnp.zeros_like(data.activations), score(data.activations), base, jnp.zeros((), jnp.int32))
+
+    def step(self, data: Data, state: Expected) -> Expected:
+        """One more draw. Cost: one evaluation and backward pass of the head."""
+        a = data.activations
+        key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
+        which, share, noise = jax.random.split(key, 3)
+        reference = data.references[jax.random.randint(which, (), 0, len(data.references), jnp.int32)]
+        spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
+        noisy = a + spread * jax.random.normal(noise, a.shape, a.dtype)
+        way = noisy - reference
+        score = scalar_score(self.head, data.params, data.explained(self.pick))
+        slope = jax.grad(score)(reference + jax.random.uniform(share, (), a.dtype) * way)
+        return state._replace(total=state.total + product(way, slope))
+
+    def finish(self, state: Expected, activations: jax.Array) -> CAM:
+        """The map."""
+        contributions = state.total / self.count
+        gap = jnp.sum(jnp.sum(contributions, (0, 1))) - (state.logit - state.logit_references)
+        return cam_of_contributions(
+            contributions, logit=state.logit, logit_references=state.logit_references, gap_to_references=gap,
+            evaluations=jnp.asarray(self.count + 1, jnp.float32),
+        )  # fmt: skip
+
+
+def stepped_gradient_shap(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    references: jax.Array | None = None,
+    num_samples: int = 50,
+    sigma: float = 0.0,
+    devices: int = 1,
+) -> Stepped:
+    """`gradient_shap` divided into steps, one for each draw. Arguments and errors as there."""
+    check_activations(activations)
+    count = check_count("num_samples", num_samples)
+    return Stepped(Ways(count, head, split_target(target)[0], float(sigma), key_impl(key)), itself, Ways.finish)
+
+
+def gradient_shap(
+    params: Params,
+    activations: jax.Array,
+    key: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    references: jax.Array | None = None,
+    num_samples: int = 50,
+    sigma: float = 0.0,
+) -> CAM:
+    """Gradient SHAP: the map is `relu(sum_k of the mean of (A' - R)_k * dF/dA_k at R + u (A' - R))`, over draws.
+
+    Each draws a reference R, a place u on the way from it, evenly, and A', A with normal noise: integrated gradients in
+    expectation over references, estimated with one gradient for each. In the limit, and without noise, the map before
+    its ReLU adds up to F(A) - mean F(R). They are the Shapley values of a linear head, against the references drawn. A
+    channel that is zero in A has contributions all the same, wherever it is not zero in a reference. 0 times an
+    infinite slope is 0.
+
+    Args:
+      params, activations, head, target: as in `grad_cam`.
+      key: a `jax.random` key.
+      references: `(R, h, w, K)` reference activations; zeros unless given.
+      num_samples: draws.
+      sigma: standard deviation of the noise, as a share of the range of A.
+
+    Returns:
+      A `CAM` by position; `diagnostics` holds `logit` F(A), `logit_references` the mean of F over the references,
+      `gap_to_references`, by which the sum is more than their difference, and `evaluations`. Cost: `num_samples`
+      evaluations and backward passes of the head, and R + 1 evaluations.
+
+    Raises:
+      JaxcamError: as in `grad_cam`, for fewer than one draw, and for references of another shape.
+
+    References:
+      Lundberg & Lee, NeurIPS 2017, and Erion et al., Improving performance of deep learning models with axiomatic
+      attribution priors and expected gradients, Nature Machine Intelligence 2021, eq. 3.
+    """
+    stepped = stepped_gradient_shap(
+        params, activations, key, head=head, target=target, num_samples=num_samples, sigma=sigma
+    )
+    given = jnp.zeros_like(activations)[None] if references is None else references
+    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key), given))
+
+
+# --- other ReLUs ---------------------------------------------------------------------------------------------------
+
+
 def guided_backprop(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """Guided backpropagation: the map is `relu(sum_k G_k)`, G the gradient that ReLUs pass where it is positive.
 
@@ -232,6 +367,24 @@ def guided_backprop(params: Params, activations: jax.Array, *, head: HeadFn, tar
     """
     check_activations(activations)
     logit, slope = jax.value_and_grad(guided(scalar_score(head, params, target)))(activations)
+    return cam_of_contributions(slope, logit=logit)
+
+
+def deconvolution(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
+    """Deconvolution: the map is `relu(sum_k D_k)`, D what a deconvnet gives back: ReLUs pass what is positive.
+
+    Unlike the gradient's, its ReLUs do not ask whether they were on; maxima send back to where they came from, and all
+    else as in `guided_backprop`. Of layers behind the last maximum it sees nothing of the picture but what the maxima
+    kept. A coefficient is the sum over the positions, of a channel that is zero everywhere too.
+
+    Arguments, cost and errors as in `grad_cam`; `diagnostics` holds `logit`.
+
+    References:
+      Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 2.1; of the logit of a
+      class, as Simonyan et al., ICLR Workshops 2014, section 4, compare it.
+    """
+    check_activations(activations)
+    logit, slope = jax.value_and_grad(deconvolved(scalar_score(head, params, target)))(activations)
     return cam_of_contributions(slope, logit=logit)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError
 from jaxcam.methods.result import (
     CAM,
     HeadFn,
@@ -14,6 +13,7 @@ from jaxcam.methods.result import (
     cam_of_coefficients,
     cam_of_contributions,
     check_activations,
+    check_references,
     pick,
     scalar_score,
 )
@@ -134,10 +134,7 @@ def deep_shap_cam(
     check_activations(activations)
     if references is None:
         return lift_cam(params, activations, head=head, target=target)
-    if jnp.ndim(references) != 4 or jnp.shape(references)[1:] != activations.shape:
-        raise JaxcamError(
-            f"references must have shape (R, {', '.join(map(str, activations.shape))}), not {jnp.shape(references)}"
-        )
+    check_references(references, activations)
     score = scalar_score(head, params, target)
     # One reference after the other: vectorised over references as well as over a batch, attention heads come
     # out wrong on CPUs with jaxlib 0.10.2, whose compiler miscompiles them (eager mode and 0.12 are right).

@@ -295,6 +295,16 @@ METHODS: dict[str, Method] = {
         "backprop.guided_backprop", "Guided backpropagation", "1 forward + 1 backward", "none",
         "Springenberg et al., ICLR-W 2015", map_from="positions", needs=("gradient",),
     ),
+    "deconvolution": Method(
+        "backprop.deconvolution", "Deconvolution", "1 forward + 1 backward", "none", "Zeiler & Fergus, ECCV 2014",
+        map_from="positions", needs=("gradient",),
+    ),
+    "gradient_shap": Method(
+        "backprop.gradient_shap", "Gradient SHAP", "num_samples forward + backward, and a forward per reference",
+        "the map, too, sums to F(A) - mean F(ref) in the limit", "Erion et al., 2021",
+        map_from="positions", needs=("gradient", "key", "references"), symmetric=False, contains_activation=True,
+        batched=False, steps="backprop.stepped_gradient_shap",
+    ),
     "eigen_cam": Method(
         "eigen.eigen_cam", "Eigen-CAM", "1 forward, and products of matrices", "the first principal component of A",
         "Muhammad & Yeasin, IJCNN 2020", by_class=False, null_channels=True, range=(-1.0, 1.0),
@@ -308,6 +318,10 @@ METHODS: dict[str, Method] = {
         "eigen.kpca_cam", "KPCA-CAM", "1 forward, and products of matrices of h w",
         "the first principal component of the positions in a kernel's space", "Karmani et al., 2024",
         map_from="positions", by_class=False, by_channel=False,
+    ),
+    "fem_cam": Method(
+        "features.fem_cam", "FEM", "1 forward, for the logit", "none", "Fuad et al., IPTA 2020", map_from="positions",
+        by_class=False, null_channels=True, contains_activation=True,
     ),
     "ablation_cam": Method(
         "coalition.ablation_cam", "Ablation-CAM", "K + 1 forward, behind the head's first layer",
@@ -374,6 +388,21 @@ METHODS: dict[str, Method] = {
         "masking.rise_cam", "RISE", "num_samples forward; of the whole network at the layer \"input\"", "none",
         "Petsiuk et al., BMVC 2018", map_from="positions", needs=("key",), by_channel=False, batched=False,
         steps="masking.stepped_rise_cam", multi_label=(("score", "sigmoid"),), of_logits=(("score", "logit"),),
+    ),
+    "occlusion": Method(
+        "occluding.occlusion", "Occlusion", "1 forward per window; of the whole network at the layer \"input\"", "none",
+        "Zeiler & Fergus, ECCV 2014", map_from="positions", by_channel=False, batched=False,
+        steps="occluding.stepped_occlusion",
+    ),
+    "sobol_cam": Method(
+        "occluding.sobol_cam", "Sobol", "num_designs (cells^2 + 1) forward", "shares of a variance: not signed",
+        "Fel et al., NeurIPS 2021", map_from="positions", needs=("key",), by_channel=False, batched=False,
+        steps="occluding.stepped_sobol_cam", range=(0.0, math.inf),
+    ),
+    "hsic_cam": Method(
+        "occluding.hsic_cam", "HSIC", "num_samples forward", "dependence: not signed", "Novello et al., NeurIPS 2022",
+        map_from="positions", needs=("key",), by_channel=False, batched=False, steps="occluding.stepped_hsic_cam",
+        range=(0.0, math.inf),
     ),
     "cam": Method(
         "gradient.cam", "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",

@@ -138,6 +138,14 @@ def check_activations(activations: jax.Array) -> None:
         raise JaxcamError(f"activations must be floating point, not {jnp.result_type(activations)}")
 
 
+def check_references(references: jax.Array, activations: jax.Array) -> None:
+    """Raises a JaxcamError unless `references` are `(R, h, w, K)`, some examples of the activations' shape."""
+    if jnp.ndim(references) != 4 or jnp.shape(references)[1:] != activations.shape:
+        raise JaxcamError(
+            f"references must have shape (R, {', '.join(map(str, activations.shape))}), not {jnp.shape(references)}"
+        )
+
+
 def cam_of_coefficients(
     coefficients: jax.Array, activations: jax.Array, *, logit: jax.Array, **diagnostics: jax.Array
 ) -> CAM:

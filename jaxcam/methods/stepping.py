@@ -25,6 +25,7 @@ class Data(NamedTuple):
       params, network_params, activations, image: as in `Inputs`.
       target: `()` the class; 0 where the target is a function.
       key: the raw random key.
+      references: as in `Inputs`.
     """
 
     params: Params
@@ -33,6 +34,7 @@ class Data(NamedTuple):
     image: Any
     target: Any
     key: Any
+    references: Any = None
 
     @property
     def players(self) -> int:
@@ -109,7 +111,8 @@ class Stepped:
         """The method step by step: `drive` on one example."""
         key = None if inputs.key is None else np.asarray(raw_key(inputs.key))
         target = np.asarray(0 if callable(inputs.target) else inputs.target, np.int32)
-        data = Data(inputs.params, inputs.network_params, inputs.activations, inputs.image, target, key)
+        given = inputs.params, inputs.network_params, inputs.activations, inputs.image
+        data = Data(*given, target, key, inputs.references)
         return drive(self.steps, data, prepare=self.prepare, mesh=mesh, state=state, **more)
 
     def run(self, inputs: Inputs, **more: Any) -> CAM:

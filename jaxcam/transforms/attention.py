@@ -1,4 +1,4 @@
-"""The attention weights inside a traced program: every softmax over as many values as there are rows."""
+"""The attention weights inside a traced program, softmaxes over as many values as there are rows, and their slopes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
+from jaxcam.transforms.custom_derivatives import has_its_own
+from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind, trace, walk
 
@@ -45,6 +47,37 @@ def attention_weights(fn: Callable) -> Callable[[Any], tuple[jax.Array, ...]]:
     return weights
 
 
+def attention_slopes(fn: Callable) -> Callable[[Any], tuple[jax.Array, tuple[jax.Array, ...]]]:
+    """The function `x -> (fn(x), slopes)`: the derivative of a scalar by every attention's weights `(..., n, n)`.
+
+    Weights are found as by `attention_weights`, and its errors are those here; what comes before an attention does not
+    change with its weights, what comes behind does.
+    """
+
+    def slopes(x):
+        shapes = jax.eval_shape(attention_weights(fn), x)
+
+        def moved(by: list) -> jax.Array:
+            closed, tree = trace(fn, x, precision=resolved(None).products)
+            left = iter(by)
+
+            def rule(eqn: Any, ins: list) -> list:
+                results = bind(eqn, [v.x if isinstance(v, _Value) else v for v in ins])
+                mark = _mark(eqn, ins)
+                if mark == "softmax" and _is_square(results[0]):
+                    results = [results[0] + next(left)]
+                return [_Value(r, mark) for r in results]
+
+            values = [_Value(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)]
+            outs = walk(closed, values, active=_Value, rule=rule, as_one=_keeps_its_derivative)
+            return jax.tree.unflatten(tree, [o.x if isinstance(o, _Value) else o for o in outs])
+
+        value, found = jax.value_and_grad(moved)([jnp.zeros(s.shape, s.dtype) for s in shapes])
+        return value, tuple(found)
+
+    return slopes
+
+
 class _Value:
     """A value that depends on the input; and of exponentials and their sums over the last axis, which they are of."""
 
@@ -72,6 +105,11 @@ def _mark(eqn: Any, ins: list) -> Any:
 
 def _is_square(x: jax.Array) -> bool:
     return x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
+
+
+def _keeps_its_derivative(eqn: Any) -> bool:
+    """Of calls with derivatives of their own, those that hide no softmax."""
+    return has_its_own(eqn) and not _holds_exponential(eqn)
 
 
 def _holds_exponential(eqn: Any) -> bool:

@@ -1,7 +1,8 @@
-"""Guided backpropagation as a program transformation: ReLUs pass back what is positive, where they are on."""
+"""Guided backpropagation and deconvolution as program transformations: other derivatives for the ReLUs of a program."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -31,10 +32,28 @@ def guided(fn: Callable, *, precision: str | None = None) -> Callable:
       Springenberg et al., Striving for Simplicity: The All Convolutional Net, ICLR Workshops 2015, section 3.4.
     """
 
+    return _with_relus(fn, _guided_relu, precision)
+
+
+def deconvolved(fn: Callable, *, precision: str | None = None) -> Callable:
+    """The function `x -> fn(x)` whose derivative passes a ReLU where what comes back is positive, on or off.
+
+    Maxima pass back to where they came from, as the paper's switches do. Finding ReLUs, arguments and all else as in
+    `guided`.
+
+    References:
+      Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 2.1.
+    """
+    return _with_relus(fn, _open_relu, precision)
+
+
+def _with_relus(fn: Callable, relu: Callable, precision: str | None) -> Callable:
+    rule, _ = _rules(relu)
+
     def transformed(x):
         closed, tree = trace(fn, x, precision=resolved(precision).products)
         values = [_Active(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)]
-        outs = walk(closed, values, active=_Active, rule=_rule, as_one=has_its_own)
+        outs = walk(closed, values, active=_Active, rule=rule, as_one=has_its_own)
         return jax.tree.unflatten(tree, [o.x if isinstance(o, _Active) else o for o in outs])
 
     return transformed
@@ -49,32 +68,35 @@ class _Active:
         self.x = x
 
 
-@jax.custom_vjp
-def _relu(x: jax.Array) -> jax.Array:
-    return jax.nn.relu(x)
+def _relu(backward: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
+    """A ReLU with another derivative: of `(on, what comes back)`."""
+
+    @jax.custom_vjp
+    def relu(x: jax.Array) -> jax.Array:
+        return jax.nn.relu(x)
+
+    relu.defvjp(lambda x: (jax.nn.relu(x), x > 0), lambda on, back: (backward(on, back),))
+    return relu
 
 
-def _forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.nn.relu(x), x > 0
+_guided_relu = _relu(lambda on, back: jnp.where(on, jax.nn.relu(back), jnp.zeros_like(back)))
+_open_relu = _relu(lambda on, back: jax.nn.relu(back))
 
 
-def _backward(on: jax.Array, back: jax.Array) -> tuple[jax.Array]:
-    return (jnp.where(on, jax.nn.relu(back), jnp.zeros_like(back)),)
+@functools.cache
+def _rules(relu: Callable) -> tuple[Callable, ActiveValues]:
+    """The rule of a walk, and how its values are carried through control flow."""
 
+    def rule(eqn: Any, ins: list) -> list:
+        if describe(eqn).kind == "control":
+            return control(eqn, ins, carried)
+        active = [v for v in ins if isinstance(v, _Active)]
+        if is_relu(eqn) and len(active) == 1 and active[0].x.shape == eqn.outvars[0].aval.shape:
+            return [_Active(relu(active[0].x))]
+        return [_Active(r) for r in bind(eqn, [v.x if isinstance(v, _Active) else v for v in ins])]
 
-_relu.defvjp(_forward, _backward)
-
-
-def _rule(eqn: Any, ins: list) -> list:
-    if describe(eqn).kind == "control":
-        return control(eqn, ins, _CARRIED)
-    active = [v for v in ins if isinstance(v, _Active)]
-    if is_relu(eqn) and len(active) == 1 and active[0].x.shape == eqn.outvars[0].aval.shape:
-        return [_Active(_relu(active[0].x))]
-    return [_Active(r) for r in bind(eqn, [v.x if isinstance(v, _Active) else v for v in ins])]
-
-
-_CARRIED = ActiveValues(
-    _Active, lambda v: (v.x if isinstance(v, _Active) else jnp.asarray(v),), lambda packed: _Active(*packed), _rule,
-    "guided backpropagation", has_its_own,
-)  # fmt: skip
+    carried = ActiveValues(
+        _Active, lambda v: (v.x if isinstance(v, _Active) else jnp.asarray(v),), lambda packed: _Active(*packed), rule,
+        "guided backpropagation", has_its_own,
+    )  # fmt: skip
+    return rule, carried
