@@ -14,6 +14,7 @@ import importlib.metadata
 import os
 import pathlib
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +28,9 @@ from jaxcam.files import whole_file
 MOST = 256 << 20
 
 _folder: pathlib.Path | None = None
+#: Threads that compile without JAX's cache, and where it is else.
+_compiling, _aside = 0, None
+_lock = threading.Lock()
 
 
 def keep_in(folder: pathlib.Path | None) -> None:
@@ -75,14 +79,26 @@ def _made(file: pathlib.Path, make: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def _compiling_here() -> Iterator[None]:
     """Without JAX's own cache: what that gives back runs, but on CPUs lacks the code to be written once more."""
-    named = jax.config.values["jax_compilation_cache_dir"]
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
+    global _compiling, _aside
+    with _lock:
+        if not _compiling:
+            _aside = _exchange(None)
+        _compiling += 1
     try:
         yield
     finally:
-        jax.config.update("jax_compilation_cache_dir", named)
-        compilation_cache.reset_cache()
+        with _lock:
+            _compiling -= 1
+            if not _compiling:
+                _exchange(_aside)
+
+
+def _exchange(folder: str | None) -> str | None:
+    """Has JAX keep its cache in a folder; returns where it was."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()
+    return before
 
 
 def _make_room(folder: pathlib.Path) -> None:
