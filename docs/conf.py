@@ -28,7 +28,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?s)(?!jaxcam\.[\w.]+$).*")]
 
 html_theme = "furo"
 html_title = f"jaxcam {version}"
-html_static_path, html_css_files = ["_static"], ["site.css"]
+html_static_path, html_css_files, html_js_files = ["_static"], ["site.css"], ["site.js"]
 html_show_copyright = False
 
 highlight_language = "none"
