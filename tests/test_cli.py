@@ -199,12 +199,15 @@ def test_programs_are_kept_between_runs(place, tmp_path):
 
 
 def test_programs_are_kept_only_where_they_are_to_be(monkeypatch, tmp_path):
-    from jaxcam.cli.programs import keep_programs
+    from jaxcam.cli.programs import _private, keep_programs
     from jaxcam.explanation import compiled, kept
 
     monkeypatch.setenv("JAXCAM_CACHE", str(tmp_path))
     monkeypatch.setenv("JAXCAM_PROGRAMS", "0")
     assert keep_programs(ours=True) is None and list(tmp_path.iterdir()) == []
+    assert _private(tmp_path)
+    tmp_path.chmod(0o777)  # what lies in there may be another's code
+    assert not _private(tmp_path)
     assert kept.kept("x", (), lambda: "made") == ("made", None)
 
     def broken(*args):

@@ -38,18 +38,24 @@ def keep_programs(*, ours: bool) -> pathlib.Path | None:
     folder = cache_folder() / "programs" / _processor()
     traced = folder.with_name(f"{folder.name}-traced")
     try:
-        for needed in (folder, traced):
-            needed.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        traced.mkdir(mode=0o700, exist_ok=True)
     except (OSError, RuntimeError):  # no home, or not ours to write
         return None
     if not os.access(folder, os.W_OK):
         return None
-    keep_in(traced if ours else None)
+    keep_in(traced if ours and _private(traced) else None)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_compilation_cache_max_size", MOST)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder
+
+
+def _private(folder: pathlib.Path) -> bool:
+    """Whether nobody else can write to a folder: what lies in it is run."""
+    told = folder.stat()
+    return not hasattr(os, "getuid") or told.st_uid == os.getuid() and not told.st_mode & 0o022
 
 
 def _processor() -> str:
