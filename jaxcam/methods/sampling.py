@@ -118,8 +118,8 @@ def shap_cam(
         what a fitted surrogate leaves unexplained, in the units of the head's first layer where it has one of at most
         4096 (`jaxcam.shapley.adjusted_shapley`); where the cost is too little to fit anything, it is "antithetic".
         "auto" is "adjusted" unless the surrogate's own arithmetic is more than it saves, as for a tiny head.
-      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`, and so is what events
-        as large as any seen, but too rare to be in the samples, may add (`shapley.permutation_shapley`).
+      tolerance: stop once the largest standard error is at most this share of `|F(A) - F(0)|`. The errors then hold
+        what events as large as any seen, but too rare to be in the samples, may add (`shapley.permutation_shapley`).
       chunk_size: coalitions evaluated at once; chosen from the head's size when None.
       precision: of the products that each coalition costs: "highest", "tf32" or "bfloat16", of which lower ones are
         faster on accelerators, and less exact; what an outer `transforms.at_precision` says, else the highest.
@@ -289,11 +289,19 @@ def stepped_shap_cam(
     steps = _division(head, target, tree, shapes, float_dtype(), *options)
     if isinstance(steps, Adjusted | Permutations):
         steps = dataclasses.replace(steps, tolerance=tolerance)
-    return Stepped(steps, HeadGame(head, target if callable(target) else None, precision), _of_state)
+    else:
+        tolerance = None
+    return Stepped(steps, HeadGame(head, target if callable(target) else None, precision), _OfState(tolerance))
 
 
-def _of_state(steps: Steps, state: Any, activations: jax.Array) -> CAM:
-    return _shapley(state.estimate, activations)
+@dataclasses.dataclass(frozen=True)
+class _OfState:
+    """The result of a state: part of the program, unlike the steps' own tolerance, as errors depend on it."""
+
+    tolerance: float | None
+
+    def __call__(self, steps: Steps, state: Any, activations: jax.Array) -> CAM:
+        return _shapley(shapley.estimate_within(state, self.tolerance), activations)
 
 
 @functools.lru_cache(maxsize=256)

@@ -10,7 +10,12 @@ from jaxcam.shapley.exact import additive_shapley, exact_shapley, leave_one_out
 from jaxcam.shapley.interactions import Interactions, shapley_interactions
 from jaxcam.shapley.kernel import constrained_least_squares, kernel_shapley, sample_coalitions
 from jaxcam.shapley.lasso import LassoFit, lime_lasso, weighted_lasso
-from jaxcam.shapley.permutations import PermutationState, permutation_shapley, permutation_shapley_steps
+from jaxcam.shapley.permutations import (
+    PermutationState,
+    estimate_within,
+    permutation_shapley,
+    permutation_shapley_steps,
+)
 from jaxcam.shapley.result import Estimate
 from jaxcam.shapley.surrogate import GameLayer
 
@@ -24,6 +29,7 @@ __all__ = [
     "additive_shapley",
     "adjusted_shapley",
     "constrained_least_squares",
+    "estimate_within",
     "exact_shapley",
     "kernel_shapley",
     "leave_one_out",

@@ -23,6 +23,7 @@ from jaxcam.shapley import moments, pairs, sparse, surrogate
 from jaxcam.shapley.permutations import (
     check_resumable,
     check_values,
+    estimate_within,
     finished,
     key_impl,
     permutation_shapley,
@@ -320,7 +321,7 @@ def adjusted_shapley(
     size = max(1, min(spend.total - spend.pilot, chunk_size // 2))
     present = jnp.ones(players, bool) if present is None else present
     steps = Adjusted(spend, size, chunk_size, key_impl(key), tolerance)
-    return run(steps, Problem(v, raw_key(key), present, layer)).estimate
+    return estimate_within(run(steps, Problem(v, raw_key(key), present, layer)), tolerance)
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
