@@ -25,7 +25,7 @@ VGG = VGGConfig(11, num_classes=4, width=0.03, hidden=8, pool_size=1)
 RESNET = ResNetConfig(18, num_classes=4, width=0.03, batch_norm=False)
 #: Beside "all", for what would run a network hundreds of times.
 CHEAP = ("ss_cam:num_samples=1", "is_cam:num_samples=1", "opti_cam:steps=1", "rise_cam:num_samples=12",
-         "integrated_gradients:steps=2", "smooth_grad:num_samples=2", "gradient_shap:num_samples=2",
+         "integrated_gradients:steps=2", "smooth_grad:num_samples=2", "gradient_shap:num_samples=1",
          "sobol_cam:num_designs=2,cells=2", "hsic_cam:num_samples=12")  # fmt: skip
 
 

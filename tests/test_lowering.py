@@ -216,9 +216,10 @@ def test_every_metric_in_the_program_that_evaluate_runs(name, network):
     taken = measures._one_batch(network.whole) if "predict" in metric.needs else None
     program = measures._compiled(metric.function, metric.needs, taken, "softmax", tuple(counts.tolist()))
     params = network.params if "params" in metric.needs else None
-    assert ("predict" in metric.needs) == (
-        "stablehlo.convolution" in lowered(program, params, of_picture, ROWS, of_map)
-    )
+    if "predict" in metric.needs:
+        assert "stablehlo.convolution" in lowered(program, params, of_picture, ROWS, of_map)
+    else:  # no convolution that could be written in two ways
+        assert "stablehlo.convolution" not in lower(program, params, of_picture, ROWS, of_map)
 
 
 @pytest.mark.parametrize("name", one_of_each("perturbation"))
@@ -228,7 +229,6 @@ def test_every_perturbation(name, network):
     points = jax.ShapeDtypeStruct((2,), probes.points((SIZE, SIZE), POINTS - 1).dtype)
     program = measures._probed(probes, measures._one_batch(network.whole), "softmax")
     assert "stablehlo.convolution" in lowered(program, network.params, of_picture, ROWS, of_map, points)
-    assert "stablehlo.sort" in lowered(measures._ranks, OF_MAP["heatmap"])
 
 
 @pytest.mark.parametrize("name", one_of_each("variation"))
@@ -238,12 +238,13 @@ def test_every_variation(name):
     program = measures._varied(variation)
     made = jax.eval_shape(program, of_picture, ROWS, of_map)
     assert made.shape == (PAIRS, variation.count, SIZE, SIZE, 3)
-    assert lowered(program, of_picture, ROWS, of_map)
-    assert lowered(measures._heatmaps((SIZE, SIZE), False, variation.back), OF_MAP["map"])
+    assert lower(program, of_picture, ROWS, of_map)
+    assert lower(measures._heatmaps((SIZE, SIZE), False, variation.back), OF_MAP["map"])
 
 
 def test_heatmaps_and_what_removed_pixels_become(network):
-    assert lowered(measures._heatmaps((SIZE, SIZE)), OF_MAP["map"])
+    assert lower(measures._heatmaps((SIZE, SIZE)), OF_MAP["map"])
+    assert "stablehlo.sort" in lower(measures._ranks, OF_MAP["heatmap"])
     for kind in BASELINES:
         assert lowered(measures._baseline(kind, network.preprocessing), QUANTITIES["image"])
 

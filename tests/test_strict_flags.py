@@ -36,9 +36,10 @@ OPTIONS = {
     "rise_cam": ("num_samples=20",),
     "integrated_gradients": ("steps=2",),
     "smooth_grad": ("num_samples=2",),
-    "gradient_shap": ("num_samples=2",),
+    "gradient_shap": ("num_samples=1",),  # of one step each, as the next ones: a program, where others have three
+    "occlusion": ("window=2,stride=2",),
     "sobol_cam": ("num_designs=2,cells=2",),
-    "hsic_cam": ("num_samples=20",),
+    "hsic_cam": ("num_samples=12",),
 }  # fmt: skip
 CLASSES = ("cat", "dog")
 CHANNELS = 6

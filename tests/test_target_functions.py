@@ -33,7 +33,7 @@ def network():
 FEW = {
     "shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40",
     "ss_cam": ":num_samples=2", "is_cam": ":num_samples=2", "opti_cam": ":steps=2", "rise_cam": ":num_samples=20",
-    "integrated_gradients": ":steps=2", "smooth_grad": ":num_samples=2", "gradient_shap": ":num_samples=2",
+    "integrated_gradients": ":steps=2", "smooth_grad": ":num_samples=2", "gradient_shap": ":num_samples=1",
     "sobol_cam": ":num_designs=2", "hsic_cam": ":num_samples=20",
 }  # fmt: skip
 

@@ -222,69 +222,43 @@ def smooth_grad(
 # --- gradient SHAP -------------------------------------------------------------------------------------------------
 
 
-class Expected(NamedTuple):
-    """The state of `Ways`.
-
-    Attributes:
-      total: `(h, w, K)` the sum of the contributions so far.
-      logit: F(A).
-      logit_references: the mean of F over the references.
-      taken: `()` steps.
-    """
-
-    total: jax.Array
-    logit: jax.Array
-    logit_references: jax.Array
-    taken: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
-class Ways(Repeated):
-    """Gradient SHAP as `Steps` on `Data`: one for each draw.
+class Ways(_Gradients):
+    """Gradient SHAP as `Steps` on `Data`, whose sums are of contributions: one for each draw.
 
     Attributes:
-      head: `(params, activations) -> logits (C,)`.
-      pick: the target, where it is a function.
       sigma: of the noise, as a share of the range of A.
       impl: of the random key.
     """
 
-    head: HeadFn
-    pick: Callable | None
     sigma: float
     impl: str
 
-    states = (Expected,)
-
-    def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Expected:
-        """Nothing yet. Cost: R + 1 evaluations of the head."""
+    def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Slopes:
+        """Nothing yet. Cost: one evaluation of the head."""
         check_activations(data.activations)
         check_references(data.references, data.activations)
-        score = scalar_score(self.head, data.params, data.explained(self.pick))
-        base = jnp.mean(jax.lax.map(score, data.references))  # one after the other, as in `deep_shap_cam`
-        return Expected(jnp.zeros_like(data.activations), score(data.activations), base, jnp.zeros((), jnp.int32))
+        logit = self.score(data)(data.activations)
+        return Slopes(jnp.zeros_like(data.activations), logit, logit, jnp.zeros((), jnp.int32))
 
-    def step(self, data: Data, state: Expected) -> Expected:
+    def step(self, data: Data, state: Slopes) -> Slopes:
         """One more draw. Cost: one evaluation and backward pass of the head."""
         a = data.activations
-        key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
-        which, share, noise = jax.random.split(key, 3)
-        reference = data.references[jax.random.randint(which, (), 0, len(data.references), jnp.int32)]
-        spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
-        noisy = a + spread * jax.random.normal(noise, a.shape, a.dtype)
-        way = noisy - reference
-        score = scalar_score(self.head, data.params, data.explained(self.pick))
-        slope = jax.grad(score)(reference + jax.random.uniform(share, (), a.dtype) * way)
-        return state._replace(total=state.total + product(way, slope))
+        key, noise = jax.random.split(
+            jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
+        )
+        chance, share = jax.random.uniform(key, (2,), a.dtype)
+        reference = data.references[(chance * len(data.references)).astype(jnp.int32)]
+        if self.sigma:
+            spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
+            a = a + spread * jax.random.normal(noise, a.shape, a.dtype)
+        slope = jax.grad(self.score(data))(reference + share * (a - reference))
+        return state._replace(total=state.total + product(a - reference, slope))
 
-    def finish(self, state: Expected, activations: jax.Array) -> CAM:
+    def finish(self, state: Slopes, activations: jax.Array) -> CAM:
         """The map."""
-        contributions = state.total / self.count
-        gap = jnp.sum(jnp.sum(contributions, (0, 1))) - (state.logit - state.logit_references)
-        return cam_of_contributions(
-            contributions, logit=state.logit, logit_references=state.logit_references, gap_to_references=gap,
-            evaluations=jnp.asarray(self.count + 1, jnp.float32),
-        )  # fmt: skip
+        evaluations = jnp.asarray(self.count + 1, jnp.float32)
+        return cam_of_contributions(state.total / self.count, logit=state.logit, evaluations=evaluations)
 
 
 def stepped_gradient_shap(
@@ -332,9 +306,8 @@ def gradient_shap(
       sigma: standard deviation of the noise, as a share of the range of A.
 
     Returns:
-      A `CAM` by position; `diagnostics` holds `logit` F(A), `logit_references` the mean of F over the references,
-      `gap_to_references`, by which the sum is more than their difference, and `evaluations`. Cost: `num_samples`
-      evaluations and backward passes of the head, and R + 1 evaluations.
+      A `CAM` by position; `diagnostics` holds `logit`, without noise, and `evaluations`. Cost: `num_samples`
+      evaluations and backward passes of the head, and one evaluation.
 
     Raises:
       JaxcamError: as in `grad_cam`, for fewer than one draw, and for references of another shape.

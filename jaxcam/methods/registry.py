@@ -300,7 +300,7 @@ METHODS: dict[str, Method] = {
         map_from="positions", needs=("gradient",),
     ),
     "gradient_shap": Method(
-        "backprop.gradient_shap", "Gradient SHAP", "num_samples forward + backward, and a forward per reference",
+        "backprop.gradient_shap", "Gradient SHAP", "num_samples forward + backward",
         "the map, too, sums to F(A) - mean F(ref) in the limit", "Erion et al., 2021",
         map_from="positions", needs=("gradient", "key", "references"), symmetric=False, contains_activation=True,
         batched=False, steps="backprop.stepped_gradient_shap",
