@@ -314,7 +314,7 @@ def gradient_shap(
 
     References:
       Lundberg & Lee, NeurIPS 2017, and Erion et al., Improving performance of deep learning models with axiomatic
-      attribution priors and expected gradients, Nature Machine Intelligence 2021, eq. 3.
+      attribution priors and expected gradients, Nature Machine Intelligence 2021.
     """
     stepped = stepped_gradient_shap(
         params, activations, key, head=head, target=target, num_samples=num_samples, sigma=sigma

@@ -40,7 +40,7 @@ def fem_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Tar
       JaxcamError: as in `grad_cam`.
 
     References:
-      Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA 2020, section III.
+      Fuad et al., Features Understanding in 3D CNNs for Actions Recognition in Video, IPTA 2020.
     """
     check_activations(activations)
     logit = scalar_score(head, params, target)(activations)
@@ -90,7 +90,7 @@ def deep_feature_factorisation(
       JaxcamError: activations are of another shape, or a number is none.
 
     References:
-      Collins, Achanta & Suesstrunk, Deep Feature Factorization For Concept Discovery, ECCV 2018, eq. 3; Cichocki &
+      Collins, Achanta & Suesstrunk, Deep Feature Factorization For Concept Discovery, ECCV 2018; Cichocki &
       Phan, IEICE Transactions 2009, for the rounds.
     """
     if jnp.ndim(activations) not in (3, 4):

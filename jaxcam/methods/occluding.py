@@ -460,7 +460,7 @@ def hsic_cam(
 
     References:
       Novello, Fel & Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using Dependence Measure,
-      NeurIPS 2022, eq. 5.
+      NeurIPS 2022.
     """
     stepped = stepped_hsic_cam(
         params, activations, key, head=head, target=target, num_samples=num_samples, cells=cells, score=score,
