@@ -230,7 +230,8 @@ def test_maps_are_the_same(row):
     def maps(params, image):
         a, first = subject.with_head_params(params, image)
         given = Inputs(first, a, subject.head, 1, jax.random.key(0), None, image, subject.predict, params)
-        return {name: battery.run(name, given).map for name in ("grad_cam", "lift_cam", "lrp_cam", "score_cam")}
+        logit = subject.head(first, a)[1]
+        return {name: battery.run(name, given, logit).map for name in ("grad_cam", "lift_cam", "lrp_cam", "score_cam")}
 
     want, got = (jax.jit(f)(subject.params, subject.image) for f in (maps, for_cpu(maps)))
     for name in want:

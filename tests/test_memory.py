@@ -22,7 +22,9 @@ GB = 1 << 30
 
 
 class Device:
-    """A device with so much memory, of which some is in use."""
+    """A device with so much memory, of which some is in use; no CPU."""
+
+    platform = "gpu"
 
     def __init__(self, limit=None, used=0):
         self.stats = None if limit is None else {"bytes_limit": limit, "bytes_in_use": used}
