@@ -204,7 +204,7 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
 
     from jaxcam.evaluate.cluster import Cluster
 
-    own = options.model is not None and networks.is_python(options.model)
+    own = networks.runs_python(options)
     make = functools.partial(networks.from_python, networks.resolved(options.model)) if own else None
     found = Cluster(options.ray, options.workers, resources or None, network=make)
     jax.config.update("jax_platforms", "cpu")  # this process writes; the devices are the workers'

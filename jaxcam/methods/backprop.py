@@ -135,6 +135,12 @@ def integrated_gradients(
     return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], None))
 
 
+def with_noise(activations: jax.Array, sigma: float, key: jax.Array) -> jax.Array:
+    """With normal noise, whose standard deviation is `sigma` of the range of the activations."""
+    spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
+    return activations + spread * jax.random.normal(key, activations.shape, activations.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cloud(_Gradients):
     """SmoothGrad as `Steps` on `Data`: at copies of A with noise.
@@ -156,8 +162,7 @@ class Cloud(_Gradients):
     def point(self, data: Data, state: Slopes) -> jax.Array:
         a = data.activations
         key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
-        spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
-        return a + spread * jax.random.normal(key, a.shape, a.dtype)
+        return with_noise(a, self.sigma, key)
 
     def finish(self, state: Slopes, activations: jax.Array) -> CAM:
         """The map."""
@@ -250,8 +255,7 @@ class Ways(_Gradients):
         chance, share = jax.random.uniform(key, (2,), a.dtype)
         reference = data.references[(chance * len(data.references)).astype(jnp.int32)]
         if self.sigma:
-            spread = jnp.asarray(self.sigma, a.dtype) * (jnp.max(a) - jnp.min(a))
-            a = a + spread * jax.random.normal(noise, a.shape, a.dtype)
+            a = with_noise(a, self.sigma, noise)
         slope = jax.grad(self.score(data))(reference + share * (a - reference))
         return state._replace(total=state.total + product(a - reference, slope))
 

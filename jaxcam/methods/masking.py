@@ -26,7 +26,7 @@ from jaxcam.methods.result import (
     pick,
     scalar_score,
 )
-from jaxcam.methods.score import CHUNK, check_image, check_score, mask_of, picked
+from jaxcam.methods.score import at_once, check_image, check_score, mask_of, picked
 from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
 from jaxcam.shapley.permutations import key_impl, raw_key
 from jaxcam.shapley.result import check_count, in_chunks
@@ -388,7 +388,7 @@ def stepped_rise_cam(
     if not 0 < keep <= 1:
         raise JaxcamError(f"keep must be a probability above 0, not {keep}")
     samples, cells = check_count("num_samples", num_samples), check_count("cells", cells)
-    size = min(samples, room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size))
+    size = min(samples, at_once(chunk_size))
     steps = RandomMasks(
         -(-samples // size), head, split_target(target)[0], score, cells, float(keep), samples, size, key_impl(key)
     )

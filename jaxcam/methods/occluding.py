@@ -17,12 +17,11 @@ import numpy as np
 
 from jaxcam.methods.maps import resize_map
 from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_contributions, check_activations, pick
-from jaxcam.methods.score import CHUNK, check_score, picked
+from jaxcam.methods.score import at_once, check_score, picked
 from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
 from jaxcam.shapley.permutations import key_impl, raw_key
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
-from jaxcam.transforms.memory import room_for
 
 
 class Said(NamedTuple):
@@ -86,10 +85,6 @@ class Looks(Repeated):
         parts = jnp.broadcast_to(map[..., None] / activations.shape[-1], activations.shape)
         evaluations = jnp.asarray(self.samples + 1, jnp.float32)
         return cam_of_contributions(parts, logit=state.logit, score=state.score, evaluations=evaluations)
-
-
-def _chunk(samples: int, chunk_size: int | None) -> int:
-    return min(samples, room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size))
 
 
 # --- occlusion -----------------------------------------------------------------------------------------------------
@@ -161,7 +156,7 @@ def stepped_occlusion(
         for n, side, step in zip(lengths, sides, strides, strict=True)
     )
     samples = len(rows) * len(columns)
-    size = _chunk(samples, chunk_size)
+    size = min(samples, at_once(chunk_size))
     steps = Windows(
         -(-samples // size), head, split_target(target)[0], score, samples, size, rows, columns, (sides[0], sides[1])
     )
@@ -306,7 +301,7 @@ def stepped_sobol_cam(
     designs, cells = check_count("num_designs", num_designs, 2), check_count("cells", cells)
     cells = min(cells, *activations.shape[:2])
     samples = designs * (cells**2 + 1)
-    size = _chunk(samples, chunk_size)
+    size = min(samples, at_once(chunk_size))
     steps = Replicated(
         -(-samples // size), head, split_target(target)[0], score, samples, size, cells, designs, key_impl(key)
     )
@@ -418,7 +413,7 @@ def stepped_hsic_cam(
     check_activations(activations)
     check_score(score)
     samples, cells = check_count("num_samples", num_samples, 2), check_count("cells", cells)
-    cells, size = min(cells, *activations.shape[:2]), _chunk(samples, chunk_size)
+    cells, size = min(cells, *activations.shape[:2]), min(samples, at_once(chunk_size))
     steps = Halves(
         -(-samples // size), head, split_target(target)[0], score, samples, size, cells, samples, key_impl(key)
     )

@@ -26,6 +26,13 @@ SCORES: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 #: Masked images at once on a processor.
 CHUNK = 12
+
+
+def at_once(chunk_size: int | None) -> int:
+    """How many masked images, or activations, are evaluated at once: as asked, or by the device's memory."""
+    return room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size)
+
+
 #: How scores become coefficients.
 NORMALISATIONS = ("softmax", "increase")
 
@@ -263,7 +270,7 @@ def _stepped(activations, image, predict, target, score, normalise, top, chunk_s
     check_score(score)
     if normalise not in NORMALISATIONS:
         raise unknown("normalisation", normalise, NORMALISATIONS)
-    chunk_size = room_for(CHUNK) if chunk_size is None else check_count("chunk_size", chunk_size)
+    chunk_size = at_once(chunk_size)
     players = jnp.shape(activations)[-1]
     channels = players if top is None else min(check_count("top", top), players)
     steps = ScoreChunks(predict, split_target(target)[0], score, normalise, channels, min(chunk_size, channels), views)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.confidence import Predict
@@ -90,11 +92,16 @@ def random_square(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     return along[0][:, None] & along[1][None]
 
 
+def cells_of(size: Sequence[int]) -> np.ndarray:
+    """Which cell of a grid of `GRID` x `GRID` each pixel is in, `(H, W)` int32, row by row."""
+    rows, columns = (np.arange(n, dtype=np.int32) * GRID // n for n in size)
+    return rows[:, None] * GRID + columns[None]
+
+
 def random_cells(key: jax.Array, size: tuple[int, int]) -> jax.Array:
     """`CELLS` random cells of a grid of `GRID` x `GRID` over an image, `(H, W)` bool; a quarter of it."""
-    order = jax.random.permutation(key, jnp.arange(GRID * GRID, dtype=jnp.int32)).reshape(GRID, GRID)
-    rows, columns = (jnp.arange(n) * GRID // n for n in size)
-    return (order < CELLS)[rows][:, columns]
+    order = jax.random.permutation(key, jnp.arange(GRID * GRID, dtype=jnp.int32))
+    return (order < CELLS)[cells_of(size)]
 
 
 def without_square(point: jax.Array, *, image: jax.Array, baseline: jax.Array, key: jax.Array) -> jax.Array:
@@ -119,7 +126,7 @@ def infidelity_of(
       logits: `(C,)`, of the image.
       target: class index.
     """
-    said, lost = _sums(random_square, heatmap, key, counts), _own(logits, target) - outputs
+    said, lost = _sums(random_square, heatmap, key, counts), own_logit(logits, target) - outputs
     square = jnp.sum(said * said)
     scale = jnp.sum(said * lost) / jnp.where(square > 0, square, 1.0)
     value, most = jnp.mean((scale * said - lost) ** 2), jnp.mean(lost * lost)
@@ -130,10 +137,11 @@ def sensitivity_n_of(
     heatmap: jax.Array, key: jax.Array, outputs: jax.Array, logits: jax.Array, target: jax.Array, counts: jax.Array
 ) -> jax.Array:
     """`sensitivity_n` from what the network gave on `without_cells`; arguments as for `infidelity_of`."""
-    return pearson(_sums(random_cells, heatmap, key, counts), _own(logits, target) - outputs)
+    return pearson(_sums(random_cells, heatmap, key, counts), own_logit(logits, target) - outputs)
 
 
-def _own(logits: jax.Array, target: jax.Array) -> jax.Array:
+def own_logit(logits: jax.Array, target: jax.Array) -> jax.Array:
+    """`F(x)`, `()` in float32: of the target among the logits `(C,)`; NaN where there is no such class."""
     return jnp.take(logits, target, mode="fill").astype(jnp.float32)
 
 

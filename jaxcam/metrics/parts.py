@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.metrics.curves import area
-from jaxcam.metrics.fidelity import GRID
+from jaxcam.metrics.fidelity import GRID, cells_of, own_logit
 from jaxcam.metrics.similarity import pearson, spearman
 
 #: Points of a curve along which parts are taken away: which share of them is gone.
@@ -22,12 +20,6 @@ SEEDS, COMPACTNESS, ROUNDS, SIDE = 8, 1.0, 10, 56
 
 
 # --- each alone ----------------------------------------------------------------------------------------------------
-
-
-def cells_of(size: Sequence[int]) -> np.ndarray:
-    """Which cell of a grid of `GRID` x `GRID` each pixel is in, `(H, W)` int32, row by row."""
-    rows, columns = (np.arange(n, dtype=np.int32) * GRID // n for n in size)
-    return rows[:, None] * GRID + columns[None]
 
 
 def without_cell(point: jax.Array, *, image: jax.Array, baseline: jax.Array) -> jax.Array:
@@ -80,7 +72,7 @@ def non_sensitivity(heatmap: jax.Array, outputs: jax.Array, logits: jax.Array, t
 
 
 def _lost(outputs: jax.Array, logits: jax.Array, target: jax.Array) -> jax.Array:
-    return jnp.take(logits, target, mode="fill").astype(jnp.float32) - outputs
+    return own_logit(logits, target) - outputs
 
 
 def _sums(heatmap: jax.Array) -> jax.Array:
