@@ -4,6 +4,11 @@ VENV ?= .venv
 ZOO ?= .venv-zoo
 DEMO := demo
 
+# Packages come without bytecode (compiling all of them takes longer than installing them); what is imported is
+# compiled once, whatever the caller's settings, and kept inside the environment.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
+
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
