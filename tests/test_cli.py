@@ -230,7 +230,7 @@ def test_what_is_listed_needs_no_jax_and_what_is_loaded_no_flax():
     script = (
         "import sys, jaxcam; from jaxcam.cli import main\n"
         "assert main(['methods']) == main(['methods', 'lift-cam']) == main(['methods', 'shap_cam']) == 0\n"
-        "assert main(['completion', 'bash']) == 0\n"
+        "assert main(['metrics']) == main(['completion', 'bash']) == 0\n"
         "assert 'jax' not in sys.modules, 'jax'\n"
         "jaxcam.load(); from jaxcam.explanation import explain\n"
         "print([m for m in ('flax', 'scipy', 'matplotlib', 'orbax') if m in sys.modules], file=sys.stderr)"

@@ -21,12 +21,12 @@ from reference import seeded
 
 import jaxcam
 from jaxcam.cli import main
+from jaxcam.deferred import outline
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
 from jaxcam.explanation.explain import explain_each
 from jaxcam.explanation.resume import Digests, Unfinished
 from jaxcam.methods import DEFAULT_METHOD
-from jaxcam.methods.deferred import outline
 from jaxcam.methods.heads import DefinedFor
 from jaxcam.methods.registry import METHODS, Method, request
 from jaxcam.methods.result import CAM, Inputs, cam_of_coefficients, cam_of_contributions
@@ -53,7 +53,7 @@ def test_every_method_is_public_by_its_name_and_the_default_is_one():
 
 def test_what_is_read_of_a_function_without_importing_it_is_what_it_says():
     for info in METHODS.values():
-        read = outline(f"{info.function.__module__.removeprefix('jaxcam.methods.')}.{info.function.__name__}")
+        read = outline("jaxcam", f"{info.function.__module__.removeprefix('jaxcam.')}.{info.function.__name__}")
         assert read is not info.function and read.__doc__ == info.function.__doc__
         assert inspect.signature(read) == inspect.signature(info.function)
 

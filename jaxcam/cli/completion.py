@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import pathlib
 from typing import Any
 
@@ -57,14 +56,12 @@ def run(options: argparse.Namespace) -> int:
 def _names() -> dict[str, list[str]]:
     """The names that there are, by what they are names of."""
     from jaxcam.methods.registry import METHODS
+    from jaxcam.metrics.registry import METRICS
 
-    # A shell asks this whenever it starts, and the tables of the others need JAX.
+    # A shell asks this whenever it starts: nothing here imports JAX.
     package = pathlib.Path(__file__).parents[1]
-    source = ast.parse((package / "metrics" / "registry.py").read_text(encoding="utf-8"))
-    made = [n for n in ast.walk(source) if isinstance(n, ast.Call) and ast.unparse(n.func) == "Metric"]
-    metrics = [ast.literal_eval(call.args[0]) for call in made]
     models = [path.parent.name for path in (package / "zoo" / "bundled").glob("*/network.json")]
-    return {"methods": sorted(METHODS), "metrics": sorted(metrics), "models": sorted(models)}
+    return {"methods": sorted(METHODS), "metrics": sorted(METRICS), "models": sorted(models)}
 
 
 def _kind(action: argparse.Action, command: str, names: dict[str, list[str]]) -> str | None:

@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxcam.deferred import Deferred
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
-from jaxcam.methods.deferred import Deferred, outline
 from jaxcam.methods.heads import GAP_LINEAR, DefinedFor
 from jaxcam.methods.signs import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
 
@@ -107,7 +107,7 @@ class Method:
     @property
     def outline(self) -> Callable[..., Any]:
         """Something with the signature and the docstring of the function, which need not be imported for them."""
-        return outline(vars(type(self))["function"].given(self))
+        return vars(type(self))["function"].outline(self)
 
     def doubt(self, activations: np.ndarray | jax.Array) -> str | None:
         """What speaks against this method's map at a layer, however well its numbers add up; None where nothing does.

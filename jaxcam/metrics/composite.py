@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.metrics.confidence import drop
+from jaxcam.metrics.drops import drop
 from jaxcam.metrics.form import map_complexity
-from jaxcam.metrics.road import PERCENTILES, road_of
+from jaxcam.metrics.imputation import PERCENTILES, road_of
 from jaxcam.metrics.similarity import pearson
 
 #: What ARCC takes of ROAD.

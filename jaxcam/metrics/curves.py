@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.baselines import blur
-from jaxcam.metrics.confidence import Predict, log_odds
+from jaxcam.metrics.drops import Predict, log_odds
 
 
 class Curve(NamedTuple):

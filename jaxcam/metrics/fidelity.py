@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.metrics.confidence import Predict
+from jaxcam.metrics.drops import Predict
 from jaxcam.metrics.similarity import pearson
 
 #: Parts that are taken away, and as many evaluations of the network.
 NUM_PARTS = 32
+PARTS = tuple(range(NUM_PARTS))
 #: The side of a square, as a share of the image's shorter side.
 SQUARE = 0.25
 #: Cells a side of the grid of which sensitivity-n takes some away, and how many it takes.

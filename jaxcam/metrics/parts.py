@@ -10,6 +10,8 @@ from jaxcam.metrics.curves import area
 from jaxcam.metrics.fidelity import GRID, cells_of, own_logit
 from jaxcam.metrics.similarity import pearson, spearman
 
+#: The cells of the grid by number.
+EACH = tuple(range(GRID**2))
 #: Points of a curve along which parts are taken away: which share of them is gone.
 SHARES = tuple(i / 8 for i in range(9))
 #: What is below this share of the greatest counts as nothing.

@@ -11,54 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
+from jaxcam.deferred import Deferred
 from jaxcam.errors import JaxcamError, unknown
-from jaxcam.metrics.agreement import coefficient_cosine
-from jaxcam.metrics.composite import adcc, arcc, coherency, shown_image, shown_images
-from jaxcam.metrics.confidence import confidence
-from jaxcam.metrics.curves import aopc, area, monotonicity, step_counts
-from jaxcam.metrics.fidelity import GRID, NUM_PARTS, infidelity_of, sensitivity_n_of, without_cells, without_square
-from jaxcam.metrics.form import gini_sparsity, map_complexity, map_entropy
-from jaxcam.metrics.localisation import (
-    IOU_THRESHOLD,
-    box_iou,
-    energy_pointing,
-    mask_energy,
-    mask_iou,
-    pointing_hit,
-)
-from jaxcam.metrics.parts import (
-    SHARES,
-    faithfulness_estimate,
-    irof,
-    monotonicity_correlation,
-    non_sensitivity,
-    selectivity,
-    without_cell,
-    without_first_cells,
-    without_first_segments,
-)
-from jaxcam.metrics.randomisation import random_logit, same_image
-from jaxcam.metrics.road import road_image, road_of, road_points
-from jaxcam.metrics.stability import (
-    NUM_NEARBY,
-    NUM_NOISY,
-    consistency,
-    flipped_image,
-    flipped_map,
-    local_lipschitz,
-    max_sensitivity,
-    nearby_image,
-    nearby_images,
-    noisy_images,
-    relative_input_stability,
-    relative_output_stability,
-)
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
 
 #: What the function of a metric can take, each as a keyword, for one map of one picture.
 QUANTITIES = {
@@ -139,10 +99,14 @@ class Perturbation:
 
     def points(self, size: tuple[int, int], steps: int) -> np.ndarray:
         """How many pixels have changed at each point, `(S,)`."""
+        from jaxcam.metrics.curves import step_counts
+
         return step_counts(size, steps)
 
     def image(self, point: jax.Array, **known: jax.Array) -> jax.Array:
         """The image `(H, W, C)` at a point."""
+        import jax.numpy as jnp
+
         return jnp.where((known["ranks"] < point)[..., None], known[self.end], known[self.start])
 
 
@@ -154,16 +118,16 @@ class Probes:
 
     Attributes:
       name: what they are called.
-      function: `(point (), **needs) -> (H, W, C)`, pure JAX.
+      function: `(point (), **needs) -> (H, W, C)`, pure JAX; one of `jaxcam.metrics` may be named, as `Metric`'s may.
       needs: names of `QUANTITIES`.
       at: `(S,)` points; as many evaluations of the network.
       says: for the chart of the scores along the points; "" where they are no curve, and then they are not kept.
     """
 
     name: str
-    function: Callable[..., jax.Array]
-    needs: tuple[str, ...]
-    at: tuple[float, ...]
+    function: Deferred[Callable[..., jax.Array]] = Deferred()  # which is no default
+    needs: tuple[str, ...]  # type: ignore[misc]
+    at: Deferred[tuple[float, ...]] = Deferred()
     says: str = ""
 
     @property
@@ -173,6 +137,8 @@ class Probes:
 
     def points(self, size: tuple[int, int], steps: int) -> np.ndarray:
         """`at`."""
+        import numpy as np
+
         del size, steps
         return np.asarray(self.at, np.float32)
 
@@ -189,7 +155,7 @@ class Variation:
 
     Attributes:
       name: what they are called.
-      function: `(**needs) -> (n, H, W, C)`, pure JAX.
+      function: `(**needs) -> (n, H, W, C)`, pure JAX; one of `jaxcam.metrics` may be named, as `Metric`'s may.
       needs: names of `QUANTITIES`.
       count: n.
       back: `(H, W) -> (H, W)`, lays a heatmap of a changed image over the image; where that was moved, say.
@@ -197,10 +163,10 @@ class Variation:
     """
 
     name: str
-    function: Callable[..., jax.Array]
-    needs: tuple[str, ...]
-    count: int
-    back: Callable[[jax.Array], jax.Array] | None = None
+    function: Deferred[Callable[..., jax.Array]] = Deferred()  # which is no default
+    needs: tuple[str, ...]  # type: ignore[misc]
+    count: Deferred[int] = Deferred()
+    back: Deferred[Callable[[jax.Array], jax.Array] | None] = Deferred(None)
     other_class: bool = False
 
 
@@ -215,7 +181,8 @@ class Metric:
       better: "higher", "lower", or "zero" where the ideal is 0 from either side: means are of absolute values then.
       function: a pure JAX function of what it `needs`, as keywords, for one map. It is vmapped, and compiled unless it
         takes nothing but a perturbation's scores, which are few. None where the value is the one number needed, as the
-        method reports it.
+        method reports it. One of `jaxcam.metrics` may be named, as "module.name": it is imported when it is asked for,
+        so that what there is can be listed without JAX.
       needs: names of `QUANTITIES`. A metric that needs `boxes` is for data that have some, and NaN where a picture
         has none; one that needs `reference` is for runs with a reference method.
       field: the attribute of the function's result that is the value `()`; None where the result is it. Metrics that
@@ -237,8 +204,8 @@ class Metric:
     title: str
     short: str
     better: str
-    function: Callable[..., Any] | None
-    needs: tuple[str, ...]
+    function: Deferred[Callable[..., Any] | None] = Deferred()  # which is no default
+    needs: tuple[str, ...]  # type: ignore[misc]
     field: str | None = None
     perturbation: Perturbation | Probes | None = None
     variation: Variation | None = None
@@ -267,7 +234,7 @@ class Metric:
             raise JaxcamError(f"the metric {self.name} needs a perturbation, whose scores and counts it takes")
         if (self.variation is None) != ("again" not in self.needs):
             raise JaxcamError(f"the metric {self.name} needs a variation, whose maps it takes, or has one in vain")
-        if self.function is None and self.needs != ("completeness_gap",):
+        if vars(self)["function"] is None and self.needs != ("completeness_gap",):
             raise JaxcamError(f"without a function, a metric is the one quantity completeness_gap, not {self.needs}")
 
     @property
@@ -333,166 +300,171 @@ _CONFIDENCE = ("params", "image", "heatmap", "predict", "target", "score", "base
 _SCORES = ("scores", "counts")
 _REMOVED = ("heatmap", "key", "outputs", "logits", "target", "counts")
 _ALONE = ("heatmap", "outputs", "logits", "target")
-_EACH = Probes("each_cell", without_cell, ("image", "baseline"), tuple(range(GRID**2)))
+_EACH = Probes("each_cell", "parts.without_cell", ("image", "baseline"), "parts.EACH")
 _FIRST = ("image", "baseline", "heatmap")
-_NEARBY = Variation("nearby", nearby_images, ("image", "key"), NUM_NEARBY)
-_ROAD = Probes("road", road_image, ("image", "ranks", "key"), road_points())
-_SHOWN = Variation("shown", shown_images, ("image", "heatmap", "baseline"), 1)
+_NEARBY = Variation("nearby", "stability.nearby_images", ("image", "key"), "stability.NUM_NEARBY")
+_ROAD = Probes("road", "imputation.road_image", ("image", "ranks", "key"), "imputation.POINTS")
+_SHOWN = Variation("shown", "composite.shown_images", ("image", "heatmap", "baseline"), 1)
 _DELETION = Perturbation("deletion", "image", "baseline", "deleted from the picture")
 
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
         Metric(
-            "ic", "Increase in Confidence", "IC", "higher", confidence, _CONFIDENCE, "ic", scale=100.0, unit="%",
-            paper_tables=(7, 5, 4, 3), default=True, bounds=(0, 1), shares=True, cost_chart=5, kind="faithfulness",
+            "ic", "Increase in Confidence", "IC", "higher", "drops.confidence", _CONFIDENCE, "ic", scale=100.0,
+            unit="%", paper_tables=(7, 5, 4, 3), default=True, bounds=(0, 1), shares=True, cost_chart=5,
+            kind="faithfulness",
         ),
         Metric(
-            "ad", "Average Drop", "AD", "lower", confidence, _CONFIDENCE, "ad", unit="%",
+            "ad", "Average Drop", "AD", "lower", "drops.confidence", _CONFIDENCE, "ad", unit="%",
             paper_tables=(8, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=1, kind="faithfulness",
         ),
         Metric(
-            "add", "Average Drop in Deletion", "ADD", "higher", confidence, _CONFIDENCE, "add", unit="%",
+            "add", "Average Drop in Deletion", "ADD", "higher", "drops.confidence", _CONFIDENCE, "add", unit="%",
             paper_tables=(9, 5, 4, 3), default=True, bounds=(0, 100), cost_chart=4, kind="faithfulness",
         ),
         Metric(
-            "insertion", "Insertion AUC", "Ins", "higher", area, _SCORES, scale=100.0, unit="%", cost_chart=2,
+            "insertion", "Insertion AUC", "Ins", "higher", "curves.area", _SCORES, scale=100.0, unit="%", cost_chart=2,
             bounds=(0, 1), kind="faithfulness",
             perturbation=Perturbation("insertion", "blurred", "image", "inserted into the blurred picture"),
         ),
         Metric(
-            "deletion", "Deletion AUC", "Del", "lower", area, _SCORES, scale=100.0, unit="%", cost_chart=6,
+            "deletion", "Deletion AUC", "Del", "lower", "curves.area", _SCORES, scale=100.0, unit="%", cost_chart=6,
             bounds=(0, 1), kind="faithfulness", perturbation=_DELETION,
         ),
         Metric(
-            "aopc", "Pixel flipping: area over the curve", "AOPC", "higher", aopc, ("scores",), scale=100.0, unit="%",
-            bounds=(-1, 1), kind="faithfulness", perturbation=_DELETION,
+            "aopc", "Pixel flipping: area over the curve", "AOPC", "higher", "curves.aopc", ("scores",), scale=100.0,
+            unit="%", bounds=(-1, 1), kind="faithfulness", perturbation=_DELETION,
         ),
         Metric(
-            "road", "ROAD, least less most relevant first", "ROAD", "higher", road_of, ("scores",), "combined",
-            scale=100.0, unit="%", bounds=(-0.5, 0.5), kind="faithfulness", perturbation=_ROAD,
+            "road", "ROAD, least less most relevant first", "ROAD", "higher", "imputation.road_of", ("scores",),
+            "combined", scale=100.0, unit="%", bounds=(-0.5, 0.5), kind="faithfulness", perturbation=_ROAD,
         ),
         Metric(
-            "road_morf", "ROAD, most relevant first", "MoRF", "lower", road_of, ("scores",), "morf", scale=100.0,
-            unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
+            "road_morf", "ROAD, most relevant first", "MoRF", "lower", "imputation.road_of", ("scores",), "morf",
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
         ),
         Metric(
-            "road_lerf", "ROAD, least relevant first", "LeRF", "higher", road_of, ("scores",), "lerf", scale=100.0,
-            unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
+            "road_lerf", "ROAD, least relevant first", "LeRF", "higher", "imputation.road_of", ("scores",), "lerf",
+            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_ROAD,
         ),
         Metric(
-            "infidelity", "Infidelity to removed squares", "Infid", "lower", infidelity_of, _REMOVED, "value",
-            bounds=(0, math.inf), kind="faithfulness",
-            perturbation=Probes("squares", without_square, ("image", "baseline", "key"), tuple(range(NUM_PARTS))),
+            "infidelity", "Infidelity to removed squares", "Infid", "lower", "fidelity.infidelity_of", _REMOVED,
+            "value", bounds=(0, math.inf), kind="faithfulness",
+            perturbation=Probes("squares", "fidelity.without_square", ("image", "baseline", "key"), "fidelity.PARTS"),
         ),
         Metric(
-            "sensitivity_n", "Sensitivity-n with a quarter of 64 cells", "Sens-n", "higher", sensitivity_n_of,
-            _REMOVED, bounds=(-1, 1), kind="faithfulness",
-            perturbation=Probes("cells", without_cells, ("image", "baseline", "key"), tuple(range(NUM_PARTS))),
+            "sensitivity_n", "Sensitivity-n with a quarter of 64 cells", "Sens-n", "higher",
+            "fidelity.sensitivity_n_of", _REMOVED, bounds=(-1, 1), kind="faithfulness",
+            perturbation=Probes("cells", "fidelity.without_cells", ("image", "baseline", "key"), "fidelity.PARTS"),
         ),
         Metric(
-            "monotonicity", "Monotonicity: steps that do not fall", "Mono", "higher", monotonicity, ("scores",),
-            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_DELETION,
+            "monotonicity", "Monotonicity: steps that do not fall", "Mono", "higher", "curves.monotonicity",
+            ("scores",), scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_DELETION,
         ),
         Metric(
             "monotonicity_correlation", "Monotonicity: correlation of ranks over 64 cells", "MonoCor", "higher",
-            monotonicity_correlation, _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
+            "parts.monotonicity_correlation", _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
         ),
         Metric(
             "faithfulness_estimate", "Faithfulness estimate over 64 cells", "FaithEst", "higher",
-            faithfulness_estimate, _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
+            "parts.faithfulness_estimate", _ALONE, bounds=(-1, 1), kind="faithfulness", perturbation=_EACH,
         ),
         Metric(
-            "non_sensitivity", "Non-sensitivity: cells in dispute", "NonSens", "lower", non_sensitivity, _ALONE,
+            "non_sensitivity", "Non-sensitivity: cells in dispute", "NonSens", "lower", "parts.non_sensitivity", _ALONE,
             scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", perturbation=_EACH,
         ),
         Metric(
-            "selectivity", "Selectivity: AUC without the first of 64 cells", "Sel", "lower", selectivity, _SCORES,
-            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness",
-            perturbation=Probes("cells_first", without_first_cells, _FIRST, SHARES),
+            "selectivity", "Selectivity: AUC without the first of 64 cells", "Sel", "lower", "parts.selectivity",
+            _SCORES, scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness",
+            perturbation=Probes("cells_first", "parts.without_first_cells", _FIRST, "parts.SHARES"),
         ),
         Metric(
-            "irof", "IROF: AOC without the first superpixels", "IROF", "higher", irof, _SCORES, scale=100.0, unit="%",
-            bounds=(-math.inf, 1), kind="faithfulness",
-            perturbation=Probes("segments_first", without_first_segments, _FIRST, SHARES),
+            "irof", "IROF: AOC without the first superpixels", "IROF", "higher", "parts.irof", _SCORES, scale=100.0,
+            unit="%", bounds=(-math.inf, 1), kind="faithfulness",
+            perturbation=Probes("segments_first", "parts.without_first_segments", _FIRST, "parts.SHARES"),
         ),
         Metric(
-            "coherency", "Coherency: the map of what the map shows", "Coh", "higher", coherency, ("heatmap", "again"),
-            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN,
+            "coherency", "Coherency: the map of what the map shows", "Coh", "higher", "composite.coherency",
+            ("heatmap", "again"), scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN,
         ),
         Metric(
-            "adcc", "ADCC: average drop, coherency, complexity", "ADCC", "higher", adcc,
-            ("heatmap", "again", "original", "odds"), "adcc", scale=100.0, unit="%", bounds=(0, 1),
-            kind="faithfulness", variation=_SHOWN, perturbation=Probes("shown", shown_image, _SHOWN.needs, (0,)),
+            "adcc", "ADCC: average drop, coherency, complexity", "ADCC", "higher", "composite.adcc",
+            ("heatmap", "again", "original", "odds"), "adcc", scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness",
+            variation=_SHOWN, perturbation=Probes("shown", "composite.shown_image", _SHOWN.needs, (0,)),
         ),
         Metric(
-            "arcc", "ARCC: ROAD, coherency, complexity", "ARCC", "higher", arcc, ("heatmap", "again", "scores"),
-            scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN, perturbation=_ROAD,
+            "arcc", "ARCC: ROAD, coherency, complexity", "ARCC", "higher", "composite.arcc",
+            ("heatmap", "again", "scores"), scale=100.0, unit="%", bounds=(0, 1), kind="faithfulness", variation=_SHOWN,
+            perturbation=_ROAD,
         ),
         Metric(
-            "pointing", "Energy-based pointing game", "EPG", "higher", energy_pointing, ("heatmap", "boxes", "valid"),
-            scale=100.0, unit="%", paper_tables=(10,), bounds=(0, 1), cost_chart=3, kind="localisation",
+            "pointing", "Energy-based pointing game", "EPG", "higher", "localisation.energy_pointing",
+            ("heatmap", "boxes", "valid"), scale=100.0, unit="%", paper_tables=(10,), bounds=(0, 1), cost_chart=3,
+            kind="localisation",
         ),
         Metric(
-            "hit", "Pointing game", "Hit", "higher", pointing_hit, ("heatmap", "boxes", "valid"), scale=100.0,
-            unit="%", bounds=(0, 1), kind="localisation",
-        ),
-        Metric(
-            "iou", f"IoU of the map above {IOU_THRESHOLD:g} with the boxes", "IoU", "higher", box_iou,
-            ("heatmap", "boxes", "valid"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
-        ),
-        Metric(
-            "weighting", "Weighting game: energy in the masks", "WG", "higher", mask_energy, ("heatmap", "mask"),
+            "hit", "Pointing game", "Hit", "higher", "localisation.pointing_hit", ("heatmap", "boxes", "valid"),
             scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
         ),
         Metric(
-            "mask_iou", f"IoU of the map above {IOU_THRESHOLD:g} with the masks", "IoUm", "higher", mask_iou,
+            "iou", "IoU of the map above 0.5 with the boxes", "IoU", "higher", "localisation.box_iou",
+            ("heatmap", "boxes", "valid"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
+        ),
+        Metric(
+            "weighting", "Weighting game: energy in the masks", "WG", "higher", "localisation.mask_energy",
             ("heatmap", "mask"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
         ),
         Metric(
-            "gini", "Gini sparsity", "Gini", "higher", gini_sparsity, ("heatmap",), bounds=(0, 1), kind="form",
-        ),
-        Metric("entropy", "Entropy of the map", "H", "lower", map_entropy, ("heatmap",), bounds=(0, math.inf),
-               kind="form"),
-        Metric(
-            "complexity", "Complexity: mean of the map", "Comp", "lower", map_complexity, ("heatmap",), scale=100.0,
-            unit="%", bounds=(0, 1), kind="form",
+            "mask_iou", "IoU of the map above 0.5 with the masks", "IoUm", "higher", "localisation.mask_iou",
+            ("heatmap", "mask"), scale=100.0, unit="%", bounds=(0, 1), kind="localisation",
         ),
         Metric(
-            "max_sensitivity", "Max-sensitivity to unseen noise", "MaxSens", "lower", max_sensitivity,
+            "gini", "Gini sparsity", "Gini", "higher", "form.gini_sparsity", ("heatmap",), bounds=(0, 1), kind="form",
+        ),
+        Metric(
+            "entropy", "Entropy of the map", "H", "lower", "form.map_entropy", ("heatmap",), bounds=(0, math.inf),
+            kind="form",
+        ),
+        Metric(
+            "complexity", "Complexity: mean of the map", "Comp", "lower", "form.map_complexity", ("heatmap",),
+            scale=100.0, unit="%", bounds=(0, 1), kind="form",
+        ),
+        Metric(
+            "max_sensitivity", "Max-sensitivity to unseen noise", "MaxSens", "lower", "stability.max_sensitivity",
             ("heatmap", "again"), bounds=(0, math.inf), kind="stability",
             variation=_NEARBY,
         ),
         Metric(
-            "lipschitz", "Local Lipschitz estimate", "Lip", "lower", local_lipschitz,
+            "lipschitz", "Local Lipschitz estimate", "Lip", "lower", "stability.local_lipschitz",
             ("heatmap", "again", "image", "key"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
         ),
         Metric(
-            "relative_input", "Relative input stability", "RIS", "lower", relative_input_stability,
+            "relative_input", "Relative input stability", "RIS", "lower", "stability.relative_input_stability",
             ("heatmap", "again", "image", "key"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
         ),
         Metric(
-            "relative_output", "Relative output stability", "ROS", "lower", relative_output_stability,
+            "relative_output", "Relative output stability", "ROS", "lower", "stability.relative_output_stability",
             ("heatmap", "again", "logits", "answers"), bounds=(0, math.inf), kind="stability", variation=_NEARBY,
-            perturbation=Probes("near", nearby_image, ("image", "key"), tuple(range(NUM_NEARBY))),
+            perturbation=Probes("near", "stability.nearby_image", ("image", "key"), "stability.NEARBY"),
         ),
         Metric(
-            "flip_consistency", "Consistency under a flip", "Flip", "higher", consistency, ("heatmap", "again"),
-            bounds=(-1, 1), kind="stability",
-            variation=Variation("flipped", flipped_image, ("image",), 1, flipped_map),
+            "flip_consistency", "Consistency under a flip", "Flip", "higher", "stability.consistency",
+            ("heatmap", "again"), bounds=(-1, 1), kind="stability",
+            variation=Variation("flipped", "stability.flipped_image", ("image",), 1, "stability.flipped_map"),
         ),
         Metric(
-            "noise_consistency", "Consistency under noise", "Noise", "higher", consistency, ("heatmap", "again"),
-            bounds=(-1, 1), kind="stability",
-            variation=Variation("noisy", noisy_images, ("image", "key"), NUM_NOISY),
+            "noise_consistency", "Consistency under noise", "Noise", "higher", "stability.consistency",
+            ("heatmap", "again"), bounds=(-1, 1), kind="stability",
+            variation=Variation("noisy", "stability.noisy_images", ("image", "key"), "stability.NUM_NOISY"),
         ),
         Metric(
-            "random_logit", "Random logit: likeness to another class's map", "RandLog", "lower", random_logit,
-            ("heatmap", "again"), bounds=(-1, 1), kind="sanity",
-            variation=Variation("other_class", same_image, ("image", "key"), 1, other_class=True),
+            "random_logit", "Random logit: likeness to another class's map", "RandLog", "lower",
+            "randomisation.random_logit", ("heatmap", "again"), bounds=(-1, 1), kind="sanity",
+            variation=Variation("other_class", "randomisation.same_image", ("image", "key"), 1, other_class=True),
         ),
         Metric(
-            "cosine", "Cosine similarity of coefficients", "cos", "higher", coefficient_cosine,
+            "cosine", "Cosine similarity of coefficients", "cos", "higher", "agreement.coefficient_cosine",
             ("coefficients", "reference"), paper_tables=(6, 2), bounds=(-1, 1), kind="agreement",
         ),
         Metric("gap", "Completeness gap", "gap", "zero", None, ("completeness_gap",), kind="agreement"),

@@ -9,6 +9,7 @@ from jaxcam.metrics.similarity import pearson
 
 #: Of max-sensitivity: how far a number of the normalised input may move, and how many draws are made.
 RADIUS, NUM_NEARBY = 0.02, 10
+NEARBY = tuple(range(NUM_NEARBY))
 #: Of consistency under noise: its standard deviation in the normalised input, and how many draws.
 NOISE, NUM_NOISY = 0.1, 4
 

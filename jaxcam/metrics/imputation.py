@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.metrics.confidence import Predict, log_odds
 from jaxcam.metrics.curves import pixel_ranks
+from jaxcam.metrics.drops import Predict, log_odds
 
 #: How much of the image is taken away, in percent.
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -74,6 +74,10 @@ def road_points(percentiles: tuple[int, ...] = PERCENTILES) -> tuple[float, ...]
     if not percentiles or not all(0 < p < 100 for p in percentiles):
         raise JaxcamError(f"percentages of an image to remove lie between 0 and 100, not {percentiles}")
     return (*map(float, percentiles), *(-float(p) for p in percentiles))
+
+
+#: Of `PERCENTILES`.
+POINTS = road_points()
 
 
 def road_image(
