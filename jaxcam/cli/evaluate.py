@@ -38,7 +38,8 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument(
         "data", metavar="DATA", help="a folder with CLASS/PICTURE, an ILSVRC tree, a PASCAL VOC devkit, COCO, tar "
-        "shards (shard-{000..127}.tar), or a URL such as s3://bucket/val; name it before the options",
+        "shards (shard-{000..127}.tar), a URL such as s3://bucket/val, what Hugging Face's (also hf://NAME) or TFDS's "
+        "library wrote, or ArrayRecord files; name it before the options",
     )  # fmt: skip
     p.add_argument("--out", required=True, metavar="RUN", help="the run's folder")
     networks.add_options(p)
@@ -84,7 +85,9 @@ def add_commands(commands: Any) -> None:
         "--keep", nargs="+", default=None, metavar="WHAT", help="of every map: coefficients, maps, curves, or none "
         "(default: all three; a report shows only what was kept)",
     )  # fmt: skip
-    p.add_argument("--kind", metavar="KIND", help="folder, voc, coco, tar or url (default: recognised)")
+    p.add_argument(
+        "--kind", metavar="KIND", help="folder, voc, coco, tar, url, hf, tfds or array-record (default: recognised)"
+    )
     p.add_argument("--split", metavar="NAME", help="part of the data set, such as val or test")
     p.add_argument("--boxes", metavar="FILE|DIR", help="boxes that lie elsewhere: a CSV file or a folder of XML files")
     p.add_argument(

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from jaxcam.data import remote
+from jaxcam.data import prepared, remote
 from jaxcam.data.annotations import Annotation, Marked, Problem, read_boxes_csv, read_coco, read_xml
 from jaxcam.data.class_names import class_names, names_of
 from jaxcam.data.datasets import SUFFIXES, voc_ids
@@ -38,7 +38,10 @@ def load_dataset(
           Of its lists, the first of `test`, `val`, `trainval`, `train` is read;
         - COCO: the instances file, or a folder with it (alone or in `annotations`) and the pictures;
         - tar shards (see `jaxcam.data.remote.read_shards`), or any folder as a URL that fsspec reads, such as
-          `s3://bucket/val`, with a folder for each class.
+          `s3://bucket/val`, with a folder for each class;
+        - what other libraries prepared (see `jaxcam.data.prepared`): a folder of Hugging Face's `save_to_disk` or
+          `hf://NAME`, a folder of TFDS's, ArrayRecord files. Of their splits `val`, `validation`, `test` or else the
+          first is read.
       kind: a name of `SOURCES`; None to recognise it.
       split: another part than those named above.
       boxes: a CSV or XML folder elsewhere; for COCO, another instances file.
@@ -56,7 +59,7 @@ def load_dataset(
         raise unknown("kind of data set", kind, SOURCES)
     place = os.fspath(path)
     if kind is None:
-        kind = next(name for name, source in reversed(SOURCES.items()) if source.recognises(place))
+        kind = recognised(place)
     source = SOURCES[kind]
     if source.local:
         _check_there(pathlib.Path(place))
@@ -65,6 +68,11 @@ def load_dataset(
     data = source.read(place, split=split, **({"boxes": boxes, "include_hard": include_hard} if source.marked else {}))
     data = dataclasses.replace(data, classes=names_of(data.ids, names))
     return data if masks is None else _with_masks(data, pathlib.Path(masks))
+
+
+def recognised(place: str) -> str:
+    """The name in `SOURCES` of what a place, a path or URL, seems to be."""
+    return next(name for name, source in reversed(SOURCES.items()) if source.recognises(place))
 
 
 def _check_there(root: pathlib.Path) -> None:
@@ -387,7 +395,7 @@ class Source(NamedTuple):
     Attributes:
       recognises: whether a place, a path or URL, is one of this kind.
       read: the data set of a place; takes `split`, and `boxes` and `include_hard` where objects are marked.
-      local: whether the place must be a folder of this machine, or a file of COCO's.
+      local: whether its pictures are files of a folder of this machine.
       marked: whether its boxes are read.
     """
 
@@ -404,4 +412,7 @@ SOURCES: dict[str, Source] = {
     "voc": Source(lambda place: _devkit(pathlib.Path(place)) is not None, _voc),
     "url": Source(remote.is_url, remote.read_folder, local=False, marked=False),
     "tar": Source(remote.is_shards, remote.read_shards, local=False, marked=False),
+    "array-record": Source(prepared.is_array_record, prepared.read_array_records, local=False, marked=False),
+    "tfds": Source(prepared.is_tfds, prepared.read_tfds, local=False),
+    "hf": Source(prepared.is_hf, prepared.read_hf, local=False),
 }

@@ -15,7 +15,7 @@ import operator
 import pathlib
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,7 +30,7 @@ _URL = re.compile(r"[a-z][a-z0-9+.-]+://.")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS, _MOST_CLASSES = 1_000_000, 100_000
 #: Parts of a data set, of which the first that is there is read.
-_PARTS = ("val", "validation", "test")
+PARTS = ("val", "validation", "test")
 
 
 def is_url(place: str) -> bool:
@@ -48,10 +48,10 @@ def _reached(place: str) -> tuple[Any, str]:
     except ImportError as e:  # which names the package
         raise JaxcamError(f"{place}: {first_line(e)}") from None
     except Exception as e:  # of as many kinds as there are file systems
-        raise _failed(place, e) from None
+        raise failed(place, e) from None
 
 
-def _failed(place: str, error: Exception) -> JaxcamError:
+def failed(place: str, error: Exception) -> JaxcamError:
     return JaxcamError(f"{place}: cannot be read ({first_line(error)})")
 
 
@@ -77,7 +77,7 @@ class Fetch:
         try:
             data = _reached(self.place)[0].cat_file(self.path, start=self.start, end=self.start + self.size)
         except Exception as e:
-            raise _failed(self.path, e) from None
+            raise failed(self.path, e) from None
         if not data:
             raise JaxcamError(f"{self.path}: is empty (0 bytes)")
         return data
@@ -93,10 +93,10 @@ def read_folder(place: str, *, split: str | None = None) -> Dataset:
     try:
         found = fs.find(root, detail=True)
     except Exception as e:
-        raise _failed(place, e) from None
+        raise failed(place, e) from None
     sizes = {path[len(root.rstrip("/")) + 1 :]: (path, int(told.get("size") or 0)) for path, told in found.items()}
     parts = {name.split("/")[0] for name in sizes if "/" in name}
-    part = split or next((p for p in _PARTS if p in parts), None)
+    part = split or next((p for p in PARTS if p in parts), None)
     if part is not None:
         if part not in parts:
             raise JaxcamError(f"{place}: has no folder {part!r}")
@@ -151,7 +151,7 @@ def read_shards(place: str, *, split: str | None = None) -> Dataset:
     except JaxcamError:
         raise
     except Exception as e:
-        raise _failed(place, e) from None
+        raise failed(place, e) from None
     if not found:
         raise JaxcamError(f"{place}: there is no such file")
     return _read_shards(place, fs, sorted(found))
@@ -212,7 +212,7 @@ def _samples(place: str, fs: Any, shard: str) -> list[tuple[str, str | None, Fet
     except tarfile.TarError as e:
         raise JaxcamError(f"{shard}: is not a tar file, is compressed, or is cut off ({first_line(e)})") from None
     except Exception as e:
-        raise _failed(shard, e) from None
+        raise failed(shard, e) from None
     found = []
     for key, (name, where) in pictures.items():
         folder = name.rpartition("/")[0].rpartition("/")[2]
@@ -233,7 +233,7 @@ class RandomAccess(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Record:
+class Record:
     """Fetches the picture of a record."""
 
     source: RandomAccess
@@ -247,7 +247,7 @@ class _Record:
         except JaxcamError:
             raise
         except Exception as e:
-            raise _failed(f"record {self.index}", e) from None
+            raise failed(f"record {self.index}", e) from None
 
 
 def from_source(
@@ -272,24 +272,25 @@ def from_source(
     try:
         known = list(labels) if labels is not None else [which(source[i]) for i in range(len(source))]
     except Exception as e:
-        raise _failed(name, e) from None
+        raise failed(name, e) from None
     known = [own.tolist() if isinstance(own, np.ndarray) else own for own in known]
-    return Dataset.of([_Record(source, i, of) for i in range(len(source))], known, classes=classes, name=name)
+    return Dataset.of([Record(source, i, of) for i in range(len(source))], known, classes=classes, name=name)
+
+
+def numbered_classes(ids: Collection[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Classes that pictures name, in order, and the number of each; numbers are those of the network's classes."""
+    if ids and all(one.isdecimal() and int(one) < _MOST_CLASSES for one in ids):  # whatever these are called
+        index = {one: int(one) for one in ids}
+        return tuple(map(str, range(max(index.values()) + 1))), index
+    classes = tuple(sorted(ids))
+    return classes, {one: i for i, one in enumerate(classes)}
 
 
 def _assembled(
     place: str, kind: str, labelled: Mapping[str, list[str]], fetch: Mapping[str, Fetch], problems: Iterable[Problem]
 ) -> Dataset:
     """A data set of pictures to fetch, by name, with the ids of their classes."""
-    ids = {one for own in labelled.values() for one in own}
-    if all(
-        one.isdecimal() and int(one) < _MOST_CLASSES for one in ids
-    ):  # numbers of the network's classes, whatever these are called
-        classes = tuple(map(str, range(max(map(int, ids)) + 1)))
-        labelled = {name: [str(int(one)) for one in own] for name, own in labelled.items()}
-    else:
-        classes = tuple(sorted(ids))
-    index = {one: i for i, one in enumerate(classes)}
+    classes, index = numbered_classes({one for own in labelled.values() for one in own})
     items = [
         Item(name, pathlib.Path(name), tuple(sorted(index[one] for one in own)), picture=fetch[name])
         for name, own in sorted(labelled.items())

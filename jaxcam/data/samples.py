@@ -73,7 +73,8 @@ class Dataset:
       items: the pictures.
       multi_label: whether a picture may hold several classes.
       problems: what was left out, and why.
-      url: where it lies, if in no folder; pictures are fetched from there.
+      url: where it lies, if in no folder of pictures; they are fetched from there.
+      split: the part of what lies there, where it holds several.
     """
 
     root: pathlib.Path
@@ -84,6 +85,7 @@ class Dataset:
     multi_label: bool = False
     problems: tuple[Problem, ...] = ()
     url: str = ""
+    split: str | None = None
 
     @property
     def place(self) -> str:

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from jaxcam.data.evaluation import load_dataset
+from jaxcam.data.evaluation import SOURCES, load_dataset, recognised
 from jaxcam.data.images import open_image
 from jaxcam.data.preprocessing import Preprocessing
-from jaxcam.data.remote import is_shards, is_url
 from jaxcam.data.samples import Item
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.run import Run
@@ -58,9 +57,10 @@ class Gallery:
 
     def __init__(self, run: Run, cube: Cube, data: pathlib.Path | None = None):
         self.run, self.cube = run, cube
-        root = data or run.manifest.get("about", {}).get("data_root")
+        about = run.manifest.get("about", {})
+        root = data or about.get("data_root")
         self.root = pathlib.Path(root) if root else None
-        self._elsewhere = _elsewhere(str(root)) if root else {}
+        self._elsewhere = _elsewhere(str(root), about.get("data_split")) if root else {}
         self.preprocessing = _preprocessing(run.manifest["settings"]["model"]["preprocessing"])
         self.failed: dict[str, str] = {}
         self.boxed = any(METRICS[k].needs_boxes for k in run.metrics)
@@ -115,11 +115,11 @@ class Gallery:
         return np.asarray(boxes, np.float64).reshape(-1, 4) * SIDE / np.asarray([shape[1], shape[0]] * 2)
 
 
-def _elsewhere(place: str) -> dict[str, Item]:
+def _elsewhere(place: str, split: str | None) -> dict[str, Item]:
     """The pictures, by name, of a place that is no folder of them; none where it is one, or cannot be read."""
     with contextlib.suppress(JaxcamError):
-        if is_url(place) or is_shards(place):
-            return {item.name: item for item in load_dataset(place).items}
+        if not SOURCES[kind := recognised(place)].local:
+            return {item.name: item for item in load_dataset(place, kind=kind, split=split).items}
     return {}
 
 

@@ -173,7 +173,8 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "python": platform.python_version(), "numpy": np.__version__, "machine": platform.machine(),
             "device": jax.devices()[0].device_kind, "provenance": network.provenance,
-            "data_root": data.url or (str(data.root.resolve()) if data.root.exists() else None), **(about or {}),
+            "data_root": data.url or (str(data.root.resolve()) if data.root.exists() else None),
+            **({"data_split": data.split} if data.split else {}), **(about or {}),
         },
         "method_info": {
             m.label: {k: getattr(m.info, k) for k in ("title", "cost", "promise", "paper")} for m in options.methods
