@@ -11,6 +11,7 @@ from evaluation_runs import make_run
 
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import intervals, parts, records, statistics
+from jaxcam.evaluate.estimate import bytes_on_disk
 from jaxcam.evaluate.intervals import bootstrap
 from jaxcam.evaluate.report import report
 from jaxcam.evaluate.run import read_run
@@ -65,6 +66,38 @@ def test_a_run_in_parts_is_the_run_in_lines(lined, parted):
     one, other = read_run(lined), read_run(parted)
     assert_alike(other, one)
     assert report(other, summarise(other)).replace(str(parted), str(lined)) == report(one, summarise(one))
+
+
+@pytest.mark.parametrize("rows", [1000, 10_000])
+def test_the_disk_that_is_foretold_is_what_a_run_takes(tmp_path, monkeypatch, rows):
+    """From the first of a hundred units, of a run in parts and the rest in lines, and of one in lines alone."""
+    monkeypatch.setattr(parts, "ROWS", rows)
+    how = {"images": 800, "seeds": (0,), "pictures": False, "keep": ("maps",)}
+    whole, begun = make_run(tmp_path / "whole", **how), make_run(tmp_path / "begun", **how, units=4)
+    for folder in (whole, begun):
+        tell(folder)
+    assert len(files(whole)) == (4 if rows == 1000 else 0)
+    taken = sum(f.stat().st_size for f in whole.rglob("*") if f.is_file())
+    assert bytes_on_disk(read_run(begun)) == pytest.approx(taken, rel=0.03)
+    for file in [f for folder in (whole, begun) for f in folder.glob("arrays/*")]:
+        file.unlink()
+    taken = sum(f.stat().st_size for f in whole.rglob("*") if f.is_file())
+    assert bytes_on_disk(read_run(begun)) == pytest.approx(taken, rel=0.1)
+
+
+def tell(folder: pathlib.Path) -> None:
+    """Commits the units of a made-up run as a real one does."""
+    units = list(read_lines(folder)[0].values())
+    records_file(folder).unlink()
+    rng = np.random.default_rng(0)
+    with Writer(folder) as writer:
+        for unit in units:
+            summary = {k: v for k, v in unit.summary.items() if k not in ("records", "sha256")}
+            pair = {}
+            for record in (made := unit.records()):
+                own = pair.setdefault((record["image"], record["target"]), np.float32(rng.random()))
+                record |= {"score": float(own), "logit": float(9 * own), "negative": float(own / 2)}
+            writer.append(summary | {"images": len(summary["images"])}, made, {})
 
 
 @pytest.mark.parametrize("kept", [records._KEPT, 0])

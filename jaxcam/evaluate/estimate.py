@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 import sys
 import tempfile
 import time
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxcam.errors import JaxcamError
+from jaxcam.evaluate import parts
 from jaxcam.evaluate.driver import Progress, evaluate
-from jaxcam.evaluate.run import read_run, units_of
+from jaxcam.evaluate.run import Run, read_run, units_of
+from jaxcam.evaluate.store import records_file
 
 #: Units that are made, and seconds after which no further one is begun once two are there.
 _UNITS, _SECONDS = 4, 60.0
@@ -74,7 +79,7 @@ def estimate(network: Any, data: Any, **options: Any) -> Estimate:
         with contextlib.suppress(_EnoughError):
             evaluate(network, data, out=pathlib.Path(folder) / "run", progress=watch, **options)
         run = read_run(pathlib.Path(folder) / "run")
-        disk = sum(f.stat().st_size for f in run.folder.rglob("*") if f.is_file())
+        disk = bytes_on_disk(run) if len(run) else 0
     first, *rest = sorted(run.units, key=lambda unit: unit["unit"])
     tried = sum(unit["images"] for unit in run.units)
     if not len(run):
@@ -87,8 +92,57 @@ def estimate(network: Any, data: Any, **options: Any) -> Estimate:
         pictures=pictures, tried=tried, units=len(units_of(run.manifest)),
         starting=max(0.0, first["seconds"]["total"] - first["images"] * per_picture) if rest else 0.0,
         per_picture=per_picture, passes=per_picture / forward if forward > 0 else float("nan"),
-        disk=round(disk / tried * pictures), memory=_most_memory(),
+        disk=disk, memory=_most_memory(),
     )  # fmt: skip
+
+
+def bytes_on_disk(run: Run) -> int:
+    """What a run's folder will take, by the units of it that are there: records in lines, and in parts once there are
+    enough of them, arrays, and the manifest, which names all pictures from the first."""
+    files = {f.relative_to(run.folder): f.stat().st_size for f in run.folder.rglob("*") if f.is_file()}
+    arrays = sum(size for file, size in files.items() if file.parent.name == "arrays")
+    lines = files[records_file(run.folder).relative_to(run.folder)]
+    share = len(run.images) / sum(unit["images"] for unit in run.units)
+    records, in_unit = len(run) * share, len(run) / len(run.units)
+    moved = 0.0
+    total = sum(files.values()) - arrays - lines + arrays * share
+    if parts.available() and records >= parts.ROWS:
+        rows = math.ceil(parts.ROWS / in_unit) * in_unit  # a part holds whole units
+        moved = records // rows * rows
+        total += moved / rows * _part_like(run, round(rows))
+    return round(total + (records - moved) * lines / len(run))
+
+
+def _part_like(run: Run, rows: int) -> int:
+    """Bytes of a part of so many records, of which each has its like among those of a run.
+
+    They are those of the run again and again, but that pictures have other names and that numbers which differ from
+    picture to picture differ in their last digits: what repeats takes no room.
+    """
+    place, turn = np.arange(rows) % len(run), np.arange(rows) // len(run)
+    jitter = 1 + 1e-4 * np.random.default_rng(0).random(turn[-1] + 1)
+    seen = len(np.unique(run.columns["index"]))
+    columns: dict[str, np.ndarray | parts.Coded] = {}
+    for name, values in run.columns.items():
+        if name == "image":
+            codes = parts.coded(values.tolist()).codes
+            names = [run.images[i % len(run.images)] for i in range(seen * (turn[-1] + 1))]
+            columns[name] = parts.Coded((codes[place] + seen * turn).astype(np.int32), names)
+        elif name in parts.TEXT:
+            codes, words = parts.coded(values.tolist())
+            columns[name] = parts.Coded(codes[place], words)
+        elif name in parts.WHOLE:
+            columns[name] = values[place] + (seen * turn if name == "index" else 0)
+        else:
+            own = values[place]
+            if len(np.unique(values)) > seen / 2:
+                own = own * jitter[turn]
+            single = np.array_equal(values, values.astype(np.float32), equal_nan=True)
+            columns[name] = own.astype(np.float32).astype(np.float64) if single else own
+    summaries = list(run.units) * math.ceil(rows / len(run))
+    with tempfile.TemporaryDirectory(prefix="jaxcam-estimate-") as folder:
+        parts.write(pathlib.Path(folder), summaries[: math.ceil(rows * len(run.units) / len(run))], columns)
+        return sum(f.stat().st_size for f in pathlib.Path(folder).iterdir())
 
 
 def _most_memory() -> int:
