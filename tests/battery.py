@@ -65,9 +65,12 @@ class Row:
 
 #: What runs the whole network, once more each, beside Score-CAM: on few rows, as programs grow with every copy of one.
 WHOLE = ("ss_cam", "is_cam", "group_cam", "opti_cam")
-#: What asks the head for no more than others do that are run on every row, values behind masks of positions as RISE,
-#: gradients on the way from references, other ReLUs as guided backpropagation: on a linear head, and on another.
-ALIKE = ("occlusion", "sobol_cam", "hsic_cam", "gradient_shap", "deconvolution")
+#: What asks the head for no more than others do that are run on every row, its values and its gradient at other points,
+#: or treats its ReLUs in a way that test_backprop.py tests on many: on a linear head, and on another.
+ALIKE = (
+    "occlusion", "rise_cam", "sobol_cam", "hsic_cam", "gradient_shap", "integrated_gradients", "smooth_grad",
+    "smooth_grad_cam_pp", "guided_backprop", "deconvolution",
+)  # fmt: skip
 
 ROWS = (
     Row("vgg16_slim", "conv5_3"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 import jaxcam
 from jaxcam.explanation.overlays import box_of, heatmap_picture
-from jaxcam.methods.registry import METHODS
+from jaxcam.methods.registry import METHODS, request
 
 PHOTO = picture(40, 70, 1)
 GREY = np.repeat(np.asarray(Image.fromarray(PHOTO).convert("L"))[..., None], 3, -1)
@@ -129,6 +129,9 @@ def test_the_signed_map_is_the_map_before_its_relu(config):
     some = of_each_kind(m for m, info in METHODS.items() if info.steps is None and info.heads is None)
     methods = ["all", *CHEAP] if config is RESNET else some
     [found] = jaxcam.explain(network(config), PHOTO, methods=methods, targets=1)
+    cheap = [request(c).label for c in CHEAP]
+    left = [m for m in METHODS if m not in {c.partition(":")[0] for c in CHEAP}]
+    assert [r.method for r in found.results] == (some if methods is some else [*left, *cheap])
     features, _ = network(config).split()
     a = np.asarray(features(network(config).params, network(config).preprocess(PHOTO)), np.float64)
     for r in found.results:

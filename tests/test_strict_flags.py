@@ -1,4 +1,4 @@
-"""Every method and every metric under JAX's strict flags, from the picture to the numbers: those without the flag."""
+"""JAX's strict flags all at once: every method op by op; methods of each kind and every metric from the picture on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import picture
+from networks import of_each_kind, picture
 from PIL import Image
 from reference import seeded
 
@@ -95,13 +95,13 @@ def data(tmp_path_factory):
 
 
 def numbers(data, folder) -> dict[str, np.ndarray]:
-    """All that a run of every method and metric finds; and an explanation of one picture."""
-    found = {}
+    """All that a run of methods of each kind and of every metric finds; and an explanation of one picture."""
+    found, kinds = {}, set(of_each_kind())
     once = {"batch_size": 2, "steps": 2, "devices": jax.local_devices()[:1], "keep": ["coefficients", "maps"]}
     for hidden in (True, False):
         methods = [
             name if options is None else f"{name}:{options}"
-            for name, m in METHODS.items() if (m.heads is None) == hidden
+            for name, m in METHODS.items() if name in kinds and (m.heads is None) == hidden
             for options in OPTIONS.get(name, (None,))
         ]  # fmt: skip
         run = evaluate(wrapped(hidden), data, methods=methods, metrics=["ic"], out=folder / str(hidden), **once)
@@ -121,7 +121,7 @@ def plain(data, tmp_path_factory):
     return numbers(data, tmp_path_factory.mktemp("plain"))
 
 
-def test_every_method_and_metric_gives_the_same_under_all_flags(data, plain, tmp_path):
+def test_methods_of_each_kind_and_every_metric_give_the_same_under_all_flags(data, plain, tmp_path):
     with flags(FLAGS):
         found = numbers(data, tmp_path)
     assert found.keys() == plain.keys()
@@ -132,15 +132,18 @@ def test_every_method_and_metric_gives_the_same_under_all_flags(data, plain, tmp
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan(name):
+def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan_or_another_dtype(name):
     head, a = heads.HEADS["linear_gap"], jnp.asarray(seeded.activations(7, heads.SHAPE), jnp.float32)
     a = a.at[..., 1].set(0)  # a dead channel: 0 / 0 wherever it can be
     few = {"lime_cam": {"num_samples": 6, "beta": 0.5}, "ss_cam": {"num_samples": 2}, "is_cam": {"num_samples": 2},
            "opti_cam": {"steps": 2}, "rise_cam": {"num_samples": 6}, "gradient_shap": {"num_samples": 1},
            "sobol_cam": {"num_designs": 2, "cells": 2}, "hsic_cam": {"num_samples": 6}}.get(name, {})  # fmt: skip
-    with jax.disable_jit(), jax.debug_nans(True):
-        given = Inputs(heads.to_jax(head.params), a, head.fn, 1, jax.random.key(0), jnp.stack([0 * a, a[::-1] / 2]), a,
-                       head.fn, heads.to_jax(head.params))  # fmt: skip
+    given = Inputs(heads.to_jax(head.params), a, head.fn, 1, jax.random.key(0), jnp.stack([0 * a, a[::-1] / 2]), a,
+                   head.fn, heads.to_jax(head.params))  # fmt: skip
+    # Every constant is a transfer to the device where nothing is compiled.
+    with jax.disable_jit(), flags({k: v for k, v in FLAGS.items() if k != "jax_transfer_guard"}):
         cam = METHODS[name].call(given, **few)
     assert np.isfinite(cam.coefficients).all() and np.isfinite(cam.map).all()
     assert cam.coefficients[1] == 0 or not METHODS[name].null_channels
+    floats = [x for x in jax.tree.leaves(cam) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
+    assert {x.dtype.name for x in floats} == {"float32"}

@@ -201,16 +201,6 @@ def test_a_batch_without_vmap_is_refused(method):
         explain(method, float32_params("linear_gap"), BATCH, head=heads.HEADS["linear_gap"].fn, target=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_strict_promotion_and_float32_under_x64(method):
-    # A caller's strict flag or x64 mode must neither break a method nor widen its result.
-    head = one_of(method, "vgg")
-    params, c = float32_params(head), compiled(method, head)
-    want = c.one(params, BATCH[0], TARGETS[0])
-    with jax.numpy_dtype_promotion("strict"), jax.enable_x64(True):
-        assert_same_cam(c.one(params, BATCH[0], TARGETS[0]), want)
-
-
 # --- gradients through the coefficients ---------------------------------------------------------------------------
 
 

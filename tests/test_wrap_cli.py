@@ -111,8 +111,8 @@ def test_resuming_after_an_edit_of_the_file_begins_anew(place, capsys):
 
 def test_evaluate_stops_goes_on_and_is_reported(place, capsys):
     pictures(place / "set", each=1, broken=False)
-    words = ["evaluate", "set", "--model", "net.py:network", "--out", "run", "--metrics", "all", "--batch-size", "2"]
-    words += ["--steps", "3"]
+    words = ["evaluate", "set", "--model", "net.py:network", "--out", "run", "--metrics", "ic", "insertion", "form"]
+    words += ["--batch-size", "2", "--steps", "3"]
     assert main(words) == 0 and "4 maps of 4 pictures" in capsys.readouterr().out
     assert main(words) == 0 and "finished before" in capsys.readouterr().out
     assert main(["report", "run"]) == 0 and pathlib.Path("run/report.html").stat().st_size > 10_000
