@@ -14,6 +14,7 @@ from jaxcam.explanation.figures import plot as plot
 from jaxcam.explanation.overlays import overlay as overlay
 from jaxcam.explanation.result import Attribution as Attribution
 from jaxcam.explanation.result import Explanation as Explanation
+from jaxcam.explanation.result import Explanations as Explanations
 from jaxcam.methods import targets as targets
 from jaxcam.methods.attention import attention_rollout as attention_rollout
 from jaxcam.methods.attention import legrad as legrad
@@ -74,5 +75,10 @@ from jaxcam.transforms.deeplift import deeplift as deeplift
 from jaxcam.transforms.lrp import lrp as lrp
 from jaxcam.zoo.load import load as load
 from jaxcam.zoo.store import save_network as save_network
+
+from . import evaluate as evaluate
+from . import metrics as metrics
+from . import shapley as shapley
+from . import transforms as transforms
 
 __version__: str

@@ -57,20 +57,23 @@ def public(package: str, file: str) -> tuple[dict[str, str], Callable[[str], obj
 
     The stub beside the package's `__init__.py`, which type checkers read, is also the table of where the names live:
     there is no second list to forget. No module of the package may be called as one of them that lives elsewhere.
+    What the stub has `from . import` is a part of the package, found as its attribute without an import of its own.
 
     Args:
       package: its `__name__`.
       file: its `__file__`.
 
     Returns:
-      The module of each name, and the package's `__getattr__` and `__dir__`.
+      The module of each name but those of parts, and the package's `__getattr__` and `__dir__`.
     """
     stub = ast.parse(pathlib.Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
-    homes = {
-        name.name: str(line.module) for line in stub.body if isinstance(line, ast.ImportFrom) for name in line.names
-    }
+    lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
+    homes = {name.name: line.module for line in lines if line.module is not None for name in line.names}
+    parts = {name.name for line in lines if line.module is None for name in line.names}
 
     def get(name: str) -> object:
+        if name in parts:
+            return importlib.import_module(f"{package}.{name}")
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home = importlib.import_module(homes[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 import unicodedata
 from collections.abc import Iterable
 
@@ -20,6 +22,10 @@ def _harmless(character: str) -> bool:
     return character in "\u200c\u200d" or unicodedata.category(character) == "Zs"
 
 
+#: How like a name is to one that may have been meant.
+_NEAR = 0.65
+#: Files of this library and of Python's begin like this.
+_LIBRARIES = (os.path.dirname(__file__) + os.sep, os.path.dirname(os.__file__) + os.sep, "<frozen")
 #: Letters of a message; of a longer one, which some name from outside makes so long, the middle is left out.
 _LONGEST = 2000
 
@@ -37,22 +43,31 @@ class JaxcamError(ValueError):
             text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
         super().__init__("\n".join(map(visible, text.split("\n"))))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows: the caller's own lines and the message, not the way through this library."""
+        frames = traceback.extract_tb(self.__traceback__)
+        own = [f for f in frames if not f.filename.startswith(_LIBRARIES) and "site-packages" not in f.filename]
+        lines = [f"line {f.lineno}{'' if f.name == '<module>' else ' in ' + f.name}: {f.line}" for f in own]
+        return [*lines, f"{type(self).__name__}: {self}"]
 
-def unknown(kind: str, name: object, known: Iterable[str]) -> JaxcamError:
-    """The error for a name that is not among `known`, with the nearest ones.
+
+def unknown(kind: str, name: object, known: Iterable[str], *, listed: str = "") -> JaxcamError:
+    """The error for a name that is not among `known`, with those that it is a part of, or else the nearest ones.
 
     Args:
       kind: what the name was meant to be: "method", "layer", "class" ...
       name: what was asked for.
       known: every name there is; named in full where there are at most 30.
+      listed: where more of them are listed.
     """
-    known = [str(k) for k in known]
+    known, asked = [str(k) for k in known], str(name).lower()
     lowered = {k.lower(): k for k in reversed(known)}
-    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=3, cutoff=0.5)
+    near = [k for k in known if len(asked) > 2 and asked in k.lower()][:8]
+    near = near or [lowered[n] for n in difflib.get_close_matches(asked, list(lowered), n=3, cutoff=_NEAR)]
     if near:
-        hint = "; did you mean " + " or ".join(lowered[n] for n in near) + "?"
+        hint = "; did you mean " + " or ".join(near) + "?"
     elif len(known) <= 30:
         hint = "; there are: " + ", ".join(known)
     else:
-        hint = f"; there are {len(known)}, for example " + ", ".join(known[:5])
+        hint = f"; there are {len(known)}, for example {', '.join(known[:5])}" + (f"; {listed}" if listed else "")
     return JaxcamError(f"no {kind} called {str(name)!r}{hint}")

@@ -131,6 +131,24 @@ def test_a_folder_says_what_it_skipped(explain, place, tmp_path, capsys):
     assert "2 files skipped that are no pictures (b.doc, notes.txt)" in capsys.readouterr().out
 
 
+def test_a_folder_is_explained_without_what_was_drawn_of_it(explain, place, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with Image.open(place / "a.png") as photo:
+        photo.save(folder / "a.jpg")
+        photo.save(folder / "a-b.png")
+        photo.save(folder / "moves.gif", save_all=True, append_images=[photo.rotate(90)])
+    command = ("--method", "grad_cam", "--overlay-only")
+    assert explain(folder / "a.jpg", *command, "--out", folder) == 0  # results among the photos
+    assert "written: " in capsys.readouterr().out
+    assert explain(folder / "moves.gif", *command, "--frames", "2", "--out", folder / "deep") == 0
+    capsys.readouterr()
+    assert explain(folder, *command, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "6 pictures skipped that jaxcam explain drew" in said  # an overlay; two frames, two overlays, an animation
+    assert {p.stem for p in (tmp_path / "out").glob("*.npz")} == {"a", "a-b", "moves"}
+
+
 def test_a_method_in_detail(capsys):
     for name, info in METHODS.items():
         assert main(["methods", name]) == 0

@@ -246,9 +246,13 @@ def test_a_wrapped_network_takes_the_weights_of_later():
     model.norm.var.set_value(jnp.full(8, 9.0))
     model.out.bias.set_value(jnp.arange(5.0))
     model.eval()
-    later = network.with_params(nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))))
-    np.testing.assert_allclose(later.predict(later.params, IMAGE), model(IMAGE[None])[0], rtol=1e-5, atol=1e-5)
-    assert later.split()[1] is network.split()[1]  # nothing is traced or compiled again
+    for given in (nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.RngState))), nnx.state(model), model):
+        later = network.with_params(given)
+        np.testing.assert_allclose(later.predict(later.params, IMAGE), model(IMAGE[None])[0], rtol=1e-5, atol=1e-5)
+        assert later.split()[1] is network.split()[1]  # nothing is traced or compiled again
+    features, head = jaxcam.split(model, at="conv", example=IMAGE)
+    assert repr(features) == "Features(params, image (16, 16, 3) -> 'conv')"
+    assert repr(head) == "Head(params, 'conv' (16, 16, 8) -> logits)"
 
 
 def test_one_logit_is_a_sigmoid():

@@ -160,6 +160,7 @@ def test_targets(vgg):
     ("options", "why"),
     [
         ({"targets": ["golfball"]}, "no class called 'golfball'; did you mean golf ball"),
+        ({"targets": ["golf"]}, "no class called 'golf'; did you mean golf ball?"),
         ({"targets": 0}, "at least 1"),
         ({"targets": []}, "no target"),
         ({"targets": [[0], []]}, "picture 1 has no target"),

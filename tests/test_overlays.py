@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import re
@@ -90,6 +91,7 @@ def test_the_figure_of_a_signed_map_is_red_where_it_speaks_for_the_class(explain
         (np.ones((2, 2, 3)), {}, r"must be \(h, w\)"),
         (np.full((2, 2), np.nan), {}, "NaN"),
         (np.full((2, 2), 3.0), {}, "scale_map"),
+        (object(), {}, r"array \(h, w\) or a result such as explanation\['lift_cam'\], and no object"),
         (np.eye(2), {"alpha": 1.5}, "opacity"),
         (np.eye(2), {"cmap": "infermo"}, "did you mean inferno"),
     ],
@@ -207,10 +209,22 @@ def test_what_a_notebook_shows(explained):
     class_name = explained.results[0].class_name
     assert len(repr(explained).splitlines()) == 5 and class_name in repr(explained)
     shown = explained._repr_html_()
-    assert shown.count("<tr>") == 5 and "data:image/png;base64," in shown
-    with Image.open(io.BytesIO(jaxcam.plot(explained)._repr_png_())) as figure:
-        assert figure.width > 600
+    assert shown.count("<tr>") == 5
+    embedded = base64.b64decode(re.search('data:image/webp;base64,([^"]*)', shown)[1])
+    with (
+        Image.open(io.BytesIO(jaxcam.plot(explained)._repr_png_())) as figure,
+        Image.open(io.BytesIO(embedded)) as page,
+    ):
+        assert figure.width > 600 and page.size == figure.size
+    several = jaxcam.Explanations([explained] * 25)
+    assert repr(several[:2]) == f"{explained!r}\n{explained!r}" and several[1] is explained
+    assert several._repr_html_().count("<img") == 20 and several._repr_html_().endswith("and 5 more</p>")
     result = explained.results[0]
+    key = (result.method, result.class_name)
+    assert jaxcam.Explanations([explained])[key] is result
+    with pytest.raises(KeyError, match="25 pictures"):
+        several[key]
+    assert jaxcam.overlay(PHOTO, result) == jaxcam.overlay(PHOTO, result.heatmap)
     assert len(repr(result).splitlines()) == 1 and "<img" in result._repr_html_()
     odd = dataclasses.replace(result, class_name="<script>x</script>\x1b[2J")
     assert "<script>" not in odd._repr_html_() and "\x1b" not in odd._repr_html_()

@@ -35,7 +35,7 @@ assert_type(result, jaxcam.CAM)
 assert_type(result.map, jax.Array)
 network = jaxcam.load("vgg16_slim")
 assert_type(network, jaxcam.Network)
-assert_type(jaxcam.explain(network, "photo.jpg", targets=2), list[jaxcam.Explanation])
+assert_type(jaxcam.explain(network, "photo.jpg", targets=2), jaxcam.Explanations)
 assert_type(jaxcam.shap_cam(weights, activations, jax.random.key(0), head=head, target=jnp.argmax), jaxcam.CAM)
 jaxcam.lift_cam(weights, activations, head=head, target=1, klass=1)  # wrong
 jaxcam.load(3)  # wrong

@@ -235,3 +235,16 @@ def test_what_libtiff_says_stays_out_of_the_terminal(here, capfd):
     assert explain("good.jpg", "bad.tif") == 1
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("jaxcam: error: bad.tif: the picture is broken")
+
+
+def test_a_notebook_shows_the_lines_of_the_caller_and_the_message_alone():
+    space: dict = {}
+    cell = "from jaxcam.errors import unknown\ndef mine():\n    raise unknown('class', 'tenhc', ['tench'])"
+    exec(compile(cell, "<cell>", "exec"), space)
+    with pytest.raises(JaxcamError) as caught:
+        space["mine"]()
+    *_, line, said = caught.value._render_traceback_()
+    assert line.startswith("line 3 in mine: ") and said == "JaxcamError: no class called 'tenhc'; did you mean tench?"
+    with pytest.raises(JaxcamError) as caught:
+        open_image("no such picture")
+    assert len(caught.value._render_traceback_()) == 2

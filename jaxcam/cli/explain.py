@@ -219,7 +219,9 @@ def _explain(
     if rows:
         show(console, rows, network.name, records[0]["layer"], network.classes)
         what = "arrays" if options.no_figure else "pictures and arrays"
-        notices.append(f"{what} of {len(records)} picture{'s' * (len(records) > 1)} written to {out}")
+        files = records[0]["files"]
+        one = f"written: {', '.join(files[::-1])}" if len(files) <= 3 else f"{what} of 1 picture written to {out}"
+        notices.append(one if len(records) == 1 else f"{what} of {len(records)} pictures written to {out}")
     if done and not options.quiet:
         first_done = next(path for path in paths if path in done)
         notices += told(

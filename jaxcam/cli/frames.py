@@ -8,12 +8,9 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxcam.cli.pictures import stems
+from jaxcam.cli.pictures import FRAMES, stems
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
-
-#: The folder of the frames, in that of the results.
-FOLDER = "frames"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +60,7 @@ def taken(paths: Sequence[str], wanted: int | str | None, out: pathlib.Path) -> 
         files, times = [], []
         try:
             for number, picture, milliseconds in frames(path, None if wanted == "all" else int(wanted)):
-                file = out / FOLDER / f"{names[path]}-{number:04}.png"
+                file = out / FRAMES / f"{names[path]}-{number:04}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(file) as f:
                     picture.save(f, "png")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 
 from jaxcam.errors import JaxcamError
 from jaxcam.files import clipped
 
+#: The folder in the results' that holds frames of animated pictures, and what their animations are called.
+FRAMES, ANIMATED = "frames", re.compile(r"(.+)-animated(-\d+)?")
 #: Bytes; a number and an ending follow.
 _LONGEST_STEM = 240
 
@@ -34,14 +37,18 @@ def expand(named: Sequence[str], out: pathlib.Path) -> tuple[list[str], list[str
         if os.path.realpath(out) == os.path.realpath(folder):
             raise JaxcamError(f"{folder}: is a folder that the results would go to; give another --out")
         files = sorted(p for p in folder.rglob("*") if _is_shown(p, folder, out))
-        found = [p for p in files if _is_picture(p)]
         others = [p for p in files if not _is_picture(p)]
+        drawn = _drawn(others)
+        found = [p for p in files if _is_picture(p) and not drawn(p)]
         if not found:
             raise JaxcamError(f"{folder}: is a folder without pictures")
         if others:
             some = ", ".join(p.name for p in others[:3]) + (", ..." if len(others) > 3 else "")
             count = f"{len(others)} files skipped that are no pictures" if others[1:] else "1 file skipped, no picture"
             said.append(f"{folder}: {count} ({some})")
+        own = len(files) - len(others) - len(found)
+        if own:
+            said.append(f"{folder}: {own} picture{'s' * (own > 1)} skipped that jaxcam explain drew")
         paths += map(str, found)
     return list(dict.fromkeys(paths)), said
 
@@ -61,6 +68,41 @@ def _is_picture(path: pathlib.Path) -> bool:
     from jaxcam.data.datasets import SUFFIXES
 
     return path.suffix.lower() in SUFFIXES
+
+
+def _drawn(others: Sequence[pathlib.Path]) -> Callable[[pathlib.Path], bool]:
+    """Whether a picture was drawn by an earlier run: arrays stand beside it whose name it has, or begins with before
+    the name of a method, and which are not of itself."""
+    arrays: dict[pathlib.Path, dict[str, tuple[str, set[str]]]] = {}
+    for path in others:
+        if path.suffix == ".npz" and (told := _told(path)) is not None:
+            arrays.setdefault(path.parent, {})[path.stem] = told
+
+    def of(path: pathlib.Path, stem: str, photo: str, methods: set[str]) -> bool:
+        if moving := ANIMATED.fullmatch(path.stem):
+            return re.fullmatch(rf"{re.escape(moving[1])}-\d+", stem) is not None
+        named = path.stem == stem or any(path.stem.startswith(f"{stem}-{m}") for m in methods)
+        return named and _real(photo) != _real(path)
+
+    def drawn(path: pathlib.Path) -> bool:
+        if path.parent.name == FRAMES and path.stem in arrays.get(path.parent.parent, {}):
+            return True  # a frame: the arrays are of itself, but it was written for them
+        beside = arrays.get(path.parent, {})
+        return _is_picture(path) and any(of(path, stem, *told) for stem, told in beside.items())
+
+    return drawn
+
+
+def _told(arrays: pathlib.Path) -> tuple[str, set[str]] | None:
+    """The photo that arrays are of, and their methods; None where they are not of `Explanation.save`."""
+    import numpy as np
+
+    try:
+        with np.load(arrays) as saved:
+            methods = {str(m).partition(":")[0] for m in saved["methods"]}
+            return (str(saved["source"]), methods) if "completeness_gaps" in saved.files else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
 
 
 def _is_shown(path: pathlib.Path, folder: pathlib.Path, out: pathlib.Path) -> bool:

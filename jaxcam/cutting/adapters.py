@@ -61,6 +61,14 @@ def own_params(model: Any, params: Any) -> Any:
     return nnx.plain(params)
 
 
+def params_of(given: Any) -> Any:
+    """Parameters as plain containers, given as they are or as a model that has them."""
+    for library, module in imported():
+        if library.is_model(module, given):
+            return library.own_params(module, given, None)
+    return nnx.plain(given)
+
+
 def abstract(tree: Any, what: str) -> Any:
     """Shapes and dtypes of a pytree of arrays (or of shapes).
 

@@ -40,7 +40,7 @@ class _Side(Checked):
     layer: str
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Features(_Side):
     """`features(params, image (H, W, 3)) -> activations (h, w, K)`: the network up to a layer.
 
@@ -52,6 +52,10 @@ class Features(_Side):
     """
 
     image: jax.ShapeDtypeStruct
+
+    def __repr__(self) -> str:
+        """What goes in and what comes out; not the program."""
+        return f"Features(params, image {self.image.shape} -> {self.layer!r})"
 
     def __call__(self, params: Any, image: jax.Array) -> jax.Array:
         return self.with_bypass(params, image)[0]
@@ -80,7 +84,7 @@ class Features(_Side):
         return activations, HeadParams(params, bypass)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Head(_Side):
     """`head(params, activations (h, w, K)) -> logits (C,)`: the network from a layer on.
 
@@ -98,6 +102,11 @@ class Head(_Side):
     activations: jax.ShapeDtypeStruct
     bypass: Any
     around: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        """What goes in and what comes out; not the program."""
+        params = "HeadParams" if self.needs_bypass else "params"
+        return f"Head({params}, {self.layer!r} {self.activations.shape} -> logits)"
 
     @property
     def needs_bypass(self) -> bool:

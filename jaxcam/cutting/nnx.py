@@ -81,14 +81,19 @@ def _overlay(own: dict, given: Any, path: str = "") -> dict:
 
 def _own_params(nnx: Any, model: Any, params: Any) -> Any:
     if params is None:
-        params = nnx.state(model, nnx.Not(nnx.RngState))  # the keys of dropout, which is off, stay with the module
+        params = nnx.state(model)
     return plain(params)
 
 
 def plain(params: Any) -> Any:
-    """Nested dicts for an `nnx.State`, which costs more at every call; whatever else it is, as it is."""
+    """Nested dicts for an `nnx.State`, which costs more at every call; whatever else it is, as it is.
+
+    The keys of dropout, which is off, stay with the module.
+    """
     nnx = sys.modules.get("flax.nnx")
-    return nnx.to_pure_dict(params) if nnx is not None and isinstance(params, nnx.State) else params
+    if nnx is None or not isinstance(params, nnx.State):
+        return params
+    return nnx.to_pure_dict(nnx.filter_state(params, nnx.Not(nnx.RngState)))
 
 
 def _layers_named(nnx: Any) -> AbstractContextManager:

@@ -36,7 +36,7 @@ class Preprocessing:
         its shorter side to `resize_to` and crops `size` from the centre.
       resize_to: the shorter side before the crop; unused when squashing.
       interpolation: "bilinear", "bicubic" or "nearest" (antialiased, as Pillow does it).
-      mean, std: per channel, on pixel values divided by `scale`; a number where there is one channel.
+      mean, std: per channel, on pixel values divided by `scale`; a number is that of every channel.
       scale: 255 for values in [0, 1], 1 for Caffe-style values in [0, 255].
       channels: what the network expects: "RGB"; "BGR", the same in this order; "L", grey; "RGBA", with the picture's
         alpha (opaque where it has none). 1, 3 and 4 mean L, RGB and RGBA. For 1 and 4, name `mean` and `std`.
@@ -74,7 +74,8 @@ class Preprocessing:
                 raise JaxcamError(f"{name} must lie between 1 and {_LONGEST_SIDE:,} pixels, not {getattr(self, name)}")
         count = _CHANNELS[channels][1]
         for name in ("mean", "std"):
-            values = tuple(np.atleast_1d(getattr(self, name)).tolist())
+            given = np.asarray(getattr(self, name))
+            values = tuple((np.full(count, given) if given.ndim == 0 else given).tolist())
             if len(values) != count:
                 raise JaxcamError(
                     f"{name} holds {len(values)} numbers for inputs of {count} channel{'s' * (count > 1)} "

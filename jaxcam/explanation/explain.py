@@ -17,7 +17,7 @@ from jaxcam.data.images import Picture, to_picture
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.explanation.combined import Combined, Seen, views_named
 from jaxcam.explanation.engine import BadPicture, Engine, Forward
-from jaxcam.explanation.result import Attribution, Explanation
+from jaxcam.explanation.result import Attribution, Explanation, Explanations
 from jaxcam.explanation.stepped import States
 from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
 from jaxcam.methods.registry import METHODS, Request, default_method, request
@@ -43,7 +43,7 @@ def explain(
     precision: str | None = None,
     fuse: str = "max",
     views: str | Sequence[str] | None = None,
-) -> list[Explanation]:
+) -> Explanations:
     """Explains why a network scores pictures as it does.
 
     Args:
@@ -74,7 +74,7 @@ def explain(
         farther as well; or both in a list. Each view costs what the plain picture does.
 
     Returns:
-      One `Explanation` per picture, in order.
+      One `Explanation` per picture, in order, in a list that a notebook shows.
 
     Raises:
       JaxcamError: a picture cannot be read; a name is unknown; `cam` was asked for by name on a head
@@ -86,7 +86,7 @@ def explain(
     listed: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
     batch_size = room_for(BATCH) if batch_size is None else batch_size
     named = [(os.fspath(p) if isinstance(p, str | os.PathLike) else f"image {i}", p) for i, p in enumerate(listed)]
-    return list(
+    return Explanations(
         explain_each(
             network, named, methods=methods, targets=targets, layer=layer, references=references,
             batch_size=min(batch_size, max(1, len(named))), maps_at_once=batch_size, seed=seed, precision=precision,

@@ -36,8 +36,8 @@ def overlay(
     Args:
       image: a path, a `PIL.Image`, bytes, or an array `(H, W)` or `(H, W, C)` of uint8 or floats in [0, 1].
       heatmap: `(h, w)`, of any size (it is resized bilinearly to the photo): values in [0, 1], such as
-        `Attribution.heatmap`; or signed ones in [-1, 1], such as `Attribution.signed_heatmap`. None for a map that
-        shows nothing: the photo in grey.
+        `Attribution.heatmap`, for which the `Attribution` itself may stand; or signed ones in [-1, 1], such as
+        `Attribution.signed_heatmap`. None for a map that shows nothing: the photo in grey.
       cmap: a colour map of matplotlib; `inferno` unless given, `RdBu_r` for a signed map.
       alpha: opacity from 0 (the photo alone) to 1, where the map is greatest. Where it is lowest, it is 0.4 times that,
         and 0 for a signed map, so that the photo stays readable.
@@ -107,7 +107,13 @@ def checked(heatmap: Any) -> np.ndarray:
     Raises:
       JaxcamError: it is none.
     """
-    values = np.asarray(heatmap, np.float32)
+    try:
+        values = np.asarray(getattr(heatmap, "heatmap", heatmap), np.float32)
+    except (TypeError, ValueError):
+        raise JaxcamError(
+            "a heat map is an array (h, w) or a result such as explanation['lift_cam'], and no "
+            f"{type(heatmap).__name__}"
+        ) from None
     if values.ndim != 2 or not values.size:
         raise JaxcamError(f"a heat map must be (h, w), not {values.shape}")
     if not np.isfinite(values).all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
@@ -14,6 +14,9 @@ from jaxcam.errors import JaxcamError, visible
 from jaxcam.files import whole_file
 from jaxcam.methods.maps import place_map
 from jaxcam.methods.registry import request
+
+#: Of many explanations a notebook shows so many.
+_SHOWN = 20
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -242,6 +245,38 @@ class Explanation:
                 signed_maps=_storable(np.stack([x.map if x.signed_map is None else x.signed_map for x in r])),
                 heatmaps=np.stack([x.heatmap.astype(np.float16) for x in r]),
             )  # fmt: skip
+
+
+class Explanations(list[Explanation]):
+    """What `explain` says of several pictures: a list that shows itself; of one picture it has the results, too."""
+
+    @overload
+    def __getitem__(self, key: SupportsIndex) -> Explanation: ...
+    @overload
+    def __getitem__(self, key: slice) -> Explanations: ...
+    @overload
+    def __getitem__(self, key: str | tuple[str, str | int]) -> Attribution: ...
+    def __getitem__(self, key: Any) -> Any:
+        """An explanation by its place; or, where there is one, a result of it by `(method, class)` or method.
+
+        Raises:
+          KeyError: a result is asked for, and there are several pictures, or none; or no such result.
+        """
+        if isinstance(key, str | tuple):
+            if len(self) != 1:
+                raise KeyError(f"{key!r}: there are explanations of {len(self)} pictures; take one by its number first")
+            return self[0][key]
+        found = super().__getitem__(key)
+        return Explanations(found) if isinstance(key, slice) else found
+
+    def __repr__(self) -> str:
+        """Every explanation in a few lines."""
+        return "\n".join(map(repr, self)) or "no explanations"
+
+    def _repr_html_(self) -> str:
+        """Figures and tables of the first pictures, which a notebook shows."""
+        more = f"<p>and {len(self) - _SHOWN} more</p>" if len(self) > _SHOWN else ""
+        return "".join(one._repr_html_() for one in self[:_SHOWN]) + more
 
 
 def percent(probability: float) -> str:

@@ -30,7 +30,7 @@ NEEDS = {
 }  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Method:
     """What there is to know of a method; nothing outside its entry in `METHODS` knows it by name.
 
@@ -96,6 +96,10 @@ class Method:
         for need in self.needs:
             if need not in NEEDS:
                 raise unknown("need of a method", need, NEEDS)
+
+    def __repr__(self) -> str:
+        """What it is, costs and promises; a table of methods is read like this."""
+        return f"Method({self.title}; costs {self.cost}; promises {self.promise}; {self.paper})"
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:

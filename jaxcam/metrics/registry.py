@@ -170,7 +170,7 @@ class Variation:
     other_class: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Metric:
     """One metric.
 
@@ -236,6 +236,10 @@ class Metric:
             raise JaxcamError(f"the metric {self.name} needs a variation, whose maps it takes, or has one in vain")
         if vars(self)["function"] is None and self.needs != ("completeness_gap",):
             raise JaxcamError(f"without a function, a metric is the one quantity completeness_gap, not {self.needs}")
+
+    def __repr__(self) -> str:
+        """What it is and what it asks; a table of metrics is read like this."""
+        return f"Metric({self.title_and_unit}, {self.short}; {self.direction}; {self.kind or 'of no kind'})"
 
     @property
     def requires(self) -> tuple[str, ...]:

@@ -176,7 +176,9 @@ class Classifier:
         try:
             index = int(name) if isinstance(name, str) else operator.index(name)
         except (ValueError, TypeError):
-            raise unknown("class", name, self.classes) from None
+            raise unknown(
+                "class", name, self.classes, listed="jaxcam models NAME lists them, as does network.classes"
+            ) from None
         if not 0 <= index < len(self.classes):
             raise JaxcamError(f"there is no class {index}; {self.name} has {len(self.classes)}, numbered from 0")
         return index

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.cutting.adapters import Call, own_params
+from jaxcam.cutting.adapters import Call, own_params, params_of
 from jaxcam.cutting.cut import Cut, Features, Head
 from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
@@ -48,6 +48,13 @@ class Wrapped(Classifier):
     def __post_init__(self):
         if len(self.classes) != self.places.logits:
             raise JaxcamError(f"{self.name}: {len(self.classes)} class names for {self.places.logits} logits")
+
+    def with_params(self, params: Any) -> Wrapped:
+        """The same network with other weights of the same shapes: parameters, or the model itself that has trained on.
+
+        Nothing is traced or compiled anew.
+        """
+        return super().with_params(params_of(params))
 
     @property
     def layers(self) -> tuple[str, ...]:
