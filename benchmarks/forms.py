@@ -1,11 +1,13 @@
 """Which form of a map is right where: `python -m benchmarks.forms PICTURES TRAINING --out RUNS [--limit N]`.
 
-Five networks at several depths each, with few and with many negative activations. For every contribution method in both
-of its forms, beside Grad-CAM, HiResCAM and a uniform map: the share of the map in the objects' boxes, and IC, AD and
-ADD, with intervals, by `jaxcam evaluate`; the share of negative activation, `sum |A < 0| / sum |A|`; and how much the
-contributions cancel, `sum |alpha| / |F(A) - F(0)|`. PICTURES is a folder of boxed pictures of Imagenette's classes
-(`boxes.csv`), TRAINING one of the same classes, of which `--each` are taken to train a small vision transformer on what
-EfficientNet-Lite0 sees. The runs go on where they were stopped. Writes `benchmarks/results/forms.md`.
+Six networks at several depths each, with few and with many negative activations. For every contribution method in both
+of its forms, beside Grad-CAM, HiResCAM, LayerCAM, and Random-CAM and a uniform map, which know nothing of the class:
+the share of the map in the objects' boxes and other measures, with intervals, by `jaxcam evaluate`; whether that share
+is above the uniform map's on the same pictures, corrected for the number of methods (Holm); the share of negative
+activation, `sum |A < 0| / sum |A|`; and how much the contributions cancel, `sum |alpha| / |F(A) - F(0)|`. PICTURES is a
+folder of boxed pictures of Imagenette's classes (`boxes.csv`), TRAINING one of the same classes, of which `--each` are
+taken to train two small vision transformers on what EfficientNet-Lite0 sees: one reads its class token, the other the
+mean of all. The runs go on where they were stopped. Writes `benchmarks/results/NAME.md`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import pathlib
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,53 +32,60 @@ import jaxcam
 from benchmarks.timing import machine
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.evaluate import Run, evaluate
+from jaxcam.evaluate.intervals import holm, p_values
 from jaxcam.evaluate.statistics import summarise
 from jaxcam.methods.contribution import lift_cam
+from jaxcam.methods.registry import request
 from jaxcam.methods.signs import signed_share
+from jaxcam.metrics import METRICS
 from jaxcam.models.trees import flatten, unflatten
 from jaxcam.transforms import for_cpu
 
 #: A method, and the other forms of the same contributions.
 FORMS = {"lift_cam": ("multiplier_cam", "hires_lift_cam"), "lrp_cam": ("hires_lrp_cam",)}
-BESIDE = ("grad_cam", "hires_cam")
-METHODS = tuple(m for form, others in FORMS.items() for m in (form, *others)) + BESIDE
-METRICS = ("pointing", "ic", "ad", "add")
+BESIDE = ("grad_cam", "hires_cam", "layer_cam")
+ASKED = tuple(m for form, others in FORMS.items() for m in (form, *others)) + BESIDE
+MEASURED = ("pointing", "hit", "ic", "ad", "add", "road", "adcc")
 LAYERS = {
     "vgg16_slim": ("conv5_3", "conv5_1", "conv4_3"),
     "resnet50_slim": ("layer4", "layer3"),
     "squeezenet": ("fire9", "fire8"),
     "efficientnet_lite0": ("head", "block15", "block14", "block10"),
     "transformer": ("block0", "block1"),
+    "mean_transformer": ("block0", "block1"),
 }
 
 
 class Transformer(nn.Module):
-    """Pre-norm blocks over a grid of features, and a class token that alone is read."""
+    """Pre-norm blocks over a grid of features; what is read is a class token alone, or the mean of all."""
 
     classes: int
+    token: bool = True
     width: int = 128
     depth: int = 3
 
     @nn.compact
     def __call__(self, x):
         x = nn.Dense(self.width)(x.reshape(x.shape[0], -1, x.shape[-1]))
-        token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.width))
-        x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
+        if self.token:
+            token = self.param("class_token", nn.initializers.normal(0.02), (1, 1, self.width))
+            x = jnp.concatenate([jnp.broadcast_to(token, (x.shape[0], 1, self.width)), x], axis=1)
         x = x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for i in range(self.depth):
             x = x + nn.MultiHeadDotProductAttention(4)(nn.LayerNorm()(x))
             x = jaxcam.tag(x + nn.Dense(self.width)(nn.gelu(nn.Dense(2 * self.width)(nn.LayerNorm()(x)))), f"block{i}")
-        return nn.Dense(self.classes)(nn.LayerNorm()(x)[:, 0])
+        x = nn.LayerNorm()(x)
+        return nn.Dense(self.classes)(x[:, 0] if self.token else x.mean(1))
 
 
-def transformer(training: str, each: int, kept: pathlib.Path, say: Callable[[str], None]) -> Any:
+def transformer(training: str, each: int, kept: pathlib.Path, say: Callable[[str], None], token: bool) -> Any:
     """The transformer on EfficientNet-Lite0's block10, wrapped; trained once and kept in a file.
 
     How good it is goes to `say`.
     """
     base, data = lite0(), load_dataset(training)
     stem, _ = base.split(at="block10")
-    net = Transformer(len(data.classes))
+    net, name = Transformer(len(data.classes), token), kept.stem
     if not kept.is_file():
         params, right = trained(net, base, stem, data, each)
         np.savez(kept, right=right, **flatten(params))
@@ -85,10 +95,10 @@ def transformer(training: str, each: int, kept: pathlib.Path, say: Callable[[str
     def whole(p, images):
         return net.apply(p["transformer"], stem(p["stem"], images))
 
-    say(f"transformer: {100 * right.mean():.1f} % of {right.size} pictures that it was not trained on right.")
+    say(f"{name}: {100 * right.mean():.1f} % of {right.size} pictures that it was not trained on right.")
     return jaxcam.wrap(
         whole, {"stem": base.params, "transformer": params}, preprocessing=base.preprocessing, classes=data.classes,
-        layer="block1", layout=jaxcam.tokens(prefix=1), name="transformer", batched=True,
+        layer="block1", layout=jaxcam.tokens(prefix=int(token)), name=name, batched=True,
     )  # fmt: skip
 
 
@@ -180,18 +190,38 @@ def uniform(data: Any) -> float:
     return float(np.mean(shares))
 
 
-def rows(run: Run) -> Iterator[str]:
-    """A line for every method: boxes, IC, AD and ADD, each with its interval; what is surely best in bold."""
+def table(run: Run) -> Iterator[str]:
+    """A line for every method, each mean with its interval; what is surely best in bold, the best control never."""
     summary = summarise(run)
-    for i, method in enumerate(summary.methods):
+    names, controls = list(summary.methods), [request(m).info.control for m in summary.methods]
+    heads = [METRICS[m].short for m in summary.metrics]
+    epg, uniform = list(summary.metrics).index("pointing"), names.index("uniform_cam")
+    others = [i for i in range(len(names)) if i != uniform]
+    against = summary.difference._replace(
+        **{k: getattr(summary.difference, k)[others, uniform, epg] for k in ("mean", "error", "low", "high")}
+    )
+    sure = dict(zip(others, zip(against.mean, holm(p_values(against)) < 0.05, strict=True), strict=True))
+    yield f"| method | {' | '.join(heads)} | in the boxes, against a uniform map |"
+    yield "|---" * (len(heads) + 2) + "|"
+    for i, method in enumerate(names):
         cells = []
         for j, _ in enumerate(summary.metrics):
             s = summary.score
             text = f"{s.mean[i, j]:.1f} [{s.low[i, j]:.1f}, {s.high[i, j]:.1f}]"
-            if summary.best[i, j] or summary.tied[i, j]:
+            if not controls[i] and (summary.best[i, j] or summary.tied[i, j]):
                 text = f"**{text}**"
             cells.append(text)
-        yield f"| {method} | " + " | ".join(cells) + " |"
+        more, surely = sure.get(i, (0.0, False))
+        side = ("above" if more > 0 else "below") if surely else "undecided"
+        yield f"| {method} | {' | '.join(cells)} | {'' if i == uniform else f'{more:+.1f}: {side}'} |"
+
+
+def command(argv: Sequence[str] | None) -> str:
+    """As it was given, but for where things lie."""
+    words = ["PICTURES", "TRAINING", *(sys.argv[1:] if argv is None else argv)[2:]]
+    places = {"--out": "RUNS", "--squeezenet": "FILE"}
+    hidden = [places.get(before, word) for before, word in zip([""] + words, words, strict=False)]
+    return shlex.join(["python", "-m", "benchmarks.forms", *hidden])
 
 
 def main(argv=None) -> int:
@@ -204,26 +234,35 @@ def main(argv=None) -> int:
     parser.add_argument("--limit", type=int, default=100, help="pictures")
     parser.add_argument("--each", type=int, default=100, help="pictures of a class to train the transformer on")
     parser.add_argument("--networks", nargs="+", default=list(LAYERS), choices=list(LAYERS))
+    parser.add_argument("--methods", nargs="+", default=ASKED, help="with options, or all")
+    parser.add_argument("--metrics", nargs="+", default=MEASURED, help="pointing among them")
+    parser.add_argument("--name", default="forms", help="of the file in benchmarks/results")
     args = parser.parse_args(argv)
     data = load_dataset(args.pictures)
     lines, notes = [], []
     makers = {
         "squeezenet": lambda: squeezenet(args.squeezenet),
         "efficientnet_lite0": lite0,
-        "transformer": lambda: transformer(args.training, args.each, args.out / "transformer.npz", notes.append),
-    }
+        **{
+            name: lambda name=name, token=token: transformer(
+                args.training, args.each, args.out / f"{name}.npz", notes.append, token
+            )
+            for name, token in (("transformer", True), ("mean_transformer", False))
+        },
+    }  # fmt: skip
     for name in args.networks:
         network = makers.get(name, lambda name=name: jaxcam.load(name))()
         for layer in LAYERS[name]:
             began = time.perf_counter()
             run = evaluate(
-                network, args.pictures, methods=METHODS, metrics=METRICS, layer=layer, limit=args.limit, keep=(),
-                out=args.out / f"{name}-{layer}",
+                network, args.pictures, methods=args.methods, metrics=args.metrics, controls=True, layer=layer,
+                limit=args.limit, keep=(), out=args.out / f"{name}-{layer}",
             )  # fmt: skip
             share, cancelled = diagnostics(network, layer, run, [i.path for i in data.items])
             head = f"### {name} {layer}: {100 * share:.0f} % negative, contributions {cancelled:.1f} times their sum"
-            lines += ["", head, "", "| method | boxes | IC | AD | ADD |", "|---|---|---|---|---|", *rows(run)]
-            print("\n".join(lines[-len(METHODS) - 5 :]), f"\n({time.perf_counter() - began:.0f} s)", flush=True)
+            found = [head, "", *table(run)]
+            lines += ["", *found]
+            print("\n".join(found), f"\n({time.perf_counter() - began:.0f} s)", flush=True)
     top = [
         "# Which form of a map is right where", "",
         f"{args.limit} boxed pictures; the boxes cover {100 * uniform(data):.1f} % of the {len(data.items)} pictures, "
