@@ -6,6 +6,7 @@ and reported, each in a process of its own, whose time and memory count.
 `paper N`: what N pictures of ImageNet take on H100s, by arithmetic.
 `ray N`: the same by one process, by two workers and by four with a thread each, and with workers and a node that are
 killed; `--model` takes a network that computes for longer, `--kills 0` leaves the killing out.
+`pool N`: the same by the workers of a pool that Ray's autoscaler makes from nothing, and of which a node is killed.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import json
 import os
 import pathlib
 import resource
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -274,6 +279,110 @@ def clustered(pictures: int, folder: pathlib.Path, kills: int, model: str | None
     return lines
 
 
+def pooled(pictures: int, folder: pathlib.Path, batch: int) -> list[str]:
+    """One process, and a pool of at most two nodes that is empty at first; one of them is killed, and replaced."""
+    os.environ["XLA_FLAGS"] = _ONE_THREAD
+    os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+    import jax
+    import ray
+
+    from jaxcam.evaluate import evaluate
+    from jaxcam.evaluate.cluster import Cluster
+    from jaxcam.zoo.load import load
+
+    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    net, data = load(tiny(folder / "net")), noise(folder / "pictures", pictures)
+    how: dict[str, Any] = {"methods": ("grad_cam", "lift_cam"), "metrics": ("ic", "insertion"), "batch_size": batch}
+    alone = evaluate(net, data, out=folder / "alone", keep=(), **how)
+    nodes: list[tuple[int, int]] = []
+
+    def alive() -> list[dict]:
+        return [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+
+    with pool(folder, most=2) as address, Cluster(address, workers=2, resources={"CPU": 1}) as cluster:
+        lost: list[int] = []
+
+        def watch(state: Any) -> None:
+            nodes.append((state.done, len(alive())))
+            if state.done > pictures // 3 and len(alive()) == 2 and not lost:
+                lost.append(state.done)
+                raylet(alive()[0]).kill()
+
+        before = len(alive())
+        begun = time.perf_counter()
+        run = evaluate(net, data, out=folder / "pool", keep=(), cluster=cluster, progress=watch, **how)
+        seconds = time.perf_counter() - begun
+    second = next((done for done, count in nodes if count == 2), None)
+    fewer = [done for done, count in nodes if count < 2 and lost and done > lost[0]]
+    return [
+        f"a pool of {before} nodes at first: {seconds:.0f} s; two were there after {second} pictures; one was killed "
+        f"after {lost}, {len(fewer)} batches were made with fewer; {len(cluster.pids)} processes began; same table: "
+        f"{same(run, alone)}, batches {len(run.units)} of {len(alone.units)}"
+    ]
+
+
+@contextlib.contextmanager
+def pool(folder: pathlib.Path, most: int) -> Iterator[str]:
+    """The address of a cluster whose head computes nothing, and whose autoscaler starts nodes of one core here."""
+    import ray
+
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "pool", "max_workers": most, "upscaling_speed": 1.0, "idle_timeout_minutes": 5,
+        "provider": {
+            "type": "fake_multinode", "use_node_id_as_ip": True, "disable_node_updaters": True,
+            "disable_launch_config_check": True, "gcs_address": address,
+        },
+        "available_node_types": {
+            "head": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "node": {
+                "resources": {"CPU": 1, "object_store_memory": 200_000_000}, "node_config": {}, "min_workers": 0,
+                "max_workers": most,
+            },
+        },
+        "head_node_type": "head", "auth": {}, "docker": {}, "file_mounts": {}, "file_mounts_sync_continuously": False,
+        "cluster_synced_files": [], "rsync_exclude": [], "rsync_filter": [],
+        **{f"{name}_commands": [] for name in commands},
+    }  # fmt: skip
+    file = folder / "pool.json"
+    file.write_text(json.dumps(config))
+    own = {
+        "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "0" * 5,
+    }  # fmt: skip
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=0",
+         "--include-dashboard=false", f"--autoscaling-config={file}", "--object-store-memory=200000000"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | own,
+    )  # fmt: skip
+    try:
+        assert head.stdout is not None
+        if not any("Ray runtime started" in line for line in head.stdout):
+            raise RuntimeError("ray start gave up")
+        threading.Thread(target=head.stdout.read, daemon=True).start()
+        yield address
+    finally:
+        started = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        for process in psutil.wait_procs(started, timeout=10)[1]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def raylet(node: dict) -> psutil.Process:
+    """The process of a node that the autoscaler started here."""
+    for process in family():
+        with contextlib.suppress(psutil.Error):
+            if f"--raylet_socket_name={node['RayletSocketName']}" in process.cmdline():
+                return process
+    raise LookupError(f"no process of {node['NodeID']}")
+
+
 def family() -> list[psutil.Process]:
     """This process and all that it started."""
     return [psutil.Process(), *psutil.Process().children(recursive=True)]
@@ -346,7 +455,7 @@ def paper(pictures: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("table", "grow", "ray", "paper"))
+    parser.add_argument("what", choices=("table", "grow", "ray", "pool", "paper"))
     parser.add_argument("pictures", type=int, nargs="+")
     parser.add_argument("--kills", type=int, default=10, help="of actors")
     parser.add_argument("--model", help="of `ray`; a tiny one unless given")
@@ -358,7 +467,8 @@ def main() -> None:
         for pictures in options.pictures:
             lines = {
                 "table": lambda n: [tabled(n, folder)], "grow": lambda n: [grown(n, folder)],
-                "ray": lambda n: clustered(n, folder, options.kills, options.model, options.batch), "paper": paper,
+                "ray": lambda n: clustered(n, folder, options.kills, options.model, options.batch),
+                "pool": lambda n: pooled(n, folder, options.batch), "paper": paper,
             }[options.what](pictures)  # fmt: skip
             print("\n".join(lines), flush=True)
     finally:

@@ -82,9 +82,17 @@ def test_a_network_that_cannot_be_sent_and_one_that_is_another_there(data, clust
         evaluate(other, data, out=tmp_path / "other", cluster=cluster, limit=2, **LIGHT)
 
 
-def test_mistakes():
+def test_mistakes(monkeypatch):
     with pytest.raises(JaxcamError, match="workers must be at least 1"):
         Cluster("local", workers=0)
+
+    def refused(*args, **more):
+        raise ConnectionError("no connection") from RuntimeError("several lines\nInvalidAuthToken: missing")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", refused)
+    with pytest.raises(JaxcamError, match="head:6379: the Ray cluster asks for its token; set RAY_AUTH_MODE=token"):
+        Cluster("head:6379")
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,11 @@ class Cluster:
             try:
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **more)
             except Exception as e:  # ConnectionError, ValueError, RuntimeError and more
+                if "AuthToken" in f"{e} {e.__cause__}":
+                    raise JaxcamError(
+                        f"{address}: the Ray cluster asks for its token; set RAY_AUTH_MODE=token here as well, and "
+                        "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH where it lies in another place than Ray's own"
+                    ) from None
                 raise JaxcamError(f"{address}: there is no Ray cluster ({str(e).splitlines()[0]})") from None
         there = ray.cluster_resources()
         kind = next((k for k in ("GPU", "TPU") if there.get(k)), None)
