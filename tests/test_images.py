@@ -163,6 +163,11 @@ def test_colour_profile(tmp_path, mode):
     np.testing.assert_allclose(read_image(path)[0, 0], [255, 0, 0], atol=3)
 
 
+def test_a_colour_profile_is_applied_once(tmp_path):
+    shown = open_image(save(tmp_path / "p.png", Image.fromarray(UPRIGHT), icc_profile=_swapped_profile()))
+    assert "icc_profile" not in shown.info and to_picture(shown) is shown  # what was read is read again as it is
+
+
 def test_broken_colour_profile_is_ignored(tmp_path):
     path = save(tmp_path / "p.png", Image.fromarray(UPRIGHT), icc_profile=b"not a profile")
     np.testing.assert_array_equal(read_image(path), UPRIGHT)

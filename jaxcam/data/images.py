@@ -324,7 +324,9 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if image.mode == "RGB" and source.profile.xcolor_space.strip() == "GRAY":
             image = image.convert("L")  # a grey palette picture
-        return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+        shown = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+        shown.info.pop("icc_profile", None)  # it is applied, and that of sRGB would be again
+        return shown
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
         return image  # a broken profile, or one for other colours: the plain conversion, as viewers do
 

@@ -19,6 +19,8 @@ ALPHA = 0.7
 #: The share of the maximum above which a box is drawn, as in Zhou et al. 2016.
 BOX_SHARE = 0.2
 _FAINTEST = 0.4
+#: In which values are told apart: four for each colour of a map of 256.
+_STEPS = 1024
 _BOX_COLOUR = (0, 255, 170)
 
 
@@ -58,12 +60,17 @@ def overlay(
     values, alpha = (np.zeros(size, np.float32), 0.0) if heatmap is None else (checked(heatmap), alpha)
     if values.shape != size:
         values = place_map(values, (0, 0, *picture.size), size, span=(0.0, 1.0))
-    grey = np.asarray(picture.convert("L"), np.float32)[..., None] / 255
     signed = bool(values.min() < 0) if signed is None else signed
+    # What a value gives of the colour, and leaves of the photo, by its step: photos are large, and pass by few times.
+    middle = (np.arange(_STEPS, dtype=np.float32) + 0.5) / _STEPS
     faintest = 0.0 if signed else _FAINTEST
-    strength = alpha * (faintest + (1 - faintest) * np.abs(values[..., None]))
-    mixed = (1 - strength) * grey + strength * colours(values, cmap, signed)
-    return _boxed(_picture(mixed), box)
+    strength = alpha * (faintest + (1 - faintest) * np.abs(2 * middle - 1 if signed else middle))
+    given = np.asarray(strength[:, None] * colour_map(cmap, signed)(middle)[:, :3] * 255 + 0.5, np.float32)
+    steps = _steps(values, signed)
+    left = np.take(1 - strength, steps, mode="clip") * np.asarray(picture.convert("L"))
+    mixed = np.take(given, steps, axis=0, mode="clip")
+    mixed += left[..., None]
+    return _boxed(Image.fromarray(mixed.astype(np.uint8)), box)
 
 
 def heatmap_picture(
@@ -72,19 +79,14 @@ def heatmap_picture(
     """A map `(h, w)` in its colours alone, a pixel for each value; arguments as those of `overlay`."""
     values = checked(heatmap)
     signed = bool(values.min() < 0) if signed is None else signed
-    return _boxed(_picture(colours(values, cmap, signed)), box)
-
-
-def colours(values: np.ndarray, cmap: str | Colormap | None, signed: bool) -> np.ndarray:
-    """`(h, w, 3)` float32 of values in [0, 1], or of signed ones in [-1, 1].
-
-    Raises:
-      JaxcamError: there is no such colour map.
-    """
     table = colour_map(cmap, signed)
-    found = np.asarray(table(np.arange(table.N))[:, :3], np.float32)
-    places = (values + 1) / 2 if signed else values
-    return found[np.minimum((places * table.N).astype(np.intp), table.N - 1)]  # as the table itself does, only faster
+    found = np.round(255 * table((np.arange(_STEPS) + 0.5) / _STEPS)[:, :3]).astype(np.uint8)
+    return _boxed(Image.fromarray(np.take(found, _steps(values, signed), axis=0, mode="clip")), box)
+
+
+def _steps(values: np.ndarray, signed: bool) -> np.ndarray:
+    """Which step of a colour map's way each value is in, of values in [0, 1], or of signed ones in [-1, 1]."""
+    return ((values + 1) * (_STEPS / 2) if signed else values * _STEPS).astype(np.int32)
 
 
 def colour_map(cmap: str | Colormap | None, signed: bool = False) -> Colormap:
@@ -116,11 +118,12 @@ def checked(heatmap: Any) -> np.ndarray:
         ) from None
     if values.ndim != 2 or not values.size:
         raise JaxcamError(f"a heat map must be (h, w), not {values.shape}")
-    if not np.isfinite(values).all():
+    least, most = float(values.min()), float(values.max())  # NaN where there is one
+    if not np.isfinite([least, most]).all():
         raise JaxcamError("the heat map holds NaN or infinite values")
-    if np.abs(values).max() > 1 + 1e-6:
+    if least < -1 - 1e-6 or most > 1 + 1e-6:
         raise JaxcamError("a heat map must lie in [0, 1], a signed one in [-1, 1]; jaxcam.scale_map scales it")
-    return np.clip(values, -1, 1)
+    return values if least >= -1 and most <= 1 else np.clip(values, -1, 1)
 
 
 def box_of(heatmap: Any, share: float = BOX_SHARE) -> tuple[int, int, int, int] | None:
@@ -153,10 +156,6 @@ def box_of(heatmap: Any, share: float = BOX_SHARE) -> tuple[int, int, int, int] 
     sizes, heat = (ndimage.sum_labels(x, parts, numbers) for x in (np.ones_like(values), values))
     rows, columns = ndimage.find_objects(parts)[int(np.lexsort((heat, sizes))[-1])]
     return int(columns.start), int(rows.start), int(columns.stop), int(rows.stop)
-
-
-def _picture(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.clip(np.round(255 * values), 0, 255).astype(np.uint8))
 
 
 def _boxed(picture: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
