@@ -138,7 +138,7 @@ class Ours:
                 values = []
                 for method, made in zip(METHODS[:methods], maps, strict=False):
 
-                    def again(piece, images, name, sources=forward.sources, pairs=pairs, method=method):
+                    def again(piece, images, name, others, sources=forward.sources, pairs=pairs, method=method):
                         changed = self.engine.forward(np.asarray(images)[: len(pairs)], sources)
                         return self.engine.maps(method, changed, pairs, None).maps
 
