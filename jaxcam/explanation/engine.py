@@ -148,7 +148,7 @@ class Engine:
           JaxcamError: they hold NaN or infinite values; the message names the weights, or (`BadPicture`) the picture.
         """
         n = len(inputs)
-        padded = jnp.asarray(_pad(inputs, self.batch_size))
+        padded = jax.device_put(_pad(inputs, self.batch_size))  # jnp.asarray would compile something for it
         program = compiled.forward(self.features, self.head, self.passes)
         (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
         found = np.asarray(activations)[:n]
@@ -225,7 +225,7 @@ class Engine:
         parts = []
         for start in range(0, len(pairs), at_once):
             some = np.asarray(pairs[start : start + at_once], np.int32)
-            rows, targets = (jnp.asarray(x) for x in _pad(some, at_once).T)
+            rows, targets = map(jax.device_put, _pad(some, at_once).T)
             if stepped is not None:
                 [(row, target)] = some.tolist()
                 where = (forward.sources[row], label, target)
