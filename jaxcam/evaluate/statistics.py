@@ -21,6 +21,8 @@ from jaxcam.evaluate.run import Run
 from jaxcam.methods.registry import METHODS
 from jaxcam.metrics.registry import METRICS
 
+#: How near two means are, as a share, that differ by the rounding of float32 alone.
+_EQUAL = 1e-5
 _PAIRS_AT_ONCE = 256
 _AT_ONCE = 4_000_000  # differences
 #: Pairs that curves and coefficients, which lie in a file for each unit, are averaged over; spread over all of them.
@@ -81,7 +83,7 @@ class Summary:
       methods, metrics: M labels and K names.
       score: `Interval` of `(M, K)` arrays, in published units.
       difference: `Interval` of `(M, M, K)`: row method minus column method, over the pairs defined for both.
-      best: `(M, K)`, whose mean is the best one; controls are never best where there are others.
+      best: `(M, K)`, whose mean is the best one, up to rounding; controls are never best where there are others.
       tied: `(M, K)`, not the best, and not surely different from it.
       p: `(M, M, K)` two-sided p-values of the differences, not corrected.
       sure: `(M, M, K)`, 1 where the row's method is surely better than the column's, -1 where worse, else 0: by
@@ -152,7 +154,7 @@ def summarise(run: Run, *, level: float = LEVEL, replicates: int = REPLICATES, s
         real = np.where(control & ~control.all(), np.nan, mean)
         if np.isfinite(real).any():
             first = int(np.nanargmax(real))
-            best[:, i] = real == real[first]
+            best[:, i] = np.isclose(real, real[first], rtol=_EQUAL, atol=0)
             tied[:, i] = ~best[:, i] & np.isfinite(mean) & (sure[:, first, i] == 0)
     shows_nothing = run.ranks[run.columns["empty"] != ""]
     seconds, evaluations = (
