@@ -10,7 +10,8 @@ from networks import VGG, network, picture
 from PIL import Image
 
 from jaxcam.cli import main
-from jaxcam.data.images import frames, open_image
+from jaxcam.cli.frames import taken
+from jaxcam.data.images import as_it_is, frames, open_image
 from jaxcam.errors import JaxcamError
 from jaxcam.zoo.store import save_network
 
@@ -49,6 +50,18 @@ def test_some_frames_share_the_time_of_those_between(folder):
     assert list(frames(folder / "still.png")) == []
     with pytest.raises(JaxcamError, match="no picture.png: there is no such file"):
         list(frames(folder / "no picture.png"))
+
+
+def test_frames_of_the_command_keep_their_depth_and_channels(tmp_path):
+    deep = [np.full((6, 8), 4000 + i, np.uint16) for i in range(2)]
+    clear = np.full((6, 8, 4), 100, np.uint8)
+    for name, pages in (("deep", deep), ("float", [d.astype(np.float32) for d in deep]), ("clear", [clear, clear + 1])):
+        first, *others = map(Image.fromarray, pages)
+        first.save(tmp_path / f"{name}.tiff", save_all=True, append_images=others)
+        listed, [animation] = taken([str(tmp_path / f"{name}.tiff")], "all", tmp_path / "out")
+        assert tuple(listed) == animation.frames
+        for file, page in zip(listed, pages, strict=True):
+            np.testing.assert_array_equal(as_it_is(open_image(file)), page)
 
 
 def test_the_command_explains_frames_and_animates_their_maps(folder, tmp_path, capsys):

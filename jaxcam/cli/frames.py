@@ -12,6 +12,9 @@ from jaxcam.cli.pictures import FRAMES, stems
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 
+#: Modes of Pillow's that a PNG keeps as they are.
+_IN_PNG = ("L", "LA", "RGB", "RGBA", "I;16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Animation:
@@ -47,23 +50,26 @@ def check(options: argparse.Namespace) -> None:
 
 
 def taken(paths: Sequence[str], wanted: int | str | None, out: pathlib.Path) -> tuple[list[str], list[Animation]]:
-    """The pictures to explain, where the frames of the animated ones stand in their place, written as PNG below `out`.
+    """The pictures to explain, where frames of the animated ones stand in their place, written as files below `out`.
 
-    What cannot be read stays, for whoever reads it to say why.
+    They keep the channels and the depth that they have: as PNG, and as TIFF where no PNG holds it. What cannot be read
+    stays, for whoever reads it to say why.
     """
     if wanted is None:
         return list(paths), []
-    from jaxcam.data.images import frames
+    from jaxcam.data.images import as_it_is, frames
 
     names, listed, animations = stems(paths, out), [], []
     for path in paths:
         files, times = [], []
         try:
             for number, picture, milliseconds in frames(path, None if wanted == "all" else int(wanted)):
-                file = out / FRAMES / f"{names[path]}-{number:04}.png"
+                own: Any = as_it_is(picture)
+                kind = "png" if own.mode in _IN_PNG else "tiff"
+                file = out / FRAMES / f"{names[path]}-{number:04}.{kind}"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(file) as f:
-                    picture.save(f, "png")
+                    own.save(f, kind)
                 files.append(str(file))
                 times.append(milliseconds)
         except (JaxcamError, MemoryError):

@@ -42,7 +42,7 @@ def known(classes: Sequence[str]) -> str:
     """How many classes a network knows; of few their names, as it takes whatever it sees for one of them."""
     if len(classes) > _FEW:
         return f"{len(classes):,} classes"
-    told = f"{len(classes)} classes: {', '.join(classes)}"
+    told = f"{len(classes)} class{'es' * (len(classes) != 1)}: {', '.join(classes)}"
     if len(told) <= _LETTERS:
         return told
     whole = max(1, told[:_LETTERS].count(", "))  # of the names, of which none is cut
