@@ -22,6 +22,7 @@ from test_images import huge_png
 import jaxcam
 from jaxcam.cli import arguments, main, progress
 from jaxcam.methods.registry import METHODS
+from jaxcam.metrics import METRICS
 from jaxcam.zoo.store import save_network
 
 
@@ -157,6 +158,16 @@ def test_a_method_in_detail(capsys):
     assert main(["methods", "shap_cam"]) == 0
     assert "orderings" in capsys.readouterr().out
     assert main(["methods", "lift_cat"]) == 2
+
+
+def test_a_metric_in_detail(capsys):
+    for name, metric in METRICS.items():
+        assert main(["metrics", name]) == 0
+        shown = capsys.readouterr().out
+        assert metric.title in shown and all(f" {need} " in shown for need in metric.requires)
+    assert main(["metrics", "EPG"]) == 0
+    assert "the share of the map inside the boxes" in " ".join(capsys.readouterr().out.split())
+    assert main(["metrics", "epgg"]) == 2
 
 
 def test_quiet_says_nothing(explain, tmp_path, capsys):
@@ -490,7 +501,6 @@ def test_a_shell_completes_commands_options_and_names(tmp_path, capsys):
 
 def test_the_names_to_complete_are_those_of_the_tables():
     from jaxcam.cli.completion import _names
-    from jaxcam.metrics import METRICS
     from jaxcam.zoo.load import bundled
 
     assert _names() == {"methods": sorted(METHODS), "metrics": sorted(METRICS), "models": sorted(bundled())}

@@ -20,8 +20,9 @@ from jaxcam.errors import JaxcamError, visible
 def parser() -> tuple[argparse.ArgumentParser, Any]:
     """The parser, and its commands; each sets `run`, a function of the parsed arguments."""
     top = arguments.Parser(
-        prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False
-    )
+        prog="jaxcam", description="Class activation maps: why did the network say that?", allow_abbrev=False,
+        epilog="Begin with: jaxcam explain photo.jpg; jaxcam COMMAND --help tells the options of each.",
+    )  # fmt: skip
     top.add_argument("--version", action=doctor.Version)
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (explain, evaluate, report, listing, convert, train, serve, doctor, completion):

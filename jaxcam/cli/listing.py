@@ -40,9 +40,10 @@ def add_commands(commands: Any) -> None:
     methods.add_argument("name", nargs="?", metavar="NAME", help="the method to show")
     methods.set_defaults(run=_methods)
     metrics = commands.add_parser(
-        "metrics", help="list the metrics", allow_abbrev=False,
-        description="Lists what `jaxcam evaluate` can measure of a map.",
+        "metrics", help="list the metrics, or show one in detail", allow_abbrev=False,
+        description="Lists what `jaxcam evaluate` can measure of a map; or shows one with what it computes.",
     )  # fmt: skip
+    metrics.add_argument("name", nargs="?", metavar="NAME", help="the metric to show, by its name or abbreviation")
     metrics.set_defaults(run=_metrics)
 
 
@@ -221,9 +222,11 @@ def _argument(text: str, name: str) -> str:
 
 
 def _metrics(options: argparse.Namespace) -> int:
-    del options
-    from jaxcam.metrics.registry import KINDS, METRICS
+    from jaxcam.metrics.registry import KINDS, METRICS, metric_name
 
+    if options.name is not None:
+        _metric(metric_name(options.name))
+        return 0
     table = _table("metric", "", "", "kind", "unit", "", "")
     for name, m in METRICS.items():
         said = (
@@ -239,4 +242,23 @@ def _metrics(options: argparse.Namespace) -> int:
     console.print(table)
     for kind, asks in KINDS.items():
         console.print(f"{kind}: {asks}", markup=False)
+    console.print("jaxcam metrics NAME shows one with what it computes", markup=False)
     return 0
+
+
+def _metric(name: str) -> None:
+    """Shows a metric, what its function says, and what it takes."""
+    from jaxcam.metrics.registry import KINDS, METRICS, QUANTITIES
+
+    m, console = METRICS[name], _console(100)
+    text = (inspect.getdoc(m.outline) or "").partition("\nArgs:")[0].strip()
+    console.print(visible(f"{name}: {m.title_and_unit}, {m.short}: {m.direction}"), markup=False)
+    if m.kind:
+        console.print(visible(f"  {m.kind}: {KINDS[m.kind]}"), markup=False)
+    for paragraph in filter(None, text.split("\n\n")):
+        console.print(visible("  " + " ".join(paragraph.split())), markup=False)
+    table = _table("it takes", "")
+    for need in m.requires:
+        _add(table, need, QUANTITIES[need].replace("`", ""))
+    console.print(table)
+    console.print(f"as in jaxcam evaluate pictures/ --metrics {name}", markup=False)

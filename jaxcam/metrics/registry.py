@@ -242,6 +242,11 @@ class Metric:
         return f"Metric({self.title_and_unit}, {self.short}; {self.direction}; {self.kind or 'of no kind'})"
 
     @property
+    def outline(self) -> Callable[..., Any] | None:
+        """Something with the signature and the docstring of the function, which need not be imported for them."""
+        return vars(type(self))["function"].outline(self)
+
+    @property
     def requires(self) -> tuple[str, ...]:
         """What it needs, and what its perturbation and its variation do."""
         return tuple(
