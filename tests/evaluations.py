@@ -54,12 +54,12 @@ def assert_same(run, other) -> None:
         np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def kill_at(call: str, count: int) -> None:
-    """Kills this process in the middle of the `count`-th call of a function of `os`."""
+def kill_at(call: str, count: int, of: str = "") -> None:
+    """Kills this process in the middle of the `count`-th call of a function of `os` that has to do with such a name."""
     real, left = getattr(os, call), [count]
 
     def dying(*args):
-        left[0] -= 1
+        left[0] -= of in str(args[-1])
         if left[0] == 0:
             if call == "write":
                 real(args[0], args[1][: len(args[1]) // 2])
@@ -70,13 +70,15 @@ def kill_at(call: str, count: int) -> None:
 
 
 def main(data: str, out: str, cache: str, when: str) -> None:
-    """Evaluates; dies `when` it is said: "write 2", "fsync 3", "replace 1", "after 0.05" seconds, or "never"."""
+    """Evaluates; dies `when` it is said: "write 2", "fsync 3", "replace 1", "keep 5", "after 0.05" (s), or "never"."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    from jaxcam.evaluate import evaluate
+    from jaxcam.evaluate import evaluate, unfinished
+
+    unfinished.LEAST = 0.0
 
     kind, _, value = when.partition(" ")
     begun = threading.Event()
@@ -88,8 +90,10 @@ def main(data: str, out: str, cache: str, when: str) -> None:
 
     if kind == "after":
         threading.Thread(target=later, daemon=True).start()
+    elif kind == "keep":
+        kill_at("replace", int(value), "unfinished")
     elif kind != "never":
-        kill_at(kind, int(value))
+        kill_at(kind, int(value), {"replace": "arrays"}.get(kind, ""))
 
     def slowly(state) -> None:  # so that there is something left to kill
         begun.set()

@@ -29,11 +29,12 @@ def work_and_die(data, out, cache, when: str) -> int:
 
 
 def test_kill_9(tmp_path):
-    """In the middle of writing a unit, before its arrays appear, and at random moments; then to the end."""
+    """In the middle of writing a unit, between its parts, before its arrays appear, and at random moments; then to the
+    end."""
     data, cache = pictures(tmp_path / "set"), tmp_path / "compiled"
     slow = bool(os.environ.get("JAXCAM_SLOW_TESTS"))
     rng = np.random.default_rng()
-    moments = ["write 2", "after 0.08", "replace 1"]
+    moments = ["write 2", "after 0.08", "replace 1", "keep 9"]
     if slow:
         moments += ["fsync 1", "fsync 2", "fsync 3", "fsync 4", "write 1", "replace 2", "replace 3"]
         moments += [f"after {t:.3f}" for t in rng.uniform(0, 0.4, 10)]

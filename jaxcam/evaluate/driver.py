@@ -23,8 +23,9 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.cluster import Cluster, Task
 from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest, numbered
 from jaxcam.evaluate.records import Records
-from jaxcam.evaluate.run import Run, read_manifest, read_run, units_of
+from jaxcam.evaluate.run import Run, read_manifest, read_run, stamp, units_of
 from jaxcam.evaluate.store import arrays_file
+from jaxcam.evaluate.unfinished import forget
 from jaxcam.evaluate.units import on_a_processor
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
@@ -168,6 +169,7 @@ def evaluate(
     with writer:
         present = _present(folder, options, records)
         missing = [n for n in range(len(units)) if n not in present]
+        forget(folder, present)
         if missing:
             used = list(devices if devices is not None else jax.local_devices())[: len(missing)]
             watch = _Watch(progress, units, present, records.spoilt)
@@ -179,13 +181,14 @@ def evaluate(
                     tasks = [Task(n, [(int(i), data.items[i]) for i in units[n]]) for n in missing]
                     made = cluster.units(network, own, known, tasks)
                 else:
-                    make = _makers(network, own, known, used, stop)
+                    make = _makers(network, own, known, used, stop, folder, stamp(manifest))
                     loaded = _loaded(network, data, units, missing, options.needs_masks, decoders)
                     stack.enter_context(contextlib.closing(loaded))
                     made = _made(make, zip(missing, loaded, strict=True), len(used), stop)
                 stack.enter_context(contextlib.closing(made))
                 for done in made:
                     writer.append(*done)
+                    forget(folder, [done.summary["unit"]])
                     watch.committed(done)
         return read_run(folder)
 
@@ -286,8 +289,9 @@ def _loaded(
 
 
 def _makers(
-    network: Classifier, options: Options, known: bool, devices: Sequence[Any], stop: threading.Event
-) -> Callable[[int, Sequence[Loaded]], Done]:
+    network: Classifier, options: Options, known: bool, devices: Sequence[Any], stop: threading.Event,
+    folder: pathlib.Path, run: str,
+) -> Callable[[int, Sequence[Loaded]], Done]:  # fmt: skip
     """A function that makes a unit; each thread that calls it takes a device of its own."""
     local, free = threading.local(), list(devices)
 
@@ -297,7 +301,7 @@ def _makers(
         with jax.default_device(local.device):
             if not hasattr(local, "worker"):
                 here = network.with_params(jax.device_put(network.params, local.device))
-                local.worker = Worker(here, options, known_labels=known, stopping=stop.is_set)
+                local.worker = Worker(here, options, known_labels=known, stopping=stop.is_set, folder=folder, run=run)
             return local.worker.unit(number, loaded)
 
     return make

@@ -65,6 +65,10 @@ class Shared(NamedTuple):
 Again = Callable[[Piece, jax.Array, Hashable | None, Sequence[int] | None], np.ndarray]
 
 
+#: Called with the name of a step and what makes it; gives what this makes, or made in an earlier run.
+Once = Callable[[tuple[object, ...], Callable[[], Mapping[str, Any]]], Mapping[str, Any]]
+
+
 class Measures:
     """Some metrics on one network.
 
@@ -142,7 +146,7 @@ class Measures:
 
     def of_maps(
         self, maps: Maps, shared: Shared, reference: np.ndarray | None, seconds: dict[str, float],
-        check: Callable[[], None], again: Again | None = None,
+        check: Callable[[], None], again: Again | None = None, once: Once = lambda what, make: make(),
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
         """Every metric `(p,)` by name, and every perturbation's scores `(p, S)` by the name they are kept under.
 
@@ -153,6 +157,8 @@ class Measures:
           seconds: the time that each group of metrics took is added here.
           check: called before what takes long; may raise.
           again: the method on other images, for metrics with a variation.
+          once: called with the name of a step and a function that makes it, which need not be called where it was
+            made before.
         """
         given = {"map": maps.maps, "coefficients": maps.coefficients, "completeness_gap": maps.gaps}
         if reference is not None:
@@ -166,23 +172,34 @@ class Measures:
                 known["heatmap"] = _highest(_heatmaps(self.size, maps.from_zero), known["map"])
             if "ranks" in self.needed:
                 known["ranks"] = _highest(_ranks, known["heatmap"])
-            made: dict[Any, dict[str, Any]] = {None: {}}  # of this method's maps
-            for (function, needs, perturbation, variation), alike in self._groups.items():
-                with timed(seconds, " ".join(m.name for m in alike)):
+            made: dict[Any, Mapping[str, Any]] = {None: {}}  # of this method's maps
+            for (_, _, perturbation, variation), alike in self._groups.items():
+                names = " ".join(m.name for m in alike)
+                with timed(seconds, names):
                     if perturbation not in made:
                         check()
-                        made[perturbation] = self._scores(perturbation, shared, piece, known)
+                        kept = functools.partial(once, (piece.some.start, "scores", names))
+                        made[perturbation] = self._scores(perturbation, shared, piece, known, kept)
                         if perturbation.says:
                             curves[perturbation.array].append(np.asarray(made[perturbation]["scores"])[:count])
                     if variation not in made:
                         made[variation] = {
-                            "again": self._again(variation, shared, piece, known, maps.from_zero, again, check)
+                            "again": self._again(variation, shared, piece, known, maps.from_zero, again, check, once)
                         }
-                    more = made[perturbation] | made[variation]
-                    result = self._results(function, needs, perturbation, shared, piece, known | more)
+                    more = {**known, **made[perturbation], **made[variation]}
+                    make = functools.partial(self._values, alike, shared, piece, more)
+                    found = once((piece.some.start, "values", names), make)
                     for m in alike:
-                        values[m.name].append(np.asarray(getattr(result, m.field) if m.field else result)[:count])
+                        values[m.name].append(found[m.name])
         return {k: np.concatenate(v) for k, v in values.items()}, {k: np.concatenate(v) for k, v in curves.items()}
+
+    def _values(
+        self, alike: Sequence[Metric], shared: Shared, piece: Piece, known: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """Metrics that one evaluation gives, by name."""
+        m = alike[0]
+        result = self._results(m.function, m.needs, m.perturbation, shared, piece, known)
+        return {m.name: np.asarray(getattr(result, m.field) if m.field else result)[: piece.pairs] for m in alike}
 
     def _results(
         self, function: Callable | None, needs: tuple[str, ...], perturbation: Perturbation | Probes | None,
@@ -202,26 +219,31 @@ class Measures:
         return _at(precision, program, self.params if "params" in needs else None, of_picture, piece.rows, of_map)
 
     def _scores(
-        self, probes: Perturbation | Probes, shared: Shared, piece: Piece, known: Mapping[str, Any]
-    ) -> dict[str, jax.Array]:
+        self, probes: Perturbation | Probes, shared: Shared, piece: Piece, known: Mapping[str, Any],
+        once: Callable[[Callable[[], Mapping[str, Any]]], Mapping[str, Any]],
+    ) -> Mapping[str, Any]:  # fmt: skip
         """What the class gets on the images of a perturbation: scores, log-odds and logits `(m, S)`, and all logits."""
         if probes in piece.made:
             return piece.made[probes]
-        points = probes.points(self.size, self.steps)
-        program = _probed(probes, self.predict, self.score)
-        of_picture, of_map = _wanted((*probes.needs, "target"), shared, known)
-        parts = [
-            _at(self.precision, program, self.params, of_picture, piece.rows, of_map, jnp.asarray(some))
-            for some in _chunks(points, _POINTS)
-        ]
-        found = {k: jnp.concatenate([p[k] for p in parts], axis=1)[:, : len(points)] for k in parts[0]}
+
+        def make() -> dict[str, jax.Array]:
+            points = probes.points(self.size, self.steps)
+            program = _probed(probes, self.predict, self.score)
+            of_picture, of_map = _wanted((*probes.needs, "target"), shared, known)
+            parts = [
+                _at(self.precision, program, self.params, of_picture, piece.rows, of_map, jnp.asarray(some))
+                for some in _chunks(points, _POINTS)
+            ]
+            return {k: jnp.concatenate([p[k] for p in parts], axis=1)[:, : len(points)] for k in parts[0]}
+
+        found = once(make)
         if not _of_the_map(probes.needs):
             piece.made[probes] = found
         return found
 
     def _again(
         self, variation: Variation, shared: Shared, piece: Piece, known: Mapping[str, Any], from_zero: bool,
-        again: Again | None, check: Callable[[], None],
+        again: Again | None, check: Callable[[], None], once: Once,
     ) -> jax.Array:  # fmt: skip
         """The heatmaps `(m, n, H, W)` of the method on changed images, laid back."""
         if again is None:
@@ -239,11 +261,16 @@ class Measures:
         for i in range(variation.count):
             check()
             name = None if _of_the_map(variation.needs) else (piece.some.start, variation, i)
-            maps = _filled(again(piece, images[:, i], name, others), self.at_once)
+            make = functools.partial(_as_maps, again, piece, images[:, i], name, others)
+            maps = _filled(np.asarray(once((piece.some.start, variation.name, i), make)["maps"]), self.at_once)
             shown = _highest(_heatmaps(self.size, from_zero, variation.back), maps)
             unknown = jnp.asarray(np.isnan(maps).any((1, 2), keepdims=True))  # a map of NaN would be scaled to zeros
             found.append(jnp.where(unknown, jnp.nan, shown))
         return jnp.stack(found, axis=1)
+
+
+def _as_maps(again: Again, *args: Any) -> dict[str, np.ndarray]:
+    return {"maps": again(*args)}
 
 
 #: Quantities that are made from others.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import hashlib
+import json
+import pathlib
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +19,12 @@ from jaxcam.data.loader import Loaded
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate.manifest import Options
 from jaxcam.evaluate.measures import Measures, Piece, timed
+from jaxcam.evaluate.unfinished import Unfinished
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.methods.registry import Request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
+from jaxcam.shapley.stepping import State
 from jaxcam.transforms.precision import PASSES
 
 
@@ -43,18 +48,23 @@ class Worker:
       options: the settings of the run.
       known_labels: whether the labels of the pictures are classes of the network.
       stopping: asked now and then; where it says so the unit is given up.
+      folder: of the run, in which parts of a unit are kept until it is committed; None to keep none.
+      run: a digest of the run's settings.
     """
 
     @on_purpose
     def __init__(
-        self, network: Classifier, options: Options, *, known_labels: bool = True, stopping: Callable[[], bool]
-    ):
+        self, network: Classifier, options: Options, *, known_labels: bool = True, stopping: Callable[[], bool],
+        folder: pathlib.Path | None = None, run: str = "",
+    ):  # fmt: skip
+        self.folder, self.run = folder, run
+        self.kept = Unfinished()
         self.network, self.options = network, options
         self.known_labels, self.stopping = known_labels, stopping
         asked = options.precision or network.precision
         self.engine = Engine(
             network, options.layer, options.batch_size, options.batch_size, seed=options.seed, precision=asked,
-            passes=asked or PASSES,
+            passes=asked or PASSES, states=_States(self),
         )  # fmt: skip
         self.measures = Measures(
             network, self.engine.params, options.metrics, batch_size=options.batch_size, baseline=options.baseline,
@@ -83,6 +93,7 @@ class Worker:
             seconds["forward"] = forward.seconds * len(good)
             pairs = self._pairs(good, forward.logits)
             if pairs:
+                self.kept = Unfinished(self.folder, number, functools.partial(_described, self.run, forward, pairs))
                 records, arrays = self._evaluate(good, forward, pairs, seconds)
         seconds["total"] = time.perf_counter() - begin
         problems = [list(p) for x in loaded for p in x.problems]
@@ -131,7 +142,7 @@ class Worker:
         for label, request in requests.items():
             self._check()
             with timed(seconds["methods"], label):
-                found[label] = self.engine.maps(request, forward, pairs, None)
+                found[label] = self._maps(request, forward, pairs)
         reference = found[options.reference.label].coefficients if options.reference else None
         columns: list[list[dict]] = []
         passes: dict[Hashable, Forward] = {}
@@ -139,7 +150,10 @@ class Worker:
         for method in options.methods:
             maps = found[method.label]
             again = functools.partial(self._again, method, forward.sources, pairs, passes)
-            values, curves = self.measures.of_maps(maps, shared, reference, seconds["metrics"], self._check, again)
+            with self.kept.within(method.label):
+                values, curves = self.measures.of_maps(
+                    maps, shared, reference, seconds["metrics"], self._check, again, self.kept.once
+                )
             columns.append([
                 {
                     **common[i], "method": method.label, **{k: values[k][i] for k in options.metrics},
@@ -161,6 +175,11 @@ class Worker:
         records = [column[i] for i in range(len(pairs)) for column in columns]
         arrays = {k: np.stack(v, axis=1).reshape(-1, *v[0].shape[1:]).astype(np.float32) for k, v in kept.items()}
         return records, arrays
+
+    def _maps(self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]]) -> Maps:
+        return _maps(
+            self.kept.once(("maps", request.label), lambda: _arrays(self.engine.maps(request, forward, pairs, None)))
+        )
 
     def _again(
         self, request: Request, sources: Sequence[str], pairs: Sequence[tuple[int, int]],
@@ -203,3 +222,33 @@ class Worker:
     def _check(self) -> None:
         if self.stopping():
             raise Stopped
+
+
+class _States(NamedTuple):
+    """Where the states of the maps of the unit at hand are kept."""
+
+    worker: Worker
+
+    def load(self, source: str, label: str, target: int, kinds: tuple[type, ...]) -> State | None:
+        return self.worker.kept.load(source, label, target, kinds)
+
+    def save(self, source: str, label: str, target: int, state: State, last: bool) -> None:
+        self.worker.kept.save(source, label, target, state, last)
+
+
+def _described(run: str, forward: Forward, pairs: Sequence[tuple[int, int]]) -> str:
+    """All that the results of a unit depend on: settings, pictures as they were decoded, and what is explained."""
+    inputs = hashlib.sha256(np.asarray(forward.inputs).tobytes()).hexdigest()
+    return f"{run} {inputs} {forward.sources} {list(pairs)}"
+
+
+def _arrays(maps: Maps) -> dict[str, np.ndarray]:
+    """What a method made as arrays by name."""
+    return {k: np.asarray(json.dumps(v) if k == "notes" else v) for k, v in maps._asdict().items()}
+
+
+def _maps(arrays: Mapping[str, np.ndarray]) -> Maps:
+    """What `_arrays` was given."""
+    told: dict[str, Any] = dict(arrays)
+    told |= {"notes": tuple(json.loads(str(arrays["notes"]))), "from_zero": bool(arrays["from_zero"])}
+    return Maps(**told | {"seconds": float(arrays["seconds"])})

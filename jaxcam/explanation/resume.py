@@ -129,15 +129,14 @@ class Unfinished:
             with contextlib.suppress(JaxcamError):
                 data = read_file(self._file(source, label, target))
         data = from_first(data)
-        return _parsed(data, kinds) if data else None
+        return parsed_state(data, kinds) if data else None
 
     def save(self, source: str, label: str, target: int, state: State, last: bool) -> None:
         """Keeps a state, unless another was kept a moment ago and this is not the last one."""
         if not self.first or (not last and time.monotonic() - self._saved < INTERVAL):
             return
-        leaves = {f"leaf{i}": x for i, x in enumerate(jax.tree.leaves(state))}
         with whole_file(self._file(source, label, target)) as f:
-            np.savez(f, kind=type(state).__name__, **leaves)
+            np.savez(f, **state_arrays(state))  # type: ignore[arg-type]
         self._saved = time.monotonic()
 
     def forget(self, source: str) -> None:
@@ -158,8 +157,14 @@ class Unfinished:
                 self.folder.rmdir()
 
 
-def _parsed(data: bytes, kinds: tuple[type, ...]) -> State | None:
-    """A state, or None where the bytes are not one of these kinds."""
+def state_arrays(state: State) -> dict[str, np.ndarray]:
+    """A state as arrays by name."""
+    leaves = {f"leaf{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+    return {"kind": np.asarray(type(state).__name__), **leaves}
+
+
+def parsed_state(data: bytes, kinds: tuple[type, ...]) -> State | None:
+    """A state from the file of its arrays, or None where the bytes are not one of these kinds."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             blank = _blank({kind.__name__: kind for kind in kinds}[str(arrays["kind"])])
