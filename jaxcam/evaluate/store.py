@@ -5,7 +5,7 @@ commit line that counts them and ends in a digest of them and of itself; what is
 fits does not exist. A unit is
 written with one `write` and is on the disk (`fsync`) before the next one is begun, and so are its arrays, which
 come first: a commit never speaks of a file that a power cut could still lose. At most the unit that was being
-made is lost, whenever a run is stopped.
+made is lost, whenever a run is stopped, and of a slow one the step (see `unfinished`).
 
 One process writes, whoever makes the units; `parts` makes parts in columns of long files. Floats are written with as
 many digits as give the same float64 back; NaN is null, and infinities are the strings "inf" and "-inf".
