@@ -247,7 +247,7 @@ def test_programs_are_kept_only_where_they_are_to_be(monkeypatch, tmp_path):
     assert program.call is np.negative and program.warm
     with pytest.raises(jax.errors.JaxRuntimeError):
         compiled._Compiled(broken, None).first(np.ones(2))
-    monkeypatch.setattr(kept, "MOST", 1000)
+    monkeypatch.setattr(kept, "_most", 1000)
     for i in range(5):
         (tmp_path / str(i)).write_bytes(bytes(300))
         os.utime(tmp_path / str(i), (i, i))

@@ -1,2 +1,3 @@
-// Code wider than the screen scrolls: by the keyboard, too.
-addEventListener("DOMContentLoaded", () => document.querySelectorAll("pre").forEach((code) => { code.tabIndex = 0; }));
+// Code and tables wider than the screen scroll: by the keyboard, too.
+addEventListener("DOMContentLoaded", () =>
+  document.querySelectorAll("pre, .table-wrapper, .cell_output table").forEach((wide) => { wide.tabIndex = 0; }));

@@ -10,8 +10,9 @@ import platform
 
 #: The switch: `JAXCAM_PROGRAMS=0` keeps none.
 SWITCH = "JAXCAM_PROGRAMS"
-#: Bytes; what was used longest ago goes first.
-MOST = 256 << 20
+#: Bytes of all programs, half for JAX's files and half for those of our own networks; what was used longest ago goes
+#: first.
+MOST = 512 << 20
 #: Programs that compile faster than this are not worth a file.
 _SECONDS = 0.05
 
@@ -44,9 +45,9 @@ def keep_programs(*, ours: bool) -> pathlib.Path | None:
         return None
     if not os.access(folder, os.W_OK):
         return None
-    keep_in(traced if ours and _private(traced) else None)
+    keep_in(traced if ours and _private(traced) else None, MOST // 2)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_compilation_cache_max_size", MOST)
+    jax.config.update("jax_compilation_cache_max_size", MOST // 2)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _SECONDS)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

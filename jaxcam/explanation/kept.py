@@ -24,19 +24,21 @@ from jax.experimental.serialize_executable import deserialize_and_load, serializ
 
 from jaxcam.files import whole_file
 
-#: Bytes; what was used longest ago goes first.
-MOST = 256 << 20
-
 _folder: pathlib.Path | None = None
+_most = 0
 #: Threads that compile without JAX's cache, and where it is else.
 _compiling, _aside = 0, None
 _lock = threading.Lock()
 
 
-def keep_in(folder: pathlib.Path | None) -> None:
-    """From now on, programs are kept in a folder that nobody else writes to; None: no longer."""
-    global _folder
-    _folder = folder
+def keep_in(folder: pathlib.Path | None, most: int = 0) -> None:
+    """From now on, programs are kept in a folder that nobody else writes to; None: no longer.
+
+    Args:
+      most: bytes; what was used longest ago goes first.
+    """
+    global _folder, _most
+    _folder, _most = folder, most
 
 
 def kept(said: str | None, arguments: Any, make: Callable[[], Any]) -> tuple[Any, Callable[[], Any] | None]:
@@ -107,7 +109,7 @@ def _make_room(folder: pathlib.Path) -> None:
     total = 0
     for _, size, file in files:
         total += size
-        if total > MOST:
+        if total > _most:
             file.unlink(missing_ok=True)
 
 

@@ -190,7 +190,7 @@ class Explanation:
             (r.method, r.class_name, r.value, f"{r.logit:.3f}", gap_of(r), r.empty or r.doubt or "")
             for r in self.results
         ]
-        head = ("method", "class", "probability", "logit", "completeness gap", "")
+        head = ("method", "class", "probability", "logit", "completeness gap", "note")
         alt = f"{os.path.basename(self.source)}: maps of {self.model} at {self.layer}"
         return notebooks.embedded(self._repr_png_(), alt) + notebooks.table(rows, head)
 
