@@ -210,6 +210,9 @@ def test_what_a_notebook_shows(explained):
     assert len(repr(explained).splitlines()) == 5 and class_name in repr(explained)
     shown = explained._repr_html_()
     assert shown.count("<tr>") == 5
+    (first, p), (second, q) = explained.top(2)
+    assert p >= q and f"tiny sees {first} (" in shown and f"which sees {first} (" in repr(explained)
+    assert [first, second] == [r.class_name for r in explained.results][::2]
     embedded = base64.b64decode(re.search('data:image/webp;base64,([^"]*)', shown)[1])
     with (
         Image.open(io.BytesIO(jaxcam.plot(explained)._repr_png_())) as figure,

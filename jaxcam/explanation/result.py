@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import os
 from typing import Any, SupportsIndex, overload
 
@@ -173,9 +174,18 @@ class Explanation:
         there = ", ".join(f"({r.method!r}, {r.class_name!r})" for r in (found or self.results)[:8])
         raise KeyError(f"{key!r}: {len(found)} results; there {'is' if len(self.results) == 1 else 'are'} {there}")
 
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """What the network sees in the picture: the most probable classes, and their probabilities."""
+        order = np.argsort(-self.logits, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+    def _seen(self) -> str:
+        return "sees " + ", ".join(f"{visible(name)} ({percent(p)})" for name, p in self.top(3))
+
     def __repr__(self) -> str:
-        """The picture, and a line for each result."""
-        head = f"Explanation of {visible(os.path.basename(self.source))} by {self.model} at {self.layer}"
+        """The picture, what the network sees in it, and a line for each result."""
+        what = visible(os.path.basename(self.source))
+        head = f"Explanation of {what} by {self.model}, which {self._seen()}, at {self.layer}"
         return "\n  ".join([head, *map(repr, self.results[:20]), *(["..."] if len(self.results) > 20 else [])])
 
     def _repr_png_(self) -> bytes:
@@ -192,7 +202,8 @@ class Explanation:
         ]
         head = ("method", "class", "probability", "logit", "completeness gap", "note")
         alt = f"{os.path.basename(self.source)}: maps of {self.model} at {self.layer}"
-        return notebooks.embedded(self._repr_png_(), alt) + notebooks.table(rows, head)
+        seen = f"<p>{html.escape(f'{self.model} {self._seen()}')}</p>"
+        return notebooks.embedded(self._repr_png_(), alt) + seen + notebooks.table(rows, head)
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers without the maps, ready for `json`; values that are not finite become None."""

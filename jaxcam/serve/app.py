@@ -107,8 +107,7 @@ def _answer(found: Explanation, signed: bool) -> dict[str, Any]:
             "title": request(r.method).info.title, "class": r.class_name, "value": r.value, "logit": f"{r.logit:.3f}",
             "gap": gap_of(r), "milliseconds": f"{1000 * r.seconds:.0f}", "empty": r.empty or "", "doubt": r.doubt or "",
         })  # fmt: skip
-    order = found.probabilities.argsort()[::-1][:5].tolist()
-    top = [[found.classes[i], f"{100 * float(found.probabilities[i]):.1f}\N{NO-BREAK SPACE}%"] for i in order]
+    top = [[name, f"{100 * p:.1f}\N{NO-BREAK SPACE}%"] for name, p in found.top(5)]
     return {"photo": _uri(photo), "layer": found.layer, "network": found.model, "top": top, "maps": maps}
 
 
