@@ -189,8 +189,11 @@ def test_a_line_every_minute_where_no_terminal_is(monkeypatch, capsys):
 
 def test_doctor_explains_the_bundled_picture(capsys, monkeypatch):
     monkeypatch.setenv("JAXCAM_CACHE", "/nowhere/at/all")
+    monkeypatch.setenv("TF_VAR_password", "secret of Terraform's")
+    monkeypatch.setenv("TF_XLA_FLAGS", "--tf_xla_auto_jit=0")
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
+    assert "secret" not in told and "TF_XLA_FLAGS=--tf" in told
     assert f"jax {jax.__version__}" in told and "works:     yes, efficientnet_lite0 sees" in told
     monkeypatch.setattr("jaxcam.cli.explain.EXAMPLE", pathlib.Path("/nowhere.jpg"))
     assert main(["doctor"]) == 1

@@ -15,8 +15,9 @@ from jaxcam import __version__
 from jaxcam.errors import visible
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib", "optax", "orbax-checkpoint")
-#: Environment variables of these prefixes change what JAX does.
-_SETTINGS = ("JAX", "XLA", "CUDA_VISIBLE", "TF_", "LIBTPU")
+#: Environment variables of these prefixes change what JAX does. (Others that begin with TF_ are Terraform's, and may
+#: hold its secrets.)
+_SETTINGS = ("JAX", "XLA", "CUDA_VISIBLE", "TF_CPP_", "TF_CUDNN_", "TF_FORCE_", "TF_GPU_", "TF_XLA_", "LIBTPU")
 
 
 def add_commands(commands: Any) -> None:
