@@ -239,6 +239,7 @@ def main(argv=None) -> int:
     parser.add_argument("--name", default="forms", help="of the file in benchmarks/results")
     args = parser.parse_args(argv)
     data = load_dataset(args.pictures)
+    args.out.mkdir(parents=True, exist_ok=True)
     lines, notes = [], []
     makers = {
         "squeezenet": lambda: squeezenet(args.squeezenet),
