@@ -20,9 +20,11 @@ from networks import CLASSES, picture
 from PIL import Image
 
 from jaxcam.cli import main
+from jaxcam.cli.evaluate import _Watch
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
+from jaxcam.evaluate.driver import Progress
 from jaxcam.evaluate.estimate import estimate
 from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.run import units_of
@@ -380,6 +382,16 @@ def test_command_line(data, net, tmp_path, capsys, monkeypatch):
     assert "on 2 devices like this one" in said and "forward passes" in said and "MiB of disk" in said
     assert main([*again[:-1], "0"]) == 2 and "at least 1 device" in capsys.readouterr().err
     assert main([*words[:-2], "--methods", "gradcamm"]) == 2 and "did you mean" in capsys.readouterr().err
+
+
+def test_the_time_is_predicted_from_a_minute_in_which_nothing_is_compiled(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("jaxcam.cli.evaluate.time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    watch = _Watch(lambda state: None)
+    for at, done in ((0, 0), (500, 10), (530, 20), (590, 40), (1000, 100)):
+        now[0] = at
+        watch(Progress(done, 100, done / (at or 1), 0))
+    assert watch.spent == "16:40 spent; 12:50 were predicted after the first minute"
 
 
 def test_where_a_method_fails_on_a_changed_picture_the_others_keep_their_own_maps():

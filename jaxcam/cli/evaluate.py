@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jaxcam.evaluate.run import Run
 
 
-#: Seconds after which the time of a run is predicted.
+#: Seconds after the first unit, with which all is compiled, that the time of a run is predicted from.
 _FIRST = 60.0
 
 
@@ -262,6 +262,7 @@ class _Watch:
     def __init__(self, report: Callable[[Progress], None]):
         self.report, self.worked, self.spoilt = report, False, 0
         self._begun, self._predicted = time.perf_counter(), 0.0
+        self._first: tuple[float, int] | None = None
 
     @property
     def spent(self) -> str:
@@ -274,8 +275,11 @@ class _Watch:
     def __call__(self, state: Progress) -> None:
         self.worked, self.spoilt = self.worked or state.rate > 0, state.spoilt
         spent = time.perf_counter() - self._begun
-        if not self._predicted and spent > _FIRST and state.rate > 0:
-            self._predicted = spent + (state.total - state.done) / state.rate
+        if self._first is None and state.rate > 0:
+            self._first = spent, state.done
+        elif self._first is not None and not self._predicted and spent > self._first[0] + _FIRST:
+            rate = (state.done - self._first[1]) / (spent - self._first[0])
+            self._predicted = spent + (state.total - state.done) / rate
         self.report(state)
 
 
