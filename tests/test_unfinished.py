@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pathlib
+import time
 
 import jax
 import numpy as np
@@ -143,6 +144,21 @@ def test_other_pictures_and_other_settings_find_nothing(everything, tmp_path):
     assert len(kept(tmp_path)) == 1
     forget(tmp_path, [4])
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_the_time_of_a_step_is_that_of_its_result(tmp_path, monkeypatch):
+    class Later:
+        """An array that is still being computed."""
+
+        def block_until_ready(self):
+            time.sleep(0.02)
+
+        def __array__(self, *args, **more):
+            return np.ones(2)
+
+    monkeypatch.setattr(unfinished, "LEAST", 0.01)
+    Unfinished(tmp_path, 0, lambda: "these").once(("scores",), lambda: {"x": Later()})
+    assert len(kept(tmp_path)) == 1
 
 
 def test_steps_that_take_a_moment_are_not_kept(tmp_path):
