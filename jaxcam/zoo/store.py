@@ -166,7 +166,7 @@ def load_network(folder: str | os.PathLike, *, fits: bool = False) -> Network:
     return Network(
         name=str(manifest.get("name", folder.name)),
         config=config,
-        params=unflatten({k: jax.device_put(v.astype(np.float32, copy=False)) for k, v in tensors.items()}),
+        params=unflatten(jax.device_put({k: v.astype(np.float32, copy=False) for k, v in tensors.items()})),
         classes=classes,
         preprocessing=rules,
         multi_label=bool(manifest.get("multi_label", False)),
