@@ -91,7 +91,7 @@ def test_the_figure_of_a_signed_map_is_red_where_it_speaks_for_the_class(explain
         (np.ones((2, 2, 3)), {}, r"must be \(h, w\)"),
         (np.full((2, 2), np.nan), {}, "NaN"),
         (np.full((2, 2), 3.0), {}, "scale_map"),
-        (object(), {}, r"array \(h, w\) or a result such as explanation\['lift_cam'\], and no object"),
+        (object(), {}, r"array \(h, w\) or one result, explanation\[method\], and no object"),
         (np.eye(2), {"alpha": 1.5}, "opacity"),
         (np.eye(2), {"cmap": "infermo"}, "did you mean inferno"),
     ],

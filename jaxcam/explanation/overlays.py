@@ -113,8 +113,7 @@ def checked(heatmap: Any) -> np.ndarray:
         values = np.asarray(getattr(heatmap, "heatmap", heatmap), np.float32)
     except (TypeError, ValueError):
         raise JaxcamError(
-            "a heat map is an array (h, w) or a result such as explanation['lift_cam'], and no "
-            f"{type(heatmap).__name__}"
+            f"a heat map is an array (h, w) or one result, explanation[method], and no {type(heatmap).__name__}"
         ) from None
     if values.ndim != 2 or not values.size:
         raise JaxcamError(f"a heat map must be (h, w), not {values.shape}")
