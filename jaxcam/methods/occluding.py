@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.methods.maps import resize_map
-from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_map, check_activations, pick
+from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_contributions, check_activations, pick
 from jaxcam.methods.score import at_once, check_score, picked
 from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
 from jaxcam.shapley.permutations import key_impl, raw_key
@@ -80,10 +80,11 @@ class Looks(Repeated):
         return state._replace(values=state.values.at[place].set(said))
 
     def shown(self, state: Any, found: jax.Array, activations: jax.Array) -> CAM:
-        """The result of a map `(h, w)`, or of a coarser one."""
+        """The result of a map `(h, w)`, or of a coarser one, of which every channel has the same part."""
         map = resize_map(found, activations.shape[:2]).astype(activations.dtype)
+        parts = jnp.broadcast_to(map[..., None] / activations.shape[-1], activations.shape)
         evaluations = jnp.asarray(self.samples + 1, jnp.float32)
-        return cam_of_map(map, activations, logit=state.logit, score=state.score, evaluations=evaluations)
+        return cam_of_contributions(parts, logit=state.logit, score=state.score, evaluations=evaluations)
 
 
 # --- occlusion -----------------------------------------------------------------------------------------------------
