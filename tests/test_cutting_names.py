@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import flax.linen as nn
+import guests
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,11 @@ from jaxcam.errors import JaxcamError
 IMAGE = jnp.asarray(np.random.default_rng(0).normal(size=(16, 16, 3)), jnp.float32)
 RULES = jaxcam.Preprocessing(size=16, resize="squash")
 CLASSES = list("abcde")
+
+
+def drawn(module: nn.Module):
+    """Its variables; Flax would compile every initialiser."""
+    return guests.draw(jax.eval_shape(lambda: module.init(jax.random.key(0), IMAGE[None])))
 
 
 class Plain(nnx.Module):
@@ -71,7 +77,7 @@ def test_an_activation_of_a_named_value_has_a_name_in_nnx(activation):
 
 
 def test_activations_and_residual_sums_have_names_in_linen():
-    variables = Linen().init(jax.random.key(0), IMAGE[None])
+    variables = drawn(Linen())
     found = names(Linen(), variables)
     assert found == ["conv", "norm", "norm.relu", "mix", "mix.add", "mix.add.relu"]
     halves_agree(Linen(), variables, "mix.add.relu", Linen().apply(variables, IMAGE[None])[0])
@@ -108,7 +114,7 @@ def test_what_a_layer_does_inside_gets_no_name():
             x = nn.LayerNorm()(nn.Conv(8, (3, 3))(x))
             return nn.Dense(5)(x.mean((1, 2)))
 
-    variables = Net().init(jax.random.key(0), IMAGE[None])
+    variables = drawn(Net())
     assert names(Net(), variables) == ["Conv_0", "LayerNorm_0"]
 
 
@@ -152,7 +158,7 @@ class ViT(nn.Module):
 @pytest.mark.parametrize(("pool", "default"), [(False, "norm1"), (True, "last")])
 def test_a_transformer_asks_for_its_layout_and_its_default_place_counts(pool, default):
     model = ViT(pool)
-    variables = model.init(jax.random.key(0), IMAGE[None])
+    variables = drawn(model)
     with pytest.raises(JaxcamError, match=r"goes on with tokens .*layout=jaxcam.tokens.* or name layer='patches'"):
         jaxcam.wrap(model, variables, preprocessing=RULES, classes=CLASSES)
     layout = jaxcam.tokens(prefix=0 if pool else 1)
@@ -176,7 +182,7 @@ def test_keys_and_values_of_the_last_attention_are_no_default():
             x = x + nn.softmax(q @ k.mT) @ v
             return nn.Dense(5)(nn.LayerNorm()(x)[:, 0])
 
-    variables = Classifier().init(jax.random.key(0), IMAGE[None])
+    variables = drawn(Classifier())
     layout = jaxcam.tokens(prefix=1)
     network = jaxcam.wrap(Classifier(), variables, preprocessing=RULES, classes=CLASSES, layout=layout)
     assert {"key", "value"} < set(network.layers) and network.default_layer == "norm"
@@ -190,7 +196,7 @@ def test_heads_and_tokens_are_not_taken_for_rows_and_columns():
             q = nn.DenseGeneral((2, 8), name="query")(x)
             return nn.Dense(5)(q.sum((1, 2)))
 
-    variables = Attention().init(jax.random.key(0), IMAGE[None])
+    variables = drawn(Attention())
     network = jaxcam.wrap(Attention(), variables, preprocessing=RULES, classes=CLASSES)
     assert network.default_layer == "patches"
 
@@ -278,7 +284,7 @@ def test_an_unknown_layer_is_answered_with_those_that_can_be_cut_at():
             x, _ = blocks(name="blocks")(x, None)
             return nn.Dense(5)(x.mean((1, 2)))
 
-    variables = Net().init(jax.random.key(0), IMAGE[None])
+    variables = drawn(Net())
     with pytest.raises(JaxcamError, match="no layer called") as error:
         jaxcam.split(Net(), variables, at="nothing like it", example=IMAGE)
     assert "blocks[0]" not in str(error.value) and "blocks.conv" not in str(error.value)

@@ -17,6 +17,7 @@ from networks import CHEAP, RESNET, VGG, network, of_each_kind, picture
 from PIL import Image
 
 import jaxcam
+from jaxcam.explanation import result as result_module
 from jaxcam.explanation.overlays import box_of, heatmap_picture
 from jaxcam.methods.registry import METHODS, request
 
@@ -205,7 +206,7 @@ def test_axes_of_ones_own(explained):
         jaxcam.plot(explained, scale="all")
 
 
-def test_what_a_notebook_shows(explained):
+def test_what_a_notebook_shows(explained, monkeypatch):
     class_name = explained.results[0].class_name
     assert len(repr(explained).splitlines()) == 5 and class_name in repr(explained)
     shown = explained._repr_html_()
@@ -219,9 +220,10 @@ def test_what_a_notebook_shows(explained):
         Image.open(io.BytesIO(embedded)) as page,
     ):
         assert figure.width > 600 and page.size == figure.size
+    monkeypatch.setattr(result_module, "_SHOWN", 2)  # of twenty
     several = jaxcam.Explanations([explained] * 25)
     assert repr(several[:2]) == f"{explained!r}\n{explained!r}" and several[1] is explained
-    assert several._repr_html_().count("<img") == 20 and several._repr_html_().endswith("and 5 more</p>")
+    assert several._repr_html_().count("<img") == 2 and several._repr_html_().endswith("and 23 more</p>")
     result = explained.results[0]
     key = (result.method, result.class_name)
     assert jaxcam.Explanations([explained])[key] is result
