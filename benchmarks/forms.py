@@ -197,9 +197,7 @@ def table(run: Run) -> Iterator[str]:
     heads = [METRICS[m].short for m in summary.metrics]
     epg, uniform = list(summary.metrics).index("pointing"), names.index("uniform_cam")
     others = [i for i in range(len(names)) if i != uniform]
-    against = summary.difference._replace(
-        **{k: getattr(summary.difference, k)[others, uniform, epg] for k in ("mean", "error", "low", "high")}
-    )
+    against = type(summary.difference)(*(field[others, uniform, epg] for field in summary.difference))
     sure = dict(zip(others, zip(against.mean, holm(p_values(against)) < 0.05, strict=True), strict=True))
     yield f"| method | {' | '.join(heads)} | in the boxes, against a uniform map |"
     yield "|---" * (len(heads) + 2) + "|"
