@@ -13,7 +13,7 @@ from evaluations import assert_same, pictures, tiny
 
 from jaxcam.evaluate import evaluate, unfinished
 from jaxcam.evaluate.measures import Measures
-from jaxcam.evaluate.unfinished import Unfinished, forget
+from jaxcam.evaluate.unfinished import Unfinished, close, forget
 from jaxcam.explanation.engine import Engine
 from jaxcam.explanation.stepped import SteppedMaps
 
@@ -140,9 +140,13 @@ def test_other_pictures_and_other_settings_find_nothing(everything, tmp_path):
         one.once(("maps",), make)
     one.once(("values",), make)
     assert len(made) == 6
+    written = tmp_path / "unfinished" / ".unit-000004-x.npz.1.tmp"
+    written.touch()
     forget(tmp_path, [3])
-    assert len(kept(tmp_path)) == 1
+    assert len(kept(tmp_path)) == 1 and written.exists()  # by another device, now
     forget(tmp_path, [4])
+    assert not written.exists()
+    close(tmp_path)
     assert not (tmp_path / "unfinished").exists()
 
 

@@ -25,7 +25,7 @@ from jaxcam.evaluate.manifest import BATCH, KEEP, Options, claim, make_manifest,
 from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import Run, read_manifest, read_run, stamp, units_of
 from jaxcam.evaluate.store import arrays_file
-from jaxcam.evaluate.unfinished import forget
+from jaxcam.evaluate.unfinished import close, forget
 from jaxcam.evaluate.units import on_a_processor
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
@@ -190,6 +190,7 @@ def evaluate(
                     writer.append(*done)
                     forget(folder, [done.summary["unit"]])
                     watch.committed(done)
+        close(folder)
         return read_run(folder)
 
 

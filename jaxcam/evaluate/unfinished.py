@@ -113,14 +113,24 @@ class Unfinished:
 
 
 def forget(folder: pathlib.Path, units: Collection[int]) -> None:
-    """Removes what was kept of units that are committed, and what a kill left half written."""
+    """Removes what was kept of units that are committed, and what a kill left half written of them.
+
+    The folder stays, as other units may be writing to it now: see `close`.
+    """
     place, names = folder / _FOLDER, set(map(_name, units))
     with contextlib.suppress(OSError):
         for name in os.listdir(place):
-            if name[: len(_name(0))] in names or name.endswith(".tmp"):
+            if name.removeprefix(".")[: len(_name(0))] in names:  # a file that is being written begins with a point
                 (place / name).unlink()
-        if not os.listdir(place):
-            place.rmdir()
+
+
+def close(folder: pathlib.Path) -> None:
+    """When no unit is being made: removes what is half written, and the folder where nothing else is left in it."""
+    place = folder / _FOLDER
+    with contextlib.suppress(OSError):
+        for file in place.glob(".*.tmp"):
+            file.unlink()
+        place.rmdir()
 
 
 def _name(unit: int) -> str:
