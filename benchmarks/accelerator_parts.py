@@ -9,8 +9,10 @@ import itertools
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import jax
@@ -38,7 +40,43 @@ from jaxcam.transforms import PRECISIONS, at_precision, for_cpu
 from jaxcam.transforms.coalition import coalition_game, masked_game
 from jaxcam.transforms.memory import room_for
 
-Rows = Iterator[tuple[str, Callable[[], dict]]]
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a part.
+
+    Attributes:
+      name: what it is called.
+      measure: from what `ahead` gave to a dictionary; with nothing running beside it.
+      ahead: what has no need of quiet, as compiling: of as many rows at a time as there are cores.
+    """
+
+    name: str
+    measure: Callable[[Any], dict]
+    ahead: Callable[[], Any] = lambda: None
+
+
+Rows = Iterator[Row]
+
+
+def once(function: Callable) -> Callable:
+    """Remembers results; threads that ask for the same wait for the first."""
+    found: dict[tuple, Future] = {}
+    lock = threading.Lock()
+
+    @functools.wraps(function)
+    def call(*args):
+        with lock:
+            first = args not in found
+            future = found.setdefault(args, Future())
+        if first:
+            try:
+                future.set_result(function(*args))
+            except BaseException as e:
+                future.set_exception(e)
+        return future.result()
+
+    return call
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +95,10 @@ class Settings:
 
     @property
     def requests(self) -> list[Request]:
-        """The methods; those that draw orderings draw a few."""
+        """The methods; of orderings and of steps that lead to steps a few, as rounding grows with them."""
         asked = [request(m) for m in self.methods or METHODS]
-        few = [("num_permutations", 8)]
-        return [r.with_defaults(few) if "num_permutations" in r.info.options else r for r in asked]
+        few = {"num_permutations": 8, "steps": 4}
+        return [r.with_defaults([(k, v) for k, v in few.items() if k in r.info.options]) for r in asked]
 
 
 SMALL = VGGConfig(11, num_classes=4, width=0.03, hidden=8, pool_size=1)
@@ -73,7 +111,7 @@ def differing() -> list[str]:
     return [name for name, p in PRECISIONS.items() if name == "highest" or p.differs_on(platform)]
 
 
-@functools.lru_cache(maxsize=2)
+@once
 def network(config: Any) -> Network:
     """Weights that are drawn, with biases."""
     return drawn(config)
@@ -90,14 +128,14 @@ def noise(*shape: int) -> jax.Array:
 def correctness(settings: Settings) -> Rows:
     """Every method at the highest precision, on a network that fits its head."""
     for asked in settings.requests:
-        yield asked.label, functools.partial(errors, settings.small, asked, ("highest",))
+        yield Row(asked.label, errors, functools.partial(beside_float64, settings.small, asked, ("highest",)))
 
 
 def lower_precisions(settings: Settings) -> Rows:
     """Every method at the others."""
     if others := tuple(name for name in differing() if name != "highest"):
         for asked in settings.requests:
-            yield asked.label, functools.partial(errors, settings.small, asked, others)
+            yield Row(asked.label, errors, functools.partial(beside_float64, settings.small, asked, others))
 
 
 def subject(small: bool, asked: Request) -> tuple[Network, str | None, int]:
@@ -121,7 +159,7 @@ def coefficients(net: Network, head: Callable, asked: Request) -> Callable:
     return of
 
 
-@functools.lru_cache(maxsize=64)
+@once
 def exact(small: bool, asked: Request) -> tuple[np.ndarray, np.ndarray]:
     """Activations, and in float64 on the processor a method's coefficients."""
     net, layer, size = subject(small, asked)
@@ -133,16 +171,24 @@ def exact(small: bool, asked: Request) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(a), np.asarray(want)
 
 
-def errors(small: bool, asked: Request, precisions: tuple[str, ...]) -> dict:
-    """The largest error of a coefficient at some precisions, beside float64."""
+def beside_float64(small: bool, asked: Request, precisions: tuple[str, ...]) -> tuple[dict[str, Callable], np.ndarray]:
+    """A method's coefficients at some precisions, compiled; and what they are in float64."""
     net, layer, size = subject(small, asked)
     a, want = exact(small, asked)
-    found = {}
+    _, head = net.split(at=layer)
+    given = net.params, jnp.asarray(a), noise(size, size, 3)
+    runs = {}
     for name in precisions:
-        run = jax.jit(for_cpu(at_precision(coefficients(net, net.split(at=layer)[1], asked), name)))
-        got = np.asarray(run(net.params, jnp.asarray(a), noise(size, size, 3)), np.float64)
-        found[name] = float(np.abs(got - want).max() / max(np.abs(want).max(), 1e-30))
-    return found
+        run, _ = compiled(for_cpu(at_precision(coefficients(net, head, asked), name)), *given)
+        runs[name] = functools.partial(run, *given)
+    return runs, want
+
+
+def errors(prepared: tuple[dict[str, Callable], np.ndarray]) -> dict:
+    """The largest error of a coefficient at each precision."""
+    runs, want = prepared
+    scale = max(np.abs(want).max(), 1e-30)
+    return {name: float(np.abs(np.asarray(run(), np.float64) - want).max() / scale) for name, run in runs.items()}
 
 
 # --- SHAP-CAM ---------------------------------------------------------------------------------------------------------
@@ -189,13 +235,13 @@ def vgg_head(small: bool) -> Head:
 def shap(settings: Settings) -> Rows:
     """SHAP-CAM_10k at each precision, and a head written in PyTorch at the same."""
     for name in differing():
-        yield name, functools.partial(shap_at, settings, name)
+        yield Row(name, functools.partial(shap_at, settings, name))
     if has(settings.torch_python, "torch"):
         for name in PRECISIONS if not settings.small else ["highest"]:
-            yield f"PyTorch, {name}", functools.partial(torch_at, settings, name)
+            yield Row(f"PyTorch, {name}", functools.partial(torch_at, settings, name))
 
 
-def shap_at(settings: Settings, precision: str) -> dict:
+def shap_at(settings: Settings, precision: str, _: None) -> dict:
     """Seconds of one picture, its share of the card's product, and both errors."""
     given = vgg_head(settings.small)
     orderings, side, rounds = (20, 256, 2) if settings.small else (10_000, 8192, 3)
@@ -230,7 +276,7 @@ def shap_at(settings: Settings, precision: str) -> dict:
     }  # fmt: skip
 
 
-def torch_at(settings: Settings, precision: str) -> dict:
+def torch_at(settings: Settings, precision: str, _: None) -> dict:
     """The seconds that a head written by hand takes for as many coalitions, at its best batch."""
     given = vgg_head(settings.small)
     orderings = 20 if settings.small else 10_000
@@ -312,11 +358,31 @@ def _costs(settings: Settings) -> Rows:
             for asked in [request(m) for m in settings.methods or METHODS]:
                 pooled = isinstance(config, ResNetConfig)  # of these, cut at the default layer
                 if (asked.info.batched or batch == 1) and (asked.info.heads is None or pooled):
-                    yield f"{name}, {batch}, {asked.label}", functools.partial(cost, config, size, batch, asked)
+                    yield Row(
+                        f"{name}, {batch}, {asked.label}",
+                        cost,
+                        functools.partial(map_program, config, size, batch, asked),
+                    )
 
 
-def cost(config: Any, size: int, batch: int, asked: Request) -> dict:
-    """Milliseconds from inputs to maps at their size, and how many forward passes that is."""
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """Programs with what they are called with.
+
+    Attributes:
+      run, forward: from inputs to maps; and one forward pass.
+      compile_s: what tracing and compiling the first took.
+      peak_mb: what it holds at a time.
+    """
+
+    run: Callable
+    forward: Callable
+    compile_s: float
+    peak_mb: float | None
+
+
+def map_program(config: Any, size: int, batch: int, asked: Request) -> Timed:
+    """A method from inputs to maps at their size, compiled."""
     net = network(config)
     features, head = net.split()
     x, targets = noise(batch, size, size, 3), jnp.arange(batch, dtype=jnp.int32) % config.num_classes
@@ -335,15 +401,21 @@ def cost(config: Any, size: int, batch: int, asked: Request) -> dict:
 
     forward = bare(config, size, batch)
     run, compile_s = compiled(for_cpu(at_precision(maps, "highest")), net.params, x, targets, keys)
-    calls = {"forward": lambda: forward(net.params, x), "maps": lambda: run(net.params, x, targets, keys)}
-    timed = interleaved(calls, 5)
+    given = net.params, x, targets, keys
+    return Timed(functools.partial(run, *given), functools.partial(forward, *given[:2]), compile_s, megabytes(run))
+
+
+def cost(given: Timed) -> dict:
+    """Milliseconds, and how many forward passes that is."""
+    timed = interleaved({"forward": given.forward, "maps": given.run}, 5)
     return {
         "ms": 1e3 * statistics.median(timed["maps"]), "forwards": ratio(timed["maps"], timed["forward"]),
-        "forward_ms": 1e3 * statistics.median(timed["forward"]), "compile_s": compile_s, "peak_mb": megabytes(run),
+        "forward_ms": 1e3 * statistics.median(timed["forward"]), "compile_s": given.compile_s,
+        "peak_mb": given.peak_mb,
     }  # fmt: skip
 
 
-@functools.lru_cache(maxsize=1)
+@once
 def bare(config: Any, size: int, batch: int) -> Callable:
     """One forward pass, compiled."""
     net = network(config)
@@ -378,26 +450,43 @@ def jpegs(count: int) -> list[bytes]:
     return [made[i % len(made)] for i in range(count)]
 
 
+#: What the aim of an evaluation is about.
+PAPER = "lift_cam hires_lift_cam multiplier_cam grad_cam grad_cam_pp xgrad_cam hires_cam ablation_cam lrp_cam".split()
+
+
 def evaluation(settings: Settings) -> Rows:
-    """IC, AD and ADD of all methods that make maps in batches, at several batches; curves of one; the peer."""
-    batched = [r.label for r in map(request, settings.methods or METHODS) if r.info.batched and r.info.heads is None]
+    """IC, AD and ADD of methods that make maps in batches, at two batches and precisions; curves of one; the peer."""
+    batched = [r.label for r in map(request, settings.methods or PAPER) if r.info.batched and r.info.heads is None]
+    every = [m for m, info in METHODS.items() if info.batched and info.heads is None and not info.control]
     count, few = (8, 8) if settings.small else (1000, 128)
     chosen = 4 if settings.small else room_for(12, most=count)
-    for batch in [chosen] if settings.small else dict.fromkeys([chosen, max(1, chosen // 4)]):
-        yield (
-            f"{len(batched)} methods, IC AD ADD, batch {batch}",
-            functools.partial(evaluated, settings, batched, ("ic", "ad", "add"), count, batch),
+
+    def row(methods, metrics, count, batch, precision):
+        name = f"{len(methods)} methods" if len(methods) > 1 else methods[0]
+        named = ", ".join([f"{name}: {' '.join(metrics)}", *([precision] if precision != "highest" else [])])
+        return Row(
+            f"{named}, batch {batch}", functools.partial(evaluated, settings, methods, metrics, count, batch, precision)
         )
-    yield (
-        f"{batched[0]}, insertion and deletion",
-        functools.partial(evaluated, settings, batched[:1], ("insertion", "deletion"), few, min(chosen, few)),
-    )
-    if not settings.small and has(settings.torch_python, "pytorch_grad_cam"):
-        for batch in (32, 128):
-            yield f"pytorch-grad-cam, Grad-CAM, IC AD ADD, batch {batch}", functools.partial(peer_cam, settings, batch)
+
+    drops = ("ic", "ad", "add")
+    for precision in differing() if not settings.small else ["highest"]:
+        yield row(batched, drops, count, chosen, precision)
+    yield row(batched[:1], ("insertion", "deletion"), few, min(chosen, few), "highest")
+    if not settings.small:
+        yield row(["grad_cam"], drops, count, chosen, "highest")
+        if has(settings.torch_python, "pytorch_grad_cam"):
+            for batch in (32, 128):
+                yield Row(
+                    f"pytorch-grad-cam, Grad-CAM, IC AD ADD, batch {batch}",
+                    functools.partial(peer_cam, settings, batch),
+                )
+        yield row(batched, drops, count, max(1, chosen // 4), "highest")
+        yield row(every, drops, count, chosen, "highest")
 
 
-def evaluated(settings: Settings, methods: list[str], metrics: tuple[str, ...], count: int, batch: int) -> dict:
+def evaluated(
+    settings: Settings, methods: list[str], metrics: tuple[str, ...], count: int, batch: int, precision: str, _: None
+) -> dict:
     """One evaluation into a new folder, compilation included; and its pace after the first unit."""
     net = network(SMALL if settings.small else VGGConfig(16))
     if settings.small:
@@ -408,7 +497,7 @@ def evaluated(settings: Settings, methods: list[str], metrics: tuple[str, ...], 
         begun = time.perf_counter()
         run = evaluate(
             net, (jpegs(count), labels), methods=methods, metrics=metrics, out=f"{folder}/run", batch_size=batch,
-            steps=2 if settings.small else 50, devices=jax.local_devices()[:1], keep=(),
+            steps=2 if settings.small else 50, devices=jax.local_devices()[:1], keep=(), precision=precision,
             progress=lambda state: commits.append((time.perf_counter(), state.done)),
         )  # fmt: skip
         seconds = time.perf_counter() - begun
@@ -423,7 +512,7 @@ def evaluated(settings: Settings, methods: list[str], metrics: tuple[str, ...], 
     }  # fmt: skip
 
 
-def peer_cam(settings: Settings, batch: int) -> dict:
+def peer_cam(settings: Settings, batch: int, _: None) -> dict:
     """Grad-CAM by pytorch-grad-cam with lean metrics, on pictures that lie on the card already."""
     count = 256
     seconds = torch_peer(settings).ask("cam", count, batch)
@@ -433,10 +522,10 @@ def peer_cam(settings: Settings, batch: int) -> dict:
 def decoding(settings: Settings) -> Rows:
     """The loader with nothing behind it."""
     for threads in dict.fromkeys([4, max(4, cores())]):
-        yield f"{threads} threads", functools.partial(decoded, settings, threads)
+        yield Row(f"{threads} threads", functools.partial(decoded, settings, threads))
 
 
-def decoded(settings: Settings, threads: int) -> dict:
+def decoded(settings: Settings, threads: int, _: None) -> dict:
     """Pictures a second, from JPEG in memory to the network's input."""
     count = 20 if settings.small else 1000
     net = network(SMALL if settings.small else VGGConfig(16))

@@ -77,6 +77,6 @@ def test_a_row_that_fails_hides_no_other_and_is_told(tmp_path, monkeypatch, caps
 
 def test_all_methods_are_asked_for_by_their_declarations():
     settings = accelerator.parts.Settings(small=True, methods=(), torch_python="")
-    names = [name.split(":")[0] for name, _ in accelerator.parts.correctness(settings)]
+    names = [row.name.split(":")[0] for row in accelerator.parts.correctness(settings)]
     assert names == list(METHODS)
     assert accelerator.card() == jax.devices()[0].device_kind.lower()

@@ -138,7 +138,7 @@ def integrated_gradients(
 def with_noise(activations: jax.Array, sigma: float, key: jax.Array) -> jax.Array:
     """With normal noise, whose standard deviation is `sigma` of the range of the activations."""
     spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
-    return activations + spread * jax.random.normal(key, activations.shape, activations.dtype)
+    return activations + spread * jax.random.normal(key, activations.shape, jnp.float32).astype(activations.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +252,7 @@ class Ways(_Gradients):
         key, noise = jax.random.split(
             jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
         )
-        chance, share = jax.random.uniform(key, (2,), a.dtype)
+        chance, share = jax.random.uniform(key, (2,), jnp.float32).astype(a.dtype)
         reference = data.references[(chance * len(data.references)).astype(jnp.int32)]
         if self.sigma:
             a = with_noise(a, self.sigma, noise)

@@ -42,7 +42,7 @@ def random_cam(params: Params, activations: jax.Array, key: jax.Array, *, head: 
     """
     check_activations(activations)
     logit = scalar_score(head, params, target)(activations)
-    alpha = jax.random.uniform(key, activations.shape[-1:], activations.dtype, -1, 1)
+    alpha = jax.random.uniform(key, activations.shape[-1:], jnp.float32, -1, 1).astype(activations.dtype)
     return cam_of_coefficients(alpha, activations, logit=logit)
 
 

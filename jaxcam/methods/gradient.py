@@ -205,7 +205,7 @@ def smooth_grad_cam_pp(
     spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
 
     def added(sums: tuple[jax.Array, ...], key: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
-        noise = jax.random.normal(key, activations.shape, activations.dtype)
+        noise = jax.random.normal(key, activations.shape, jnp.float32).astype(activations.dtype)
         here = jax.grad(score)(activations + spread * noise) / size
         return tuple(s + here**power for s, power in zip(sums, (1, 2, 3), strict=True)), None
 

@@ -350,7 +350,7 @@ class RandomMasks(Repeated):
         cells = min(self.cells, height, width)
         room = [-(-n // cells) for n in (height, width)]
         grid_key, *shifts = jax.random.split(key, 3)
-        chance = jnp.asarray(self.keep, activations.dtype)
+        chance = jnp.asarray(self.keep, jnp.float32)  # of which draws are the same whatever the activations are
         there = jax.random.bernoulli(grid_key, chance, (cells, cells)).astype(activations.dtype)
         large = resize_map(there, ((cells + 1) * room[0], (cells + 1) * room[1]))
         at = [jax.random.randint(k, (), 0, n, jnp.int32) for k, n in zip(shifts, room, strict=True)]

@@ -71,7 +71,7 @@ class Noisy:
     impl: str
 
     def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: jax.Array | None) -> jax.Array:
-        noise = jax.random.normal(jax.random.fold_in(key, i), mask.shape, mask.dtype)  # type: ignore[arg-type]
+        noise = jax.random.normal(jax.random.fold_in(key, i), mask.shape, jnp.float32).astype(mask.dtype)
         return image * (mask + jnp.asarray(self.sigma, mask.dtype) * noise)[..., None]
 
 
