@@ -58,7 +58,7 @@ class Worker:
         folder: pathlib.Path | None = None, run: str = "",
     ):  # fmt: skip
         self.folder, self.run = folder, run
-        self.kept, self.compiled = Unfinished(), False
+        self.kept = Unfinished()
         self.network, self.options = network, options
         self.known_labels, self.stopping = known_labels, stopping
         asked = options.precision or network.precision
@@ -139,9 +139,6 @@ class Worker:
         common = [self._common(good[row], target, forward.logits[row], probabilities[row]) for row, target in pairs]
         requests = {m.label: m for m in (*options.methods, *([options.reference] if options.reference else ()))}
         found: dict[str, Maps] = {}
-        if not self.compiled:
-            self.engine.compile_ahead(requests.values(), forward)
-            self.compiled = True
         for label, request in requests.items():
             self._check()
             with timed(seconds["methods"], label):

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import concurrent.futures as cf
-import contextlib
-import contextvars
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import head_params
-from jaxcam.data.loader import cores
 from jaxcam.explanation.kept import kept
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
 from jaxcam.models.classifier import Features, LogitsFunction
-from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.convolutions import enabled, for_cpu
 from jaxcam.transforms.precision import HIGHEST, at_precision, choosing
 
@@ -38,28 +33,6 @@ def timed(program: Any, *args: Any, warm: bool = True, precision: str | None = N
     start = time.perf_counter()
     result = jax.block_until_ready(compiled.call(*args))
     return result, time.perf_counter() - start
-
-
-def ahead(calls: Sequence[tuple[Any, tuple]], precision: str | None = None) -> None:
-    """Compiles programs for some arguments, as many at a time as there are cores: XLA works outside of Python's lock.
-
-    One that does not compile says why when it is called.
-
-    Args:
-      calls: each program with its arguments.
-      precision: as in `timed`.
-    """
-    device = jax.config.jax_default_device  # type: ignore[attr-defined, unused-ignore]
-
-    @on_purpose
-    def one(program: Any, args: tuple) -> None:
-        with jax.default_device(device), contextlib.suppress(Exception):
-            _compiled(program, precision or HIGHEST, *on_device(args))
-
-    if len(calls) > 1 and cores() > 2:  # with two it gains nothing
-        with cf.ThreadPoolExecutor(cores(), thread_name_prefix="compile") as pool:
-            for call in calls:
-                pool.submit(contextvars.copy_context().run, one, *call)
 
 
 def on_device(tree: Any) -> Any:

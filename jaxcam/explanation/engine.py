@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -204,45 +204,18 @@ class Engine:
         told = tuple(notes[i] for i in order)
         return Maps(coefficients, maps, signed, gaps, evaluations, seconds, told, request.info.from_zero)
 
-    @on_purpose
-    def compile_ahead(self, requests: Iterable[Request], forward: Forward) -> None:
-        """Compiles the programs of methods for maps of classes, several at a time; `maps` finds them there.
-
-        Those with references of their own, and those divided into steps, are compiled when they are called.
-        """
-        calls = []
-        for request in requests:
-            info = request.info
-            if info.steps is None and "references" not in info.needs:
-                at_once = self.maps_at_once if info.batched else 1
-                rows, targets = (jax.device_put(np.zeros(at_once, np.int32)) for _ in range(2))
-                given, _ = self._given(info.needs, forward, None)
-                batch = (self.params, forward.padded, forward.bypass, given, rows, targets)
-                calls.append((compiled.maps(self._with_options(request, None), self.head, self.network.whole), batch))
-        compiled.ahead(calls, self.precision)
-
-    def _with_options(self, request: Request, function: FunctionTarget | None) -> Request:
-        """With the defaults for this network, or for a function of its logits.
-
-        Raises:
-          JaxcamError: the method explains classes alone.
-        """
-        if function is None:
-            return request.with_defaults(request.info.multi_label if self.network.multi_label else ())
-        if request.info.of_logits is None:
-            raise JaxcamError(
-                f"{request.info.title} explains classes, and {function.name!r} is a function of the logits"
-            )
-        return request.with_defaults(request.info.of_logits)
-
     def _maps(
         self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,
         references: jax.Array | None, done: Callable[[float], None],
     ) -> Maps:  # fmt: skip
         """The maps of pairs of a row and a class; of a row and a function of the logits, where there is one."""
         info = request.info
-        label = request.label
-        request = self._with_options(request, function)
+        label, options = request.label, info.multi_label if self.network.multi_label else ()
+        if function is not None:
+            if info.of_logits is None:
+                raise JaxcamError(f"{info.title} explains classes, and {function.name!r} is a function of the logits")
+            options = info.of_logits
+        request = request.with_defaults(options)
         program = compiled.maps(request, self.head, self.network.whole, function and function.function)
         given, total = self._given(info.needs, forward, references)
         at_once = self.maps_at_once if info.batched else 1
