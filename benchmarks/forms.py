@@ -34,6 +34,7 @@ from jaxcam.data.evaluation import load_dataset
 from jaxcam.evaluate import Run, evaluate
 from jaxcam.evaluate.intervals import holm, p_values
 from jaxcam.evaluate.statistics import summarise
+from jaxcam.files import whole_file
 from jaxcam.methods.contribution import lift_cam
 from jaxcam.methods.registry import request
 from jaxcam.methods.signs import signed_share
@@ -88,7 +89,8 @@ def transformer(training: str, each: int, kept: pathlib.Path, say: Callable[[str
     net, name = Transformer(len(data.classes), token), kept.stem
     if not kept.is_file():
         params, right = trained(net, base, stem, data, each)
-        np.savez(kept, right=right, **flatten(params))
+        with whole_file(kept) as file:
+            np.savez(file, right=right, **flatten(params))
     with np.load(kept) as f:
         right, params = f["right"], unflatten({k: jnp.asarray(f[k]) for k in f.files if k != "right"})
 
@@ -269,7 +271,7 @@ def main(argv=None) -> int:
         f"not surely worse. {' '.join(notes)}", "",
         f"`python -m benchmarks.forms PICTURES TRAINING`, {machine()['device']}, jax {machine()['jax']}.",
     ]  # fmt: skip
-    file = pathlib.Path(__file__).parent / "results" / "forms.md"
+    file = pathlib.Path(__file__).parent / "results" / f"{args.name}.md"
     file.write_text("\n".join(top + lines) + "\n", encoding="utf-8")
     return 0
 
