@@ -106,7 +106,9 @@ def claims(run: Run, summary: Summary, *, linear: bool, layers: dict[str, Run]) 
     lime = [m for m in summary.methods if m.partition(":")[0] == "lime_cam"]
     table = "table 4" if linear else "tables 7 to 9"
     rivals = [m for m in six if not (linear and m == "ablation_cam")]
-    found = [best(summary, f"LIFT-CAM is the best of six on IC, AD and ADD ({table})", SCORES, rivals=rivals)]
+    left_out = [m for m in rivals if m not in summary.methods]
+    of = "of six" + (f" (here without {', '.join(left_out)})" if left_out else "")
+    found = [best(summary, f"LIFT-CAM is the best {of} on IC, AD and ADD ({table})", SCORES, rivals=rivals)]
     if "lrp_cam" in summary.methods and not linear:
         found.append(best(summary, "LIFT-CAM is more faithful than LRP-CAM and LIME-CAM (table 5)", SCORES,
                           rivals=["lrp_cam", *lime]))  # fmt: skip
@@ -114,7 +116,7 @@ def claims(run: Run, summary: Summary, *, linear: bool, layers: dict[str, Run]) 
         found.append(best(summary, "LIME-CAM is better with ten times the samples (table 5)", SCORES, method=lime[1],
                           rivals=lime[:1]))  # fmt: skip
     if "pointing" in summary.metrics:
-        found.append(best(summary, "LIFT-CAM localises best of six (table 10)", ["pointing"], rivals=rivals))
+        found.append(best(summary, f"LIFT-CAM localises best {of} (table 10)", ["pointing"], rivals=rivals))
     if "cosine" in summary.metrics:
         found.append(agreeing(run, summary))
     if linear:

@@ -22,11 +22,11 @@ import numpy as np
 import scipy.stats
 
 from benchmarks.timing import save
+from jaxcam.cli.networks import named
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 from jaxcam.methods.sampling import shap_cam
 from jaxcam.models.network import Network
-from jaxcam.zoo.load import load
 
 ESTIMATORS = ("plain", "antithetic", "adjusted")
 #: Orderings of one run of a reference, which is a mean of many.
@@ -106,16 +106,19 @@ def own_error(runs: np.ndarray) -> float:
     return float((rest**2).sum() / (len(runs) - 1) / len(runs) / 2 / (mean @ mean))
 
 
-def measure(network: Network, layer: str, shown: list, costs: list[int], reference: int, runs: Runs) -> list[dict]:
-    """One row per picture, estimator and cost."""
+def measure(
+    network: Network, layer: str, shown: list, costs: list[int], reference: int, runs: Runs, by: str = "antithetic",
+    each: int = RUN,
+) -> list[dict]:  # fmt: skip
+    """One row per picture, estimator and cost. The reference is of runs of `each` orderings `by` an estimator."""
     _, head = network.split(at=layer)
     rows = []
     for number, picture in enumerate(shown):
         a, target = example(network, layer, picture)
         args = (network.params, a)
-        long = program(head, "antithetic", RUN)
+        long = program(head, by, each)
         name = f"{network.name}/{layer}/{picture.name}/{int(target)}"
-        truth = runs.get(name, "antithetic", reference // RUN, lambda key: long(*args, key, target)[0])  # noqa: B023
+        truth = runs.get(name, by, reference // each, lambda key: long(*args, key, target)[0])  # noqa: B023
         want, own = truth.mean(0, dtype=np.float64), own_error(truth)
         spread = truth.std(0, ddof=1) / np.sqrt(len(truth))
         for orderings in costs:
@@ -135,7 +138,7 @@ def measure(network: Network, layer: str, shown: list, costs: list[int], referen
                 rows.append({
                     "picture": picture.name, "estimator": estimator, "orderings": orderings, "evaluations": int(spent),
                     "cosine_error": cosine_error(found, want), "reference_error": own, "seconds": seconds,
-                    "reference_orderings": len(truth) * RUN,
+                    "reference_orderings": len(truth) * each,
                     "covered": float((np.abs(found - want) <= reach)[some].mean()) if some.any() else None,
                 })  # fmt: skip
         print(f"{number + 1} of {len(shown)}: {picture.name}", file=sys.stderr, flush=True)
@@ -163,52 +166,58 @@ def summary(rows: list[dict]) -> list[dict]:
                 "cosine_error": error.mean(), "ratio_to_plain": ratio, "ratio_standard_error": spread,
                 "coverage": float(np.mean(covered)), "seconds": float(np.median([r["seconds"] for r in some])),
             })  # fmt: skip
+        lost = {r["estimator"]: r["cosine_error"] * r["seconds"] for r in out if r["orderings"] == orderings}
+        for r in out[-len(ESTIMATORS) :]:
+            r["error_seconds"] = lost[r["estimator"]] / lost["antithetic"]
     return out
 
 
 def table(lines: list[dict]) -> str:
     """The summary in Markdown."""
     out = ["| orderings | estimator | evaluations | 1 - cos | with the reference's error | ratio to plain "
-           "| coverage at 95 % | seconds |", "|---" * 8 + "|"]  # fmt: skip
+           "| coverage at 95 % | seconds | error x seconds, of antithetic's |", "|---" * 9 + "|"]  # fmt: skip
     for r in lines:
         out.append(
             f"| {r['orderings']:,} | {r['estimator']} | {r['evaluations']:,.0f} | {r['cosine_error']:.2e} "
             f"| {r['raw_cosine_error']:.2e} | {r['ratio_to_plain']:.3f} ± {r['ratio_standard_error']:.3f} "
-            f"| {100 * r['coverage']:.1f} % | {r['seconds']:.3f} |"
+            f"| {100 * r['coverage']:.1f} % | {r['seconds']:.3f} | {r['error_seconds']:.2f} |"
         )
     return "\n".join(out)
 
 
 def main(argv=None) -> int:
-    """Prints the table and writes `benchmarks/results/precision.json` and `.md`."""
+    """Prints the table and writes `benchmarks/results/precision.json` and `.md`; of another network, with its name."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=pathlib.Path, help="a folder of pictures")
     parser.add_argument("--model", default="vgg16_slim")
     parser.add_argument("--layer", default=None, help="default: the last convolutional one")
     parser.add_argument("--limit", type=int, default=50, help="pictures")
     parser.add_argument("--costs", type=int, nargs="+", default=[10, 30, 100, 300, 1000])
-    parser.add_argument("--reference", type=int, default=20_000, help="antithetic orderings, a multiple of 1,000")
+    parser.add_argument("--reference", type=int, default=20_000, help="orderings of the reference")
+    parser.add_argument("--by", default="antithetic", choices=ESTIMATORS, help="of the reference")
+    parser.add_argument("--each", type=int, default=RUN, help="orderings of one of its runs, at least two")
     parser.add_argument("--kept", type=pathlib.Path, help="a .npz file with the runs of the reference, to go on with")
     parser.add_argument("--most-seconds", type=float, default=float("inf"), help="then no more reference runs")
     args = parser.parse_args(argv)
     try:
-        network = load(args.model)
+        network = named(args.model)
         layer = network.resolve_layer(args.layer or network.default_layer)
         shown = pictures(args.data, args.limit)
     except JaxcamError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
     runs = Runs(args.kept, args.most_seconds)
-    rows = measure(network, layer, shown, args.costs, args.reference, runs)
+    rows = measure(network, layer, shown, args.costs, args.reference, runs, args.by, args.each)
     lines = summary(rows)
     worst, used = (max(r[k] for r in rows) for k in ("reference_error", "reference_orderings"))
     used = (min(r["reference_orderings"] for r in rows), used)
     said = (
         f"{network.name} at {layer}, {len(shown)} pictures, {len(rows)} runs; the reference has {used[0]:,} to "
-        f"{used[1]:,} antithetic orderings a picture, and itself a cosine error of at most {worst:.1e}.\n"
+        f"{used[1]:,} {args.by} orderings a picture, and itself a cosine error of at most {worst:.1e}.\n"
     )
     print(said, table(lines), sep="\n")
-    path = save("precision", {"network": network.name, "layer": layer, "summary": lines, "rows": rows})
+    name = "precision" if args.model == parser.get_default("model") else f"precision-{pathlib.Path(network.name).name}"
+    path = save(name, {"network": network.name, "layer": layer, "summary": lines, "rows": rows})
     path.with_suffix(".md").write_text(f"# Precision at equal cost\n\n{said}\n{table(lines)}\n")
     return 0
 
