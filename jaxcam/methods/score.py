@@ -71,7 +71,8 @@ class Noisy:
     impl: str
 
     def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: jax.Array | None) -> jax.Array:
-        noise = jax.random.normal(jax.random.fold_in(key, i), mask.shape, jnp.float32).astype(mask.dtype)
+        noise = jax.random.normal(jax.random.fold_in(key, i), mask.shape, jnp.float32)  # type: ignore[arg-type]
+        noise = noise.astype(mask.dtype)
         return image * (mask + jnp.asarray(self.sigma, mask.dtype) * noise)[..., None]
 
 
