@@ -257,8 +257,9 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--runs", type=int, nargs="+", default=[10], help="of each random method, for each layer")
     parser.add_argument("--kept", type=pathlib.Path, help="runs that benchmarks.precision has kept")
+    parser.add_argument("--name", default="agreement", help="of the files in benchmarks/results")
     args = parser.parse_args(argv)
-    path = pathlib.Path(__file__).parent / "results" / "agreement.json"
+    path = pathlib.Path(__file__).parent / "results" / f"{args.name}.json"
     before = json.loads(path.read_text()) if args.methods and path.exists() else {}
     record: dict[str, dict] = {k: v for k, v in before.items() if k not in ("machine", "settings")}
     kept = Runs(args.kept)
@@ -284,8 +285,8 @@ def main(argv=None) -> int:
     except JaxcamError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    settings = before.get("settings") or {k: v for k, v in vars(args).items() if k not in ("data", "kept")}
-    path = save("agreement", {"settings": settings, **record})
+    settings = before.get("settings") or {k: v for k, v in vars(args).items() if k not in ("data", "kept", "name")}
+    path = save(args.name, {"settings": settings, **record})
     texts = [tables(load(name), r["table_1"], r["tables_2_and_6"]) for name, r in record.items()]
     path.with_suffix(".md").write_text("# Agreement with SHAP-CAM\n\n" + "\n".join(texts))
     return 0
