@@ -235,3 +235,25 @@ def test_squeezenet_with_its_real_weights(data_dir):
         same(result.coefficients, cam.coefficients, scale)
         same(again.coefficients, result.coefficients, scale)
         assert abs(result.completeness_gap) < 1e-4 * abs(result.logit)
+
+
+def test_the_digest_does_not_depend_on_what_the_process_has_traced_before():
+    """Parts of an own network inside: their labels were there or not; and none of them is a layer here."""
+    base = jaxcam.load("efficientnet_lite0")
+    stem, _ = base.split(at="block0")
+
+    def whole(params, x):
+        a = stem(params["stem"], x[0])
+        tokens = jaxcam.tag(a.reshape(1, -1, a.shape[-1]) @ params["w"], "tokens")
+        return jnp.tanh(tokens).mean(1)
+
+    def digest():
+        params = {"stem": base.params, "w": jnp.ones((16, 3))}
+        return jaxcam.wrap(
+            whole, params, preprocessing=base.preprocessing, classes=["a", "b", "c"], layer="tokens",
+            layout=jaxcam.tokens(prefix=0), batched=True,
+        ).digest()  # fmt: skip
+
+    before = digest()
+    jax.eval_shape(jax.jit(lambda p, x: stem(p, x)), base.params, jnp.zeros(base.preprocessing.shape))
+    assert digest() == before
