@@ -214,7 +214,10 @@ def _with_labels(program: Any, labels: frozenset[str]) -> Any:
         return type(program)(_with_labels(p, labels) for p in program)
     if isinstance(program, jex.Jaxpr):  # first, as newer versions of JAX have but one kind
         same: dict[Any, Any] = {}
-        atom = lambda v: v if isinstance(v, jex.Literal) else same.get(v, v)  # noqa: E731
+
+        def atom(v: Any) -> Any:
+            return v if isinstance(v, jex.Literal) else same.get(v, v)
+
         eqns = []
         for eqn in program.eqns:
             label = tags.read(eqn)
