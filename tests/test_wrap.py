@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 import zlib
 
 import guests
@@ -237,23 +239,30 @@ def test_squeezenet_with_its_real_weights(data_dir):
         assert abs(result.completeness_gap) < 1e-4 * abs(result.logit)
 
 
-def test_the_digest_does_not_depend_on_what_the_process_has_traced_before():
-    """Parts of an own network inside: their labels were there or not; and none of them is a layer here."""
-    base = jaxcam.load("efficientnet_lite0")
-    stem, _ = base.split(at="block0")
+#: An own network imports the library of its layers when it is called; what another process has imported is none of its.
+LATE = """
+import sys
+import jax, jax.numpy as jnp
+import jaxcam
 
-    def whole(params, x):
-        a = stem(params["stem"], x[0])
-        tokens = jaxcam.tag(a.reshape(1, -1, a.shape[-1]) @ params["w"], "tokens")
-        return jnp.tanh(tokens).mean(1)
+base = jaxcam.load("vgg16_slim")
+stem, _ = base.split(at="conv1_2")
+params = {"stem": base.params, "w": jnp.ones((16, 3))}
+rules = dict(preprocessing=base.preprocessing, classes=["a", "b", "c"], batched=True)
 
-    def digest():
-        params = {"stem": base.params, "w": jnp.ones((16, 3))}
-        return jaxcam.wrap(
-            whole, params, preprocessing=base.preprocessing, classes=["a", "b", "c"], layer="tokens",
-            layout=jaxcam.tokens(prefix=0), batched=True,
-        ).digest()  # fmt: skip
+def whole(params, x):
+    a = stem(params["stem"], x[0])
+    return jnp.tanh(a.reshape(1, -1, a.shape[-1]) @ params["w"]).mean(1)
 
-    before = digest()
-    jax.eval_shape(jax.jit(lambda p, x: stem(p, x)), base.params, jnp.zeros(base.preprocessing.shape))
-    assert digest() == before
+assert "flax.nnx" not in sys.modules, "a network that is loaded has imported it: this test shows nothing"
+first = jaxcam.wrap(whole, params, **rules)
+jax.eval_shape(jax.jit(lambda p, x: stem(p, x)), base.params, jnp.zeros(base.preprocessing.shape))
+again = jaxcam.wrap(whole, params, **rules)
+assert first.layers == ("Conv#1", "Conv.relu#1", "Conv#2", "Conv.relu#2") == again.layers
+assert first.digest() == again.digest()
+"""
+
+
+def test_layers_and_digest_do_not_depend_on_what_the_process_has_imported_or_traced():
+    done = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jaxcam.cutting import program, tags
 from jaxcam.cutting.activations import name_activations
 from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
+from jaxcam.cutting.libraries import imported
 from jaxcam.errors import JaxcamError
 
-# A function that JAX has traced before is traced again in here, so that its layers name themselves.
-_retracing = jax.make_user_context(default_value=False)
+# A function that JAX has traced before is traced again in here, so that its layers name themselves: those of the
+# libraries that the value names.
+_naming = jax.make_user_context(default_value=None)
 
 
 class Layer(NamedTuple):
@@ -99,8 +101,11 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
             raise JaxcamError(f"it returns shape {out.shape}, not logits {'(1, C)' if batched else '(C,)'}")
         return jnp.squeeze(out, 0) if batched else out
 
-    with _retracing(True):
-        closed = jax.make_jaxpr(run)(params, image)
+    named = None
+    while named != (there := tuple(library.name for library, _ in imported())):  # a function may import one itself
+        named = there
+        with _naming(named):
+            closed = jax.make_jaxpr(run)(params, image)
     closed = name_activations(tags.with_plain_labels(closed), len(jax.tree.leaves(params)))
     return Traced(closed, adapter.layout, batched, params, image)
 

@@ -142,8 +142,7 @@ class Places:
     @functools.cached_property
     def fingerprint(self) -> str:
         """The SHA-256 of what is computed, for parameters whatever they are, and of how layers become maps."""
-        labels = {place.name for name, (place, _) in listing.numbered(self._traced).items() if name in self.maps}
-        parts = [program.fingerprint(with_precision(self._traced.closed, HIGHEST), labels)]
+        parts = [program.fingerprint(with_precision(self._traced.closed, HIGHEST))]
         for name, place, shape in listing.unbatched(self._traced):
             if name in self.maps:
                 seen = jax.make_jaxpr(self._resolved.as_map)(jax.ShapeDtypeStruct(shape, place.dtype))

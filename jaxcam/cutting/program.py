@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -193,43 +193,15 @@ def _assemble(closed: Any, flat: Flat, invars: list, outvars: list, eqns: list[j
     return jex.ClosedJaxpr(jaxpr, [c for _, c in held])
 
 
-def fingerprint(closed: jex.ClosedJaxpr, labels: Collection[str] = ()) -> str:
-    """The SHA-256 of a program: its text, and the constants in it and in the programs that it calls.
-
-    Of the labels only those named count: which others there are depends on what a process has traced before.
-    """
-    text = str(_with_labels(closed.jaxpr, frozenset(labels)))
-    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", text).encode())
+def fingerprint(closed: jex.ClosedJaxpr) -> str:
+    """The SHA-256 of a program: its text, and the constants in it and in the programs that it calls."""
+    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
     for value in _constants(closed):
         key = jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key)
         array = np.asarray(jax.random.key_data(value) if key else value)
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-def _with_labels(program: Any, labels: frozenset[str]) -> Any:
-    """A program without other labels, and without parts that it shares, as their text would name them."""
-    if isinstance(program, tuple | list) and not hasattr(program, "_fields"):
-        return type(program)(_with_labels(p, labels) for p in program)
-    if isinstance(program, jex.Jaxpr):  # first, as newer versions of JAX have but one kind
-        same: dict[Any, Any] = {}
-
-        def atom(v: Any) -> Any:
-            return v if isinstance(v, jex.Literal) else same.get(v, v)
-
-        eqns = []
-        for eqn in program.eqns:
-            label = tags.read(eqn)
-            if label is not None and label[1] not in labels:
-                same[eqn.outvars[0]] = atom(eqn.invars[0])
-                continue
-            params = {k: _with_labels(v, labels) for k, v in eqn.params.items()}
-            eqns.append(eqn.replace(invars=list(map(atom, eqn.invars)), params=params))
-        return program.replace(eqns=eqns, outvars=list(map(atom, program.outvars)))
-    if isinstance(program, jex.ClosedJaxpr):
-        return jex.ClosedJaxpr(_with_labels(program.jaxpr, labels), program.consts)
-    return program
 
 
 def _constants(program: Any) -> Iterator[Any]:
