@@ -148,6 +148,19 @@ def test_jit_is_eager(method):
     assert_same_cam(compiled(method, head).one(params, BATCH[0], TARGETS[0]), eager)
 
 
+@pytest.mark.parametrize("method", [m for m, info in METHODS.items() if "key" in info.needs])
+def test_draws_are_the_same_at_every_precision(method):
+    """So that what a lower one loses can be told from what other draws would give."""
+    head = one_of(method, "gelu_tanh")
+    narrow = compiled(method, head).one(float32_params(head), BATCH[0], TARGETS[1])
+    with jax.enable_x64(True):
+        params = heads.to_jax(heads.HEADS[head].params, jnp.float64)
+        a = jnp.asarray(np.asarray(BATCH[0]), jnp.float64)
+        run = jax.jit(lambda params, a: explain(method, params, a, head=heads.HEADS[head].fn, target=2).coefficients)
+        wide = np.asarray(run(params, a))
+    np.testing.assert_allclose(narrow.coefficients, wide, rtol=0, atol=1e-4 * np.abs(wide).max())
+
+
 @pytest.mark.parametrize("method", [m for m, info in METHODS.items() if info.batched])
 def test_batch_size_changes_nothing(method):
     """Of those that anything batches; of the others a batch is a loop, above, whatever its size."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.methods.gradient import grad_cam, product
+from jaxcam.methods.gradient import grad_cam, product, with_noise
 from jaxcam.methods.maps import resize_map
 from jaxcam.methods.result import (
     CAM,
@@ -133,12 +133,6 @@ def integrated_gradients(
     """
     stepped = stepped_integrated_gradients(params, activations, head=head, target=target, steps=steps)
     return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], None))
-
-
-def with_noise(activations: jax.Array, sigma: float, key: jax.Array) -> jax.Array:
-    """With normal noise, whose standard deviation is `sigma` of the range of the activations."""
-    spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
-    return activations + spread * jax.random.normal(key, activations.shape, jnp.float32).astype(activations.dtype)
 
 
 @dataclasses.dataclass(frozen=True)

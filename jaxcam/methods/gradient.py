@@ -160,6 +160,12 @@ def shapley_cam(params: Params, activations: jax.Array, *, head: HeadFn, target:
     return cam_of_coefficients(jnp.mean(g - 0.5 * bend, axis=(0, 1)), activations, logit=logit)
 
 
+def with_noise(activations: jax.Array, sigma: float, key: jax.Array) -> jax.Array:
+    """With normal noise, whose standard deviation is `sigma` of the range of the activations."""
+    spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
+    return activations + spread * jax.random.normal(key, activations.shape, jnp.float32).astype(activations.dtype)
+
+
 def smooth_grad_cam_pp(
     params: Params,
     activations: jax.Array,
@@ -202,11 +208,9 @@ def smooth_grad_cam_pp(
     logit, g = jax.value_and_grad(score)(activations)
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(g)))  # of which nothing depends: powers neither over- nor underflow
     size = jnp.where(size > 0, size, 1).astype(g.dtype)
-    spread = jnp.asarray(sigma, activations.dtype) * (jnp.max(activations) - jnp.min(activations))
 
     def added(sums: tuple[jax.Array, ...], key: jax.Array) -> tuple[tuple[jax.Array, ...], None]:
-        noise = jax.random.normal(key, activations.shape, jnp.float32).astype(activations.dtype)
-        here = jax.grad(score)(activations + spread * noise) / size
+        here = jax.grad(score)(with_noise(activations, sigma, key)) / size
         return tuple(s + here**power for s, power in zip(sums, (1, 2, 3), strict=True)), None
 
     nothing: tuple[jax.Array, ...] = (jnp.zeros_like(g),) * 3
