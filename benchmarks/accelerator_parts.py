@@ -47,13 +47,13 @@ class Row:
 
     Attributes:
       name: what it is called.
-      measure: from what `ahead` gave to a dictionary; with nothing running beside it.
+      measure: gives a dictionary, from what `ahead` gave, where there is one; with nothing running beside it.
       ahead: what has no need of quiet, as compiling: of as many rows at a time as there are cores.
     """
 
     name: str
-    measure: Callable[[Any], dict]
-    ahead: Callable[[], Any] = lambda: None
+    measure: Callable[..., dict]
+    ahead: Callable[[], Any] | None = None
 
 
 Rows = Iterator[Row]
@@ -199,7 +199,8 @@ def errors(prepared: dict[str, list[Compared]]) -> dict:
 
     At one of them rounding may turn a ReLU, or change which value of a window is the largest.
     """
-    return {name: statistics.median(error(run(), want) for run, want in some) for name, some in prepared.items()}
+    found = {name: statistics.median(error(run(), want) for run, want in some) for name, some in prepared.items()}
+    return {"inputs": PICTURES, **found}
 
 
 def error(got: Any, want: np.ndarray) -> float:
@@ -261,7 +262,7 @@ def shap(settings: Settings) -> Rows:
             yield Row(f"PyTorch, {name}", functools.partial(torch_at, settings, name))
 
 
-def shap_at(settings: Settings, precision: str, _: None) -> dict:
+def shap_at(settings: Settings, precision: str) -> dict:
     """Seconds of one picture, its share of the card's product, and both errors."""
     given, (values_there, coefficients_there) = vgg_head(settings.small), exact_head(settings.small)
     orderings, side, rounds = (20, 256, 2) if settings.small else (10_000, 8192, 3)
@@ -296,7 +297,7 @@ def shap_at(settings: Settings, precision: str, _: None) -> dict:
     }  # fmt: skip
 
 
-def torch_at(settings: Settings, precision: str, _: None) -> dict:
+def torch_at(settings: Settings, precision: str) -> dict:
     """The seconds that a head written by hand takes for as many coalitions, at its best batch."""
     given = vgg_head(settings.small)
     orderings = 20 if settings.small else 10_000
@@ -482,16 +483,17 @@ def evaluation(settings: Settings) -> Rows:
     drops, curves = ("ic", "ad", "add"), ("insertion", "deletion")
 
     def row(methods, metrics=drops, count=count, batch=batch, precision=None):
-        named = methods[0] if len(methods) == 1 else f"{len(methods)} methods"
+        named = f"{len(methods)} methods" if methods in (PAPER, [*PAPER, *SAMPLED]) else " ".join(methods)
         name = f"{named}: {' '.join(metrics)}, {precision or 'maps at the highest, passes as usual'}, batch {batch}"
         return Row(name, functools.partial(evaluated, settings, methods, metrics, count, batch, precision))
 
+    asked = list(settings.methods) or PAPER
     if settings.small:
-        yield row(list(settings.methods or PAPER))
+        yield row(asked)
         yield row(["lift_cam"], curves, count=few)
         return
-    yield row(PAPER)
-    yield row(PAPER, batch=32)  # kernels are tried on as many pictures: the first batch should take less
+    yield row(asked)
+    yield row(asked, batch=32)  # kernels are tried on as many pictures: the first batch should take less
     yield row(["grad_cam"])
     if has(settings.torch_python, "pytorch_grad_cam"):
         for several in (32, 128):
@@ -499,8 +501,9 @@ def evaluation(settings: Settings) -> Rows:
             yield Row(name, functools.partial(peer_cam, settings, several))
     yield row(["lift_cam"], curves, count=few, batch=min(batch, few))
     for precision in differing():
-        yield row(PAPER, precision=precision)
-    yield row([*PAPER, *SAMPLED])
+        yield row(asked, precision=precision)
+    if not settings.methods:
+        yield row([*PAPER, *SAMPLED])
 
 
 def evaluated(
@@ -510,7 +513,6 @@ def evaluated(
     count: int,
     batch: int,
     precision: str | None,
-    _: None,
 ) -> dict:
     """One evaluation into a new folder, compilation included; and its pace after the first unit."""
     net = network(SMALL if settings.small else VGGConfig(16))
@@ -538,7 +540,7 @@ def evaluated(
     }  # fmt: skip
 
 
-def peer_cam(settings: Settings, batch: int, _: None) -> dict:
+def peer_cam(settings: Settings, batch: int) -> dict:
     """Grad-CAM by pytorch-grad-cam with lean metrics, on pictures that lie on the card already."""
     count = 256
     seconds = torch_peer(settings).ask("cam", count, batch)
@@ -551,7 +553,7 @@ def decoding(settings: Settings) -> Rows:
         yield Row(f"{threads} threads", functools.partial(decoded, settings, threads))
 
 
-def decoded(settings: Settings, threads: int, _: None) -> dict:
+def decoded(settings: Settings, threads: int) -> dict:
     """Pictures a second, from JPEG in memory to the network's input."""
     count = 20 if settings.small else 1000
     net = network(SMALL if settings.small else VGGConfig(16))
