@@ -19,6 +19,8 @@ from jaxcam.methods.result import Inputs
 TARGET = 2
 A = jnp.asarray(seeded.activations(9, heads.SHAPE), jnp.float32)
 A64 = np.asarray(A, np.float64)
+#: The heads on which every method is tried.
+EVERY = ("linear_gap", "vgg")
 
 
 def inputs(head, params, a) -> Inputs:
@@ -30,9 +32,15 @@ def inputs(head, params, a) -> Inputs:
 
 @functools.cache
 def run(name: str):
-    """The methods that fit the head and do not sample, compiled once: (params, a) -> {method: coefficients}."""
+    """The methods that fit the head and do not sample, compiled once: (params, a) -> {method: coefficients}.
+
+    All of them on `EVERY`; on others those that go through the operations that a head consists of, one by one: a
+    gradient, and values of the network, are the same to a method whatever they come from.
+    """
     gap_linear = name == "linear_gap"
     methods = [m for m, info in METHODS.items() if (gap_linear or info.heads is None) and "key" not in info.needs]
+    if name not in EVERY:
+        methods = [m for m in methods if not {"gradient", "image"} & set(METHODS[m].needs)]
     head = heads.HEADS[name].fn
 
     @jax.jit

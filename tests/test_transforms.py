@@ -38,14 +38,13 @@ HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 DEFINED = {"not_gap_linear": ["linear_gap"]}
 
 
-#: What asks a head for nothing but its values behind masks of the positions.
-VALUES = [m for m, info in METHODS.items() if info.steps and not info.by_channel]
-
-
 def heads_of(method: str) -> list[str]:
-    """The heads that a method is tried on: all where it has rules for what they consist of, else two, or one."""
+    """The heads that a method is tried on: all where it has rules for what they consist of, else two, or one.
+
+    On a linear head a gradient knows nothing of what is mapped over; values do.
+    """
     info = METHODS[method]
-    if method in VALUES:
+    if info.heads is None and not {"rules", "gradient"} & set(info.needs):
         return ["gelu_tanh"]
     if info.heads is not None:
         return DEFINED[info.heads.diagnostic]
