@@ -159,16 +159,17 @@ def folded(tree):
     return out
 
 
-@pytest.mark.parametrize("rule", ["z_plus", "gamma", "epsilon_plus"])
-def test_rules_see_batch_norm_as_part_of_the_convolution(rule):
+@pytest.mark.parametrize(("rule", "layer"), [("z_plus", "layer3"), ("gamma", "layer4.1"), ("epsilon_plus", "layer4.1")])
+def test_rules_see_batch_norm_as_part_of_the_convolution(rule, layer):
+    """Behind `layer3` there is a shortcut with a convolution and a norm of its own as well."""
     network = zoo.load("resnet50_slim")
-    _, head = network.split(at="layer3")
+    _, head = network.split(at=layer)
     config, same = fold_batch_norm(network.config, network.params)
     plain_head = Part(config, head.after, None)
     assert head.config.batch_norm and not config.batch_norm
     method = functools.partial(lrp_cam, target=1, rule=rule)
     params = jax.tree.map(lambda v: np.asarray(v, np.float64), network.params)
-    a = seeded.activations(4, network.layer_shape("layer3"))
+    a = seeded.activations(4, network.layer_shape(layer))
     assert jax.tree.all(jax.tree.map(lambda u, v: np.allclose(u, v, atol=1e-6), folded(params), same))
     with jax.enable_x64(True):
         got = jax.jit(functools.partial(method, head=head))(params, a)

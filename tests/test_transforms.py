@@ -34,6 +34,8 @@ OPTIONS = {
     "hsic_cam": {"num_samples": 4, "cells": 2},
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
+#: Of the multipliers of `lift_cam`, and of the relevance of `lrp_cam`.
+ALIKE = ("hires_lift_cam", "multiplier_cam", "deep_shap_cam", "hires_lrp_cam")
 #: The heads that a method is defined for, by the diagnostic that tells; any other has all of them.
 DEFINED = {"not_gap_linear": ["linear_gap"]}
 
@@ -41,11 +43,14 @@ DEFINED = {"not_gap_linear": ["linear_gap"]}
 def heads_of(method: str) -> list[str]:
     """The heads that a method is tried on: all where it has rules for what they consist of, else two, or one.
 
+    One too for what is made of the same multipliers, or relevance, as another's that is tried on all.
     On a linear head a gradient knows nothing of what is mapped over; values do.
     """
     info = METHODS[method]
     if info.heads is None and not {"rules", "gradient"} & set(info.needs):
         return ["gelu_tanh"]
+    if method in ALIKE:
+        return ["vgg"]
     if info.heads is not None:
         return DEFINED[info.heads.diagnostic]
     return HEADS if "rules" in info.needs else ["linear_gap", "gelu_tanh"]
