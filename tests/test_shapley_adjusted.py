@@ -39,11 +39,15 @@ def estimate(v, key, players, count, layered, present=None, chunk_size=256, tole
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("players, alive", [(2, 2), (3, 3), (9, 9), (9, 4), (40, 40)])
+#: As many pairs as the law of their sizes needs; and few of them: one program each for all tests of so many players.
+draw, units_of = jax.jit(pairs.draw), jax.jit(lambda v, present: surrogate.fit_units(layer_of(v), KEY, present, 4))
+MANY = jnp.arange(40_000)
+
+
+@pytest.mark.parametrize("players, alive", [(2, 2), (9, 9), (9, 4), (9, 3), (40, 40)])
 def test_sizes_follow_the_stated_law_and_sides_are_not_empty(players, alive):
     present = jnp.arange(players) < alive
-    draw = jax.jit(pairs.draw)
-    signs = np.asarray(draw(KEY, jnp.arange(40_000), present))
+    signs = np.asarray(draw(KEY, MANY, present))
     assert not signs[:, alive:].any() and (np.abs(signs[:, :alive]) == 1).all()
     size = (signs > 0).sum(1)
     assert size.min() >= 1 and size.max() <= alive - 1
@@ -63,26 +67,29 @@ def test_a_drawn_pair_is_unbiased_for_all_players_at_once():
     size = (signs > 0).sum(1)
     chance = pairs.size_laws(players)[players][size] / np.array([len(signs[size == s]) for s in size])
     with jax.enable_x64(True):
-        each = np.asarray(pairs.contributions(jnp.asarray(signs), jnp.asarray(v(signs / 2 + 0.5) - v(0.5 - signs / 2))))
+        each = np.asarray(jax.jit(pairs.contributions)(signs, v(signs / 2 + 0.5) - v(0.5 - signs / 2)))
     np.testing.assert_allclose(each.sum(1), 0, atol=1e-12)
     full, empty = v(np.stack([np.ones(players), np.zeros(players)]))
     np.testing.assert_allclose(chance @ each + (full - empty) / players, games.truth(2, 6), rtol=1e-9)
 
 
-@pytest.mark.parametrize("alive", [7, 5, 1])
+#: One function object each, compiled once.
+values_of, features_of = jax.jit(surrogate.shapley_values), jax.jit(surrogate.features)
+
+
+@pytest.mark.parametrize("alive", [9, 5, 1])
 def test_the_surrogates_values_are_the_textbook_sum(alive):
-    players, v = 7, games.game(3, 7, 20)
-    present = jnp.arange(players) < alive
+    players, v = 9, games.game(3, 9, 24)
+    present = np.arange(players) < alive
     p = v.args[0] | {"v": v.args[0]["v"] * present[:, None]}
-    units = jax.jit(lambda p: surrogate.fit_units(layer_of(jax.tree_util.Partial(games.net, p)), KEY, present, 4))(p)
-    width = len(surrogate.EVEN) * players + len(surrogate.ODD) + 20
+    units = units_of(jax.tree_util.Partial(games.net, p), jnp.asarray(present))
+    width = len(surrogate.EVEN) * players + len(surrogate.ODD) + 24
     weights = np.random.default_rng(0).normal(size=(2, width)).astype(np.float32)
-    got = jax.jit(surrogate.shapley_values)(units, jnp.asarray(weights), present)
-    features = jax.jit(surrogate.features)
+    got = values_of(units, weights, present)
 
     def half(masks, w):
         signs = np.where(np.arange(players) < alive, 2 * masks - 1, 0)
-        x, known = features(units, jnp.asarray(signs, jnp.float32))
+        x, known = features_of(units, np.asarray(signs, np.float32))
         return (np.asarray(x, np.float64) @ w + np.asarray(known)) / 2
 
     for row, w in zip(got, weights, strict=True):
@@ -94,14 +101,18 @@ def test_leaving_one_out_is_fitting_without_it():
     players, count = 9, 60
     v = games.game(1, players, 24)
     present = jnp.ones(players, bool)
-    units = jax.jit(lambda: surrogate.fit_units(layer_of(v), KEY, present, 4))()
-    signs = jax.jit(pairs.draw)(KEY, jnp.arange(count), present)
-    values = jax.jit(pairs.differences, static_argnums=2)(v, signs, 1000)
-    penalty = jax.jit(surrogate.penalties)(units, jax.random.key(9), present)
-    whole, mean, rest = jax.jit(adjusted._leave_one_out)(units, signs, values, penalty)
-    x, known = (np.asarray(a, np.float64) for a in jax.jit(surrogate.features)(units, signs))
-    w, y = np.asarray(jax.jit(pairs.weights)(signs), np.float64), np.asarray(values, np.float64) - known
-    penalty = np.asarray(penalty, np.float64)
+    units, signs = units_of(v, present), draw(KEY, MANY, present)[:count]
+
+    @jax.jit
+    def of(v, units, signs):
+        values = pairs.differences(v, signs, 1000)
+        penalty = surrogate.penalties(units, jax.random.key(9), present)
+        left_out = adjusted._leave_one_out(units, signs, values, penalty)
+        return left_out, surrogate.features(units, signs), pairs.weights(signs), values, penalty
+
+    (whole, mean, rest), *found = of(v, units, signs)
+    (x, known), w, values, penalty = jax.tree.map(lambda a: np.asarray(a, np.float64), found)
+    y = values - known
     energy = (w[:, None] * x**2).mean(0)[:players]  # of the signs themselves: about 1 each, an eighth for each player
     np.testing.assert_allclose(penalty[:players], energy.mean() * players / 8, rtol=0.3)
     fits, left = [], []
@@ -117,8 +128,8 @@ def test_leaving_one_out_is_fitting_without_it():
 
 @pytest.mark.parametrize("layered", [True, False])
 def test_unbiased_and_its_errors_cover(layered):
-    each_key = jax.vmap(estimate, in_axes=(None, 0, None, None, None))
     z, players = [], 9
+    each_key = jax.vmap(estimate, in_axes=(None, 0, None, None, None))
     for seed in range(32):
         got = each_key(games.game(seed, players, 24), jax.random.split(jax.random.key(seed), 10), players, 60, layered)
         z.append((np.asarray(got.values) - games.truth(seed, players, 24)) / np.asarray(got.standard_error))
@@ -144,14 +155,12 @@ def test_after_the_pilot_too():
 
 def test_much_better_than_orderings_at_equal_cost():
     players, count, v = 64, 30, games.game(0, 64, 48)
-    sample = jax.jit(
-        lambda key, n: shapley.permutation_shapley(v, key, num_players=players, num_permutations=n), static_argnums=1
-    )
-    want = sample(jax.random.key(99), 6000).values
+    sample = jax.jit(functools.partial(shapley.permutation_shapley, num_players=players, num_permutations=count))
+    want = np.mean([sample(v, key).values for key in jax.random.split(jax.random.key(99), 200)], 0)
     error = {name: [] for name in ("antithetic", "alone", "layer")}
     for key in jax.random.split(KEY, 4):
         for name, got in (
-            ("antithetic", sample(key, count)),
+            ("antithetic", sample(v, key)),
             ("alone", estimate(v, key, players, count, False)),
             ("layer", estimate(v, key, players, count, True)),
         ):
@@ -163,35 +172,36 @@ def test_much_better_than_orderings_at_equal_cost():
 
 @pytest.mark.parametrize("layered", [True, False])
 def test_null_players_get_nothing(layered):
-    players, v = 6, games.game(3, 6, 24)
-    p = v.args[0] | {"v": v.args[0]["v"].at[2].set(0)}
-    v = jax.tree_util.Partial(games.net, p)
-    present = None if layered else jnp.arange(players) != 2
-    got = estimate(v, KEY, players, 200, layered, present)
-    want = jax.jit(functools.partial(shapley.exact_shapley, num_players=players))(v).values
+    players, count = (5, 400) if layered else (6, 200)
+    p = games.weights(3, players, 24)
+    p["v"][2] = 0
+    v = jax.tree_util.Partial(games.net, jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), p))
+    got = estimate(v, KEY, players, count, layered, None if layered else jnp.arange(players) != 2)
+    want = games.brute_force(functools.partial(games.net, p), players)
     assert got.values[2] == 0 and got.standard_error[2] == 0
     assert (np.abs(got.values - want) <= 4 * got.standard_error + 1e-6).all()
 
 
 def test_additive_games_and_one_player_or_none_that_counts():
-    run = jax.jit(
-        lambda w, present: shapley.adjusted_shapley(
-            lambda m: m @ w + 10, KEY, num_players=6, num_permutations=200, present=present
-        )
-    )
     for w in ([1.5, -2.0, 0.0, 4.0, 0.25, 1.0], [3.0, 0, 0, 0, 0, 0], [0.0] * 6):
-        got = run(jnp.asarray(w), jnp.asarray(w) != 0)
+        # `m @ w + 10` as a net of the test above: its units hand the players on, and 10 keeps the last one above 0.
+        p = {"v": np.eye(6, 24), "b": np.zeros(24), "w": np.zeros((24, 24)), "c": 10 * np.eye(1, 24)[0]}
+        p["w"][:6, 0] = w
+        v = jax.tree_util.Partial(
+            games.net, {k: jnp.asarray(a, jnp.float32) for k, a in {**p, "u": p["c"] / 10}.items()}
+        )
+        got = estimate(v, KEY, 6, 200, False, jnp.asarray(w) != 0)
         assert (np.abs(got.values - np.asarray(w)) <= 4 * got.standard_error + 1e-5).all()
         assert not got.values[np.asarray(w) == 0].any()
 
 
 def test_chunks_do_not_change_the_answer_and_a_tolerance_stops_early():
-    v = games.game(1, 9, 24)
-    for a, b in zip(estimate(v, KEY, 9, 200, True, None, 37), estimate(v, KEY, 9, 200, True), strict=True):
+    v = games.game(1, 5, 24)
+    for a, b in zip(estimate(v, KEY, 5, 400, True, None, 37), estimate(v, KEY, 5, 400, True), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    got = estimate(v, KEY, 9, 20_000, True, None, 256, 0.02)
+    got = estimate(v, KEY, 5, 20_000, True, None, 256, 0.02)
     assert got.standard_error.max() <= 0.02 * abs(got.v_full - got.v_empty)
-    assert int(got.evaluations) < 20_000 * 8
+    assert int(got.evaluations) < 20_000 * 4
 
 
 def test_too_little_for_a_surrogate_and_bad_input():
