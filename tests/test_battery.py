@@ -67,9 +67,13 @@ def keeps_its_promises(e, one, info):
     low, high = info.range
     assert (alpha >= low).all() and (alpha <= high).all()
     assert (one.map >= 0).all()
+    signed = one.diagnostics["signed_map"]
+    close(one.map, np.maximum(signed, 0), np.abs(signed).max())
     if info.map_from == "channels":
-        close(one.map, np.maximum(e.activations @ alpha, 0), np.abs(e.activations * alpha).sum(-1).max() + 1e-30)
+        close(signed, e.activations @ alpha, np.abs(e.activations * alpha).sum(-1).max() + 1e-30)
     else:  # a ReLU only adds
+        if info.complete == "zero":
+            close(signed.sum(dtype=np.float64), alpha.sum(), scale + np.abs(signed).sum())
         assert one.map.sum(dtype=np.float64) >= alpha.sum() - 2e-5 * scale
 
 

@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from networks import CHEAP, RESNET, VGG, network, of_each_kind, picture
+from networks import CHEAP, CLASSES, VGG, network, of_each_kind, picture
 from PIL import Image
 
 import jaxcam
@@ -127,16 +127,31 @@ def test_a_box_is_in_pixels_of_the_photo(explained):
     assert whole[0] <= column < whole[2] and whole[1] <= row < whole[3]
 
 
-@pytest.mark.parametrize("config", [VGG, RESNET], ids=["vgg", "resnet"])
-def test_the_signed_map_is_the_map_before_its_relu(config):
-    some = of_each_kind(m for m, info in METHODS.items() if info.steps is None and info.heads is None)
-    methods = ["all", *CHEAP] if config is RESNET else some
-    [found] = jaxcam.explain(network(config), PHOTO, methods=methods, targets=1)
-    cheap = [request(c).label for c in CHEAP]
-    left = [m for m in METHODS if m not in {c.partition(":")[0] for c in CHEAP}]
-    assert [r.method for r in found.results] == (some if methods is some else [*left, *cheap])
-    features, _ = network(config).split()
-    a = np.asarray(features(network(config).params, network(config).preprocess(PHOTO)), np.float64)
+def small(*, hidden: bool):
+    """A convolution and a head, linear or not: what is asked of every method is compiled for every method."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv": (3, 3, 3, 6), "hidden": (6, 6), "out": (6, 4)}
+    params = {k: rng.normal(size=v).astype(np.float32) for k, v in shapes.items()}
+
+    def run(params, x):
+        x = jax.lax.conv_general_dilated(x, params["conv"], (4, 4), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jaxcam.tag(jax.nn.relu(x), "map").mean((1, 2))
+        return (jax.nn.relu(x @ params["hidden"] + 0.1) if hidden else x) @ params["out"]
+
+    rules = jaxcam.Preprocessing(size=16, resize="squash", resize_to=16)
+    return jaxcam.wrap(run, params, preprocessing=rules, classes=CLASSES)
+
+
+@pytest.mark.parametrize("hidden", [True, False], ids=["layers", "linear"])
+def test_the_signed_map_is_the_map_before_its_relu(hidden):
+    """Of each kind of method; `test_battery.py` asks it of all, without pictures."""
+    asked = {c.partition(":")[0]: c for c in CHEAP}
+    kinds = of_each_kind(m for m, info in METHODS.items() if not (hidden and (info.heads or info.steps)))
+    net, methods = small(hidden=hidden), [asked.get(m, m) for m in kinds]
+    [found] = jaxcam.explain(net, PHOTO, methods=methods, targets=1)
+    assert [r.method for r in found.results] == [request(m).label for m in methods]
+    features, _ = net.split()
+    a = np.asarray(features(net.params, net.preprocess(PHOTO)), np.float64)
     for r in found.results:
         np.testing.assert_array_equal(np.maximum(r.signed_map, 0), r.map)
         info = METHODS[r.method.partition(":")[0]]
