@@ -258,6 +258,7 @@ def test_the_commands_tell_what_it_costs(tmp_path, capsys):
     assert "did you mean bfloat16" in capsys.readouterr().err
     data = pictures(tmp_path / "data", each=1, broken=False)
     run = tmp_path / "run"
-    assert main(["evaluate", str(data), *common, str(run), "--metrics", "ad", "--precision", "bfloat16"]) == 0
+    asked = ["--methods", "grad_cam", "--metrics", "ad", "--batch-size", "4", "--precision", "bfloat16"]
+    assert main(["evaluate", str(data), *common, str(run), *asked]) == 0
     assert "bfloat16, 8 bits" in capsys.readouterr().out
     assert json.loads((run / "manifest.json").read_text())["settings"]["precision"] == "bfloat16"
