@@ -23,6 +23,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate, read_run
 from jaxcam.evaluate.gallery import Gallery
 from jaxcam.evaluate.statistics import cube
+from jaxcam.zoo.store import save_network
 
 RULES = jaxcam.Preprocessing(size=32)
 #: `(x0, y0, x1, y1)` of the object in every picture, which is 40 x 36 pixels or more.
@@ -219,6 +220,8 @@ def test_the_command_line(request, kind, tmp_path, capsys):
     place = request.getfixturevalue(FIXTURES[kind])
     split = [] if kind == "array-record" else ["--split", "validation"]
     words = ["evaluate", str(place), *split, "--kind", kind, "--out", str(tmp_path / "run"), "--methods", "grad_cam"]
+    save_network(tmp_path / "net", tiny())
+    words += ["--model", str(tmp_path / "net")]
     assert main([*words, "--metrics", "ic", "--batch-size", "4", "--keep", "none"]) == 1  # a picture is broken
     told = capsys.readouterr()
     boxes = "0 boxes" if kind == "array-record" else "8 boxes"

@@ -41,7 +41,7 @@ sys.exit(main(sys.argv[2:]))
 def place(tmp_path_factory):
     """A folder with a network, and a folder of three photos, two of one stem, and other files."""
     folder = tmp_path_factory.mktemp("place")
-    save_network(folder / "net", network(VGG))
+    save_network(folder / "net", network(VGG, size=32))
     (folder / "photos" / "more").mkdir(parents=True)
     for seed, name in enumerate(["b.png", "a.png", "more/a.png"]):
         Image.fromarray(picture(50, 60, seed)).save(folder / "photos" / name)
