@@ -43,7 +43,8 @@ class Row:
       network: "vgg16_slim", "resnet50_slim", "squeezenet" or the name of a guest.
       layer: where it is cut.
       weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
-      whole: whether the methods of `WHOLE` are run here as well.
+      plain: whether methods are run here that do not depend on what the head is made of.
+      whole: whether those of `WHOLE` are run here as well.
       alike: whether those of `ALIKE` are.
       refuses: method and what its error says; CAM refuses every row without `weights`.
     """
@@ -51,6 +52,7 @@ class Row:
     network: str
     layer: str
     weights: Callable[[Any], jax.Array] | None = None
+    plain: bool = False
     whole: bool = False
     alike: bool = False
     refuses: tuple[tuple[str, str], ...] = ()
@@ -60,7 +62,21 @@ class Row:
 
     def has(self, method: str) -> bool:
         """Whether a method is run here."""
-        return (self.whole or method not in WHOLE) and (self.alike or method not in ALIKE)
+        also = (self.whole or method not in WHOLE) and (self.alike or method not in ALIKE)
+        return takes_apart(method, self.weights is not None) or (self.plain and also)
+
+
+def takes_apart(method: str, linear: bool) -> bool:
+    """Whether each kind of operation in a head may be a method's undoing: it goes by rules, or takes channels away.
+
+    The latter is of a class, by channel, and asks for neither a derivative nor the image. Where the sum over channels
+    is complete by construction, it shows nothing of the coalitions unless the head is linear; others show them all.
+    The rest ask for values and derivatives of a function, to which matters whether it is linear, activations are signed
+    and a channel has none; FullGrad does take it apart, and test_full_gradient.py is about every kind of operation.
+    """
+    info = METHODS[method]
+    coalitions = info.by_class and info.by_channel and not {"gradient", "head", "image"} & set(info.needs)
+    return "rules" in info.needs or (coalitions and (linear or not info.complete))
 
 
 #: What runs the whole network, once more each, beside Score-CAM: on few rows, as programs grow with every copy of one.
@@ -72,21 +88,24 @@ ALIKE = (
     "smooth_grad_cam_pp", "guided_backprop", "deconvolution",
 )  # fmt: skip
 
+#: Plain are one of each: dead channels before dense layers, signed activations within residuals, tokens before a linear
+#: layer, a smooth head.
 ROWS = (
-    Row("vgg16_slim", "conv5_3"),
+    Row("vgg16_slim", "conv5_3", plain=True),
     Row("vgg16_slim", "conv4_3"),
-    Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"], alike=True),
+    Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
     Row("resnet50_slim", "layer3"),
-    Row("linen_residual", "block1.Conv_1", whole=True),
-    Row("equinox_cnn", "convs.1", whole=True),
+    Row("linen_residual", "block1.Conv_1", plain=True, whole=True),
+    Row("equinox_cnn", "convs.1"),
     Row("squeezenet", "fire9"),
     Row("vit_class_token", "block0"),
     Row("vit_mean", "block1"),
-    Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"]),
+    Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"], plain=True, alike=True),
     Row("convnext", "block0"),
     Row(
         "log_sum_exp",
         "map",
+        plain=True,
         whole=True,
         alike=True,
         refuses=tuple((m, "rule for 'exp'") for m in ("lrp_cam", "hires_lrp_cam", "relevance_cam")),
@@ -128,6 +147,7 @@ def subject(row: Row, data: pathlib.Path | None) -> Subject | None:
     elif row.network == "log_sum_exp":
         shapes = {"w1": (3, 6), "b1": (6,), "w2": (6, guests.CLASSES)}
         params = guests.draw({k: jax.ShapeDtypeStruct(v, jnp.float32) for k, v in shapes.items()})
+        params["b1"] = params["b1"].at[0].set(-99)  # a channel without activation, for what promises it nothing
         model, options, image = log_sum_exp, {}, guests.image()[::2, ::2]
     elif row.network in guests.GUESTS:
         guest = guests.GUESTS[row.network]()
@@ -186,7 +206,7 @@ class Explained:
       logit_references: `(2,)`, F of `references`.
       logit_without: F without each channel of `ablated(K)`.
       logit_limed: `(LIMED,)`, F of the coalitions of LIME-CAM.
-      logit_masked: `(SCORED,)` of the image behind the masks of the channels of largest range.
+      logit_masked: `(SCORED,)` of the image behind the masks of the channels of largest range; none if not plain.
       weights: `(K, C)` or None.
     """
 
@@ -242,8 +262,10 @@ def explain(row: Row, s: Subject) -> Explained:
         coalitions = a * limed(a.shape[-1])[:, None, None]
         others = jnp.concatenate([a[None], jnp.zeros_like(a)[None], references(a), without, coalitions])
         logits = jax.vmap(f)(others)
-        masks = jax.vmap(functools.partial(_mask, image, a))(_widest(a))
-        whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(jnp.concatenate([image[None], masks]))
+        images = image[None]
+        if row.plain:
+            images = jnp.concatenate([images, jax.vmap(functools.partial(_mask, image, a))(_widest(a))])
+        whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(images)
         weights = None if row.weights is None else row.weights(params)
         m = jnp.zeros_like(a) if "multiplier_cam" in refused else jax.grad(deeplift(f))(a, jnp.zeros_like(a))
         return (cams, against), a, gradient, m, logits, whole, weights
