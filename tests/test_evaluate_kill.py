@@ -5,6 +5,7 @@ JAXCAM_SLOW_TESTS=1 makes it 20 kills, which take minutes.
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from evaluations import assert_same, pictures
 
 from jaxcam.evaluate import read_run
@@ -19,16 +21,30 @@ from jaxcam.evaluate import read_run
 HERE = pathlib.Path(__file__).parent
 
 
-def work_and_die(data, out, cache, when: str) -> int:
-    """A process of its own; its exit status."""
+@pytest.fixture
+def work_and_die(tmp_path):
+    """A process of its own for each `(data, out, cache, when)`, that one with the imports done forks; its status."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
-    command = [sys.executable, str(HERE / "evaluations.py"), str(data), str(out), str(cache), when]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+    command, errors = [sys.executable, str(HERE / "evaluations.py")], tmp_path / "stderr"
+    with (
+        errors.open("w") as stderr,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        ) as run,
+    ):
+
+        def ask(*words) -> int:
+            print(json.dumps([str(word) for word in words]), file=run.stdin, flush=True)
+            told = run.stdout.readline()
+            assert told in ("0\n", f"{-signal.SIGKILL}\n"), (told, errors.read_text()[-2000:])
+            return int(told)
+
+        yield ask
+        run.stdin.close()
+    assert run.returncode == 0, errors.read_text()[-2000:]
 
 
-def test_kill_9(tmp_path):
+def test_kill_9(tmp_path, work_and_die):
     """In the middle of writing a unit, between its parts, before its arrays appear, and at random moments; then to the
     end."""
     data, cache = pictures(tmp_path / "set"), tmp_path / "compiled"
