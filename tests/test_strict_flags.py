@@ -87,22 +87,25 @@ def numbers(data, folder) -> dict[str, np.ndarray]:
     """All that a run of methods of each kind and of every metric finds; and an explanation of one picture."""
     at_once = of_each_kind(name for name, m in METHODS.items() if m.steps is None)
     found, kinds = {}, {*at_once, "shap_cam", "score_cam"}  # and of those of many steps two
+    networks = {hidden: wrapped(hidden) for hidden in (True, False)}  # what is compiled for one serves all its runs
     once = {"batch_size": 2, "steps": 2, "devices": jax.local_devices()[:1], "keep": ["coefficients", "maps"]}
-    for hidden in (True, False):
+    for hidden, network in networks.items():
         methods = [
             name if options is None else f"{name}:{options}"
             for name, m in METHODS.items() if name in kinds and (m.heads is None) == hidden
             for options in OPTIONS.get(name, (None,))
         ]  # fmt: skip
-        run = evaluate(wrapped(hidden), data, methods=methods, metrics=["ic"], out=folder / str(hidden), **once)
+        run = evaluate(network, data, methods=methods, metrics=["ic"], out=folder / str(hidden), **once)
         assert run.complete and not run.broken
         found |= {f"{k} {hidden}": run.arrays(k) for k in ("coefficients", "maps")} | {
             f"ic {hidden}": run.columns["ic"]
         }
-    run = evaluate(wrapped(True), data, methods=["grad_cam", "random_cam"], metrics=list(METRICS), reference="lift_cam",
-                   out=folder / "metrics", **once)  # fmt: skip
+    run = evaluate(networks[True], data, methods=["grad_cam", "random_cam"], metrics=list(METRICS),
+                   reference="lift_cam", out=folder / "metrics", **once)  # fmt: skip
     found |= {k: run.columns[k] for k in METRICS}
-    [explanation] = jaxcam.explain(wrapped(True), data.root / "cat" / "0.png", methods="deep_shap_cam", targets=["dog"])
+    [explanation] = jaxcam.explain(
+        networks[True], data.root / "cat" / "0.png", methods="deep_shap_cam", targets=["dog"]
+    )
     return found | {"heatmap": explanation.results[0].heatmap}
 
 

@@ -53,7 +53,8 @@ def test_a_run_holds_the_metrics_by_hand(residual, data, whole):
     target, pixels = int(whole.columns["target"][row]), data / whole.columns["image"][row]
     with Image.open(pixels) as opened:
         photo = opened.convert("RGB")
-    logits, cam, at_zero = by_hand("linen_residual", network.layer, "grad_cam")(photo, target)
+    logits, cams, at_zero = by_hand("linen_residual", network.layer, "grad_cam")(photo, target)
+    cam = cams["grad_cam"]
     same(whole.arrays("coefficients")[row], cam.coefficients)
     gap = cam.coefficients.sum() - (logits - at_zero)[target]
     np.testing.assert_allclose(whole.columns["gap"][row], gap, atol=1e-4)

@@ -36,16 +36,16 @@ def wrapped(guest: guests.Guest, **options):
 
 
 @functools.cache
-def by_hand(name: str, layer: str, method: str):
-    """`(params, pixels, target) -> (logits, CAM, F(0))` without `wrap` or the engine; compiled once."""
+def by_hand(name: str, layer: str, *methods: str):
+    """`(pixels, target) -> (logits, CAM by method, F(0))` without `wrap` or the engine; compiled once."""
     guest = made(name)
     cut = cutting.cut(guest.model, guest.params, at=layer, example=EXAMPLE_INPUT, **guest.options)
 
     @jax.jit
     def run(params, x, target):
         activations, head_params = cut.features.with_head_params(params, x)
-        result = METHODS[method].function(head_params, activations, head=cut.head, target=target)
-        return cut.predict(params, x), result, cut.head(head_params, jnp.zeros_like(activations))
+        results = {m: METHODS[m].function(head_params, activations, head=cut.head, target=target) for m in methods}
+        return cut.predict(params, x), results, cut.head(head_params, jnp.zeros_like(activations))
 
     return lambda pixels, target: run(guest.params, RULES(pixels), target)
 
