@@ -43,6 +43,9 @@ sys.path.insert(0, str(HERE))  # `import heads`, `import oracles` under every im
 
 if os.environ["JAX_PLATFORMS"] == "cpu":
     jax.config.update("jax_num_cpu_devices", 8)
+    # An evaluation computes on the first of them unless it names more: each would compile programs of its own.
+    _local_devices = jax.local_devices
+    jax.local_devices = lambda *args, **named: _local_devices(*args, **named)[:1]
 # Strict dtype promotion is not set here: it would also judge the heads and networks users bring (and Flax's own).
 # test_transforms.py turns it on around the library's methods instead.
 

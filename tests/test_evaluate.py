@@ -33,7 +33,7 @@ from jaxcam.evaluate.work import Worker
 from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
 
-ONE = jax.local_devices()[:1]
+ONE = jax.devices()[:1]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_lost_records_and_arrays_are_made_again(whole, data, net, tmp_path):
 
 
 def test_devices_change_nothing(whole, data, net, tmp_path):
-    assert_same(evaluate(net, data, out=tmp_path / "2", devices=jax.local_devices()[:2], **SETTINGS), whole)
+    assert_same(evaluate(net, data, out=tmp_path / "2", devices=jax.devices()[:2], **SETTINGS), whole)
 
 
 def test_a_run_that_several_processes_began_goes_on(whole, data, net, tmp_path):
@@ -369,7 +369,7 @@ def test_command_line(data, net, tmp_path, capsys, monkeypatch):
         "grad-cam", "lift_cam", "--metrics", "ic", "ad", "--batch-size", "4",
     ]  # fmt: skip
     monkeypatch.setattr("jaxcam.cli.evaluate._FIRST", 0.0)
-    two = jax.local_devices()[:2]  # each compiles its own programs
+    two = jax.devices()[:2]  # each compiles its own programs
     monkeypatch.setattr(jax, "local_devices", lambda: two)
     assert main(words) == 1
     out, err = capsys.readouterr()

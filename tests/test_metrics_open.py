@@ -41,8 +41,6 @@ def found(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for toy in TOYS:
             patch.setitem(METRICS, toy.name, toy)
-        only = jax.local_devices()[:1]  # each would compile all of it for itself
-        patch.setattr(jax, "local_devices", lambda **_: only)
         words = ["evaluate", str(data), "--model", str(folder / "net"), "--out", str(folder / "run"), "--methods",
                  "lift_cam", "grad_cam", "--metrics", "shown", "ic", "early", "--steps", str(STEPS),
                  "--batch-size", "3"]  # fmt: skip

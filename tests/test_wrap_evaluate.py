@@ -14,7 +14,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
 from jaxcam.methods.maps import resize_map, scale_map
 
-ONE = jax.local_devices()[:1]
+ONE = jax.devices()[:1]
 SETTINGS = dict(
     methods=("lift_cam", "grad_cam", "shap_cam:num_permutations=2"), metrics=("ic", "ad", "add", "insertion", "gap"),
     batch_size=4, steps=4, devices=ONE, reference="lift_cam",
@@ -98,7 +98,7 @@ def test_other_weights_and_other_code_are_another_run(residual, data, whole):
 def test_boxes_are_followed_and_several_devices_share_a_run(residual, data, tmp_path):
     _, network = residual
     settings = {"methods": ("grad_cam",), "metrics": ("pointing",), "batch_size": 2, "reference": None}
-    run = evaluate(network, data, out=tmp_path, **(SETTINGS | settings | {"devices": jax.local_devices()[:2]}))
+    run = evaluate(network, data, out=tmp_path, **(SETTINGS | settings | {"devices": jax.devices()[:2]}))
     for i, map in enumerate(run.arrays("maps")):
         s = np.asarray(scale_map(resize_map(map, (16, 16))))
         if s.any():
