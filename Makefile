@@ -28,8 +28,11 @@ help:
 demo: $(INSTALLED)
 	$(BIN)/jaxcam explain --example --method lift_cam grad_cam --target "golf ball" parachute --out $(DEMO)
 
-test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal
+# The linter and the type checker beside the tests: they need one processor, and leave the tests their cache.
+test: $(INSTALLED_DEV)
+	@$(MAKE) --no-print-directory lint >$(VENV)/lint.log 2>&1 & linted=$$!; \
+	$(BIN)/python -m pytest -n auto --dist worksteal; tested=$$?; \
+	wait $$linted || tested=1; cat $(VENV)/lint.log; exit $$tested
 
 lint: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

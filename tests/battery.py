@@ -92,14 +92,12 @@ ALIKE = (
 #: layer, a smooth head.
 ROWS = (
     Row("vgg16_slim", "conv5_3", plain=True),
-    Row("vgg16_slim", "conv4_3"),
     Row("resnet50_slim", "layer4", weights=lambda p: p["fc"]["kernel"]),
     Row("resnet50_slim", "layer3"),
     Row("linen_residual", "block1.Conv_1", plain=True, whole=True),
     Row("equinox_cnn", "convs.1"),
     Row("squeezenet", "fire9"),
     Row("vit_class_token", "block0"),
-    Row("vit_mean", "block1"),
     Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"], plain=True, alike=True),
     Row("convnext", "block0"),
     Row(
@@ -197,7 +195,6 @@ class Explained:
 
     Attributes:
       cams: method to its CAM, as NumPy arrays.
-      against: of contributions by position, the map against the class: that of minus its logit.
       refused: method to its error.
       activations: `(h, w, K)` of the row.
       gradient: dF/dA.
@@ -211,7 +208,6 @@ class Explained:
     """
 
     cams: dict[str, Any]
-    against: dict[str, np.ndarray]
     refused: dict[str, Exception]
     activations: np.ndarray
     gradient: np.ndarray
@@ -248,14 +244,12 @@ def explain(row: Row, s: Subject) -> Explained:
 
         given = Inputs(head_params, a, s.head, TARGET, jax.random.key(0), references(a), image, s.predict, params)
         logit, gradient = jax.value_and_grad(f)(a)
-        cams, against = {}, {}
-        for name, info in METHODS.items():
+        cams = {}
+        for name in METHODS:
             if not row.has(name):
                 continue
             try:
                 cams[name] = run(name, given, logit)
-                if info.map_from == "positions" and "rules" in info.needs:
-                    against[name] = run(name, given._replace(target=lambda logits: -logits[TARGET]), logit).map
             except (JaxcamError, UnsupportedPrimitive) as error:
                 refused[name] = error
         without = jnp.stack([a.at[..., k].set(0.0) for k in ablated(a.shape[-1])])
@@ -268,12 +262,12 @@ def explain(row: Row, s: Subject) -> Explained:
         whole = jax.vmap(lambda x: s.predict(params, x)[TARGET])(images)
         weights = None if row.weights is None else row.weights(params)
         m = jnp.zeros_like(a) if "multiplier_cam" in refused else jax.grad(deeplift(f))(a, jnp.zeros_like(a))
-        return (cams, against), a, gradient, m, logits, whole, weights
+        return cams, a, gradient, m, logits, whole, weights
 
     cams, a, g, m, logits, whole, weights = jax.tree.map(np.asarray, jax.jit(everything)(s.params, s.image))
     g, m = g.astype(np.float64), m.astype(np.float64)
     return Explained(
-        *cams, refused, a.astype(np.float64), g, m, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
+        cams, refused, a.astype(np.float64), g, m, logits[0], logits[1], whole[0], logits[2:4], logits[4:-LIMED],
         logits[-LIMED:], whole[1:], weights,
     )  # fmt: skip
 

@@ -32,7 +32,8 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
         os.environ["JAX_COMPILATION_CACHE_DIR"] = _PROGRAMS.name
     # Of each error raised below jax.jit, JAX would look up every line of its traceback in the file system.
     os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    # The smallest are made again in less time than it takes to write all of them.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.15")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
@@ -52,6 +53,9 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 #: Bytes that a worker holds before the compiled programs are dropped between two tests; one test may take half as much.
 HELD = 7 << 28
+
+#: Markers of what takes long, and longer than what the others test: public networks, notebooks, an example's training.
+ASKED_FOR = ("zoo", "examples")
 
 
 def held() -> int:
@@ -75,19 +79,15 @@ def pytest_collection_finish():
 
 
 def pytest_collection_modifyitems(config, items):
-    """Tests that share what one compiles come together; public networks run where `-m zoo` asks for them.
-
-    These take long, and libraries of their own.
-    """
+    """Tests that share what one compiles come together; what is `ASKED_FOR` runs where `-m` does."""
     order: dict = {}
     for item in items:  # of a file that says so, the tests of one value of a parameter lie side by side: on one worker
         named = getattr(item.module, "TOGETHER", None)
         value = item.callspec.params.get(named) if named and hasattr(item, "callspec") else None
         order[item] = (order.setdefault(item.path, len(order)), order.setdefault((item.path, value), len(order)))
     items.sort(key=order.__getitem__)
-    if "zoo" in (config.option.markexpr or ""):
-        return
-    left = [item for item in items if item.get_closest_marker("zoo")]
+    others = [name for name in ASKED_FOR if name not in (config.option.markexpr or "")]
+    left = [item for item in items if any(item.get_closest_marker(name) for name in others)]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = [item for item in items if item not in left]

@@ -21,6 +21,7 @@ def example():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.mark.examples
 def test_the_term_makes_the_network_look_at_the_bar(example):
     alone, guided = (example.train(weight, steps=200) for weight in (0.0, 1.0))
     assert alone["training"] > 0.98 and guided["training"] > 0.9
@@ -42,11 +43,22 @@ def test_half_of_the_test_patches_lie(example):
 NOTEBOOKS = sorted(SCRIPT.parent.glob("*.ipynb"))
 
 
-def test_there_are_notebooks():
+def cells(notebook: pathlib.Path) -> dict[int, str]:
+    """The code of a notebook, by cell; the site makes what comes out of it."""
+    read = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = {number: cell for number, cell in enumerate(read) if cell["cell_type"] == "code"}
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code.values())
+    return {number: "".join(cell["source"]) for number, cell in code.items()}
+
+
+def test_there_are_notebooks_whose_code_is_python():
     assert len(NOTEBOOKS) >= 3
+    for notebook in NOTEBOOKS:
+        for number, code in cells(notebook).items():
+            compile(code, f"{notebook.name}, cell {number}", "exec")
 
 
-@pytest.mark.slow
+@pytest.mark.examples
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(notebook, tmp_path, monkeypatch):
     import matplotlib
@@ -55,8 +67,6 @@ def test_notebook(notebook, tmp_path, monkeypatch):
     matplotlib.use("agg")
     monkeypatch.chdir(tmp_path)
     space: dict = {"__name__": notebook.stem}
-    for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
-        if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None  # the site makes them
-            exec(compile("".join(cell["source"]), f"{notebook.name}, cell {number}", "exec"), space)
+    for number, code in cells(notebook).items():
+        exec(compile(code, f"{notebook.name}, cell {number}", "exec"), space)
     plt.close("all")
