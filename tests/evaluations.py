@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import signal
-import sys
 import threading
 import time
-import traceback
-import warnings
 from typing import Any
 
 import numpy as np
+from forking import serve
 from networks import CLASSES, VGG, network, picture
 from PIL import Image
 
@@ -105,27 +102,7 @@ def main(data: str, out: str, cache: str, when: str) -> None:
     evaluate(tiny(), data, out=out, progress=slowly, **SETTINGS)
 
 
-def serve() -> None:
-    """Does what the lines ask for, each the JSON of `main`'s arguments: in processes of their own, the imports done.
-
-    Answers each with the process's exit status.
-    """
+if __name__ == "__main__":
     from jaxcam.evaluate import evaluate, unfinished  # noqa: F401
 
-    warnings.simplefilter("ignore")  # JAX's on forking: there are no threads here
-    for line in sys.stdin:
-        if not (child := os.fork()):
-            status = 1
-            signal.alarm(300)
-            try:
-                main(*json.loads(line))
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+    serve(main, 300)

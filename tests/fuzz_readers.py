@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import pathlib
 import random
 import resource
-import signal
 import sys
 import tempfile
 import time
-import traceback
 import warnings
 from collections.abc import Callable
 
 import numpy as np
+from forking import serve
 from PIL import Image
 
 from jaxcam.converters import read_tensors
@@ -172,23 +170,5 @@ def main(name: str, count: int, seed: int = 0) -> None:
                       "grown_mb": grown >> 10}))  # fmt: skip
 
 
-def serve(seconds: int = 600) -> None:
-    """Does what the lines ask for, each in a process of its own."""
-    warnings.simplefilter("ignore")  # JAX's on forking: there are no threads here
-    for line in sys.stdin:
-        if not (child := os.fork()):
-            status = 1
-            signal.alarm(seconds)
-            try:
-                main(*json.loads(line))
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:])) if sys.argv[1:] else serve()
+    main(sys.argv[1], int(sys.argv[2]), *map(int, sys.argv[3:])) if sys.argv[1:] else serve(main, 600)
