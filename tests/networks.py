@@ -29,17 +29,12 @@ CHEAP = ("ss_cam:num_samples=1", "is_cam:num_samples=1", "opti_cam:steps=1", "ri
          "sobol_cam:num_designs=2,cells=2", "hsic_cam:num_samples=12")  # fmt: skip
 
 
-def of_each_kind(methods=METHODS, *, of_logits: bool = False) -> list[str]:
-    """The first method of each kind: those that what runs methods cannot tell apart, since it reads declarations.
-
-    Args:
-      methods: to choose from.
-      of_logits: whether it explains functions of the logits, for which some have other options.
-    """
+def of_each_kind(methods=METHODS) -> list[str]:
+    """The first method of each kind: those that what runs methods cannot tell apart, since it reads declarations."""
     kinds: dict[str, str] = {}
     for name in methods:
         m = METHODS[name]
-        kind = sorted(m.needs), m.map_from, m.steps is None, m.heads is None, of_logits and m.of_logits
+        kind = sorted(m.needs), m.map_from, m.steps is None, m.heads is None
         kinds.setdefault(str(kind), name)
     return list(kinds.values())
 

@@ -5,16 +5,14 @@ JAXCAM_SLOW_TESTS=1 makes it 20 kills, which take minutes.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from evaluations import assert_same, pictures
+from forking import served
 
 from jaxcam.evaluate import read_run
 
@@ -24,24 +22,15 @@ HERE = pathlib.Path(__file__).parent
 @pytest.fixture
 def work_and_die(tmp_path):
     """A process of its own for each `(data, out, cache, when)`, that one with the imports done forks; its status."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
-    command, errors = [sys.executable, str(HERE / "evaluations.py")], tmp_path / "stderr"
-    with (
-        errors.open("w") as stderr,
-        subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
-        ) as run,
-    ):
+    path = f"{HERE}{os.pathsep}{HERE.parent}"
+    with served(HERE / "evaluations.py", tmp_path, JAX_PLATFORMS="cpu", PYTHONPATH=path) as ask:
 
-        def ask(*words) -> int:
-            print(json.dumps([str(word) for word in words]), file=run.stdin, flush=True)
-            told = run.stdout.readline()
-            assert told in ("0\n", f"{-signal.SIGKILL}\n"), (told, errors.read_text()[-2000:])
+        def status(*words) -> int:
+            _, told = ask(*map(str, words))
+            assert told in ("0\n", f"{-signal.SIGKILL}\n"), (told, (tmp_path / "stderr").read_text()[-2000:])
             return int(told)
 
-        yield ask
-        run.stdin.close()
-    assert run.returncode == 0, errors.read_text()[-2000:]
+        yield status
 
 
 def test_kill_9(tmp_path, work_and_die):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from forking import served
 from fuzz_readers import FORMATS
 
 HERE = pathlib.Path(__file__).parent
@@ -16,31 +15,20 @@ HERE = pathlib.Path(__file__).parent
 @pytest.fixture(scope="module")
 def fuzz(tmp_path_factory):
     """Mutations `(format, count, seed)`, each in a process of its own, that one with the imports done forks."""
-    errors = tmp_path_factory.mktemp("fuzz") / "stderr"
-    with (
-        errors.open("w") as stderr,
-        subprocess.Popen(
-            [sys.executable, str(HERE / "fuzz_readers.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True,
-        ) as run,
-    ):  # fmt: skip
+    folder = tmp_path_factory.mktemp("fuzz")
+    with served(HERE / "fuzz_readers.py", folder) as ask:
 
-        def ask(name: str, count: int, seed: int) -> dict:
-            print(json.dumps([name, count, seed]), file=run.stdin, flush=True)
-            told = [run.stdout.readline()]
-            if told[-1].startswith("{"):
-                told.append(run.stdout.readline())
-            assert told[-1] == "0\n", (name, told, errors.read_text()[-2000:])
-            found = json.loads(told[0])
+        def check(name: str, count: int, seed: int) -> dict:
+            told, status = ask(name, count, seed)
+            assert status == "0\n", (name, told, status, (folder / "stderr").read_text()[-2000:])
+            found = json.loads(told)
             print(found)
             assert found["mutations"] == count
             assert found["longest_s"] < 2 and found["grown_mb"] < 300, found
             assert found["refused"] > count / 10
             return found
 
-        yield ask
-        run.stdin.close()
-    assert run.returncode == 0, errors.read_text()[-2000:]
+        yield check
 
 
 @pytest.mark.parametrize("name", FORMATS)

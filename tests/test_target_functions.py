@@ -29,16 +29,13 @@ def network():
 
 
 #: Cheap options of the methods that sample.
-FEW = {
-    "shap_cam": ":num_permutations=4", "kernel_shap_cam": ":num_samples=40", "lime_cam": ":num_samples=40",
-    "rise_cam": ":num_samples=20",
-}  # fmt: skip
+FEW = {"shap_cam": ":num_permutations=4", "rise_cam": ":num_samples=20"}
 
 
 def test_methods_of_each_kind_take_a_function(network):
     """A linear function of the logits is a class of a network whose last layer has its weights."""
     others = {str(m.of_logits): n for n, m in METHODS.items() if m.heads is None and m.of_logits}.values()
-    # test_transforms.py has all.
+    # With other options there, with references, a key, steps, the image; test_transforms.py has all.
     asked = [n + FEW.get(n, "") for n in dict.fromkeys(("lift_cam", "deep_shap_cam", "shap_cam", "score_cam", *others))]
     (found,) = jaxcam.explain(network, PICTURES[0], methods=asked, targets=[difference, 2], seed=3)
     assert [r.class_name for r in found.results[:: len(asked)]] == ["difference", NAMES[2]]
