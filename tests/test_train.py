@@ -23,9 +23,10 @@ from jaxcam.data.datasets import LabelledImages, train_and_validation
 from jaxcam.errors import JaxcamError
 from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.vgg import VGGConfig
+from jaxcam.training.losses import accuracy, multi_label_loss
 from jaxcam.training.recipe import Recipe
 from jaxcam.training.release import measure
-from jaxcam.training.train import Trainer, accuracy, multi_label_loss
+from jaxcam.training.train import Trainer
 
 RECIPE = Recipe(
     schedule=((24, 4),), eval_size=24, batch_size=6, learning_rate=0.03, warmup=0.5, ema=0.9, label_smoothing=0.0,

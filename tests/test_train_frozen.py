@@ -17,7 +17,8 @@ from jaxcam.data.datasets import train_and_validation
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.models.trees import flatten
-from jaxcam.training.frozen import Features, trained
+from jaxcam.training.frozen import trained
+from jaxcam.training.outputs import FrozenOutputs
 from jaxcam.training.recipe import Recipe
 from jaxcam.training.release import measure, release
 from jaxcam.training.train import Trainer
@@ -89,7 +90,7 @@ def test_outputs_are_computed_once_also_after_a_kill(run, tmp_path):
         calls.append(len(pixels))
         return trainer.train_data.compute(pixels)
 
-    served = Features(loader, compute, tmp_path / "f" / "train.npy", size=32, views=2, batch_size=6)
+    served = FrozenOutputs(loader, compute, tmp_path / "f" / "train.npy", size=32, batch_size=6)
     with pytest.raises(KeyboardInterrupt):
         next(served.training(0, 32, 6))
     assert json.loads((tmp_path / "f" / "train.json").read_text()) == {"done": 24}
@@ -97,7 +98,7 @@ def test_outputs_are_computed_once_also_after_a_kill(run, tmp_path):
     first = next(served.training(0, 32, 6))
     assert len(calls) == 5 + 6  # 27 pictures in two views, of which 24 were there
     np.testing.assert_array_equal(served.kept, trainer.train_data.kept)
-    again = Features(loader, lambda p: 1 / 0, tmp_path / "f" / "train.npy", size=32, views=2, batch_size=6)
+    again = FrozenOutputs(loader, lambda p: 1 / 0, tmp_path / "f" / "train.npy", size=32, batch_size=6)
     for a, b in zip(first, next(again.training(0, 32, 6)), strict=True):
         np.testing.assert_array_equal(a, b)
     views = [set(map(bytes, np.concatenate([x for x, _ in again.training(e, 32, 6)]))) for e in (0, 1)]
@@ -130,7 +131,7 @@ def test_a_file_without_dense_layers_is_begun_with(folder, source, tmp_path, cap
                "--batch-size", "9", "--holdout", "0.25"]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr()
-    assert printed.err == "" and "frozen layers, training pictures: 27 views kept" in printed.out
+    assert printed.err == "" and "frozen layers' outputs, training pictures: 27 views kept" in printed.out
     net = jaxcam.load(out / "network")
     assert (net.config.hidden, net.config.num_classes, net.preprocessing.channels) == (6, 3, "BGR")
     for name, value in convs.items():

@@ -37,7 +37,9 @@ NUMBERS = {
     "ema": "decay of the average of the weights that is evaluated and released",
     "min_scale": "smallest share of a picture's area that a training crop keeps",
     "seed": "decides initialisation, order, augmentation and dropout",
-    "views": "with --freeze: pictures made of each training picture, itself and augmented ones",
+    "views": "with --freeze or --teacher: pictures made of each training picture, itself and augmented ones",
+    "temperature": "with --teacher: by which both networks' logits are divided",
+    "teacher_weight": "with --teacher: of what it says; the labels have the rest",
 }
 DEFAULT_ARCHITECTURE = "vgg16_bn"
 SCHEDULE = ",".join(f"{size}x{epochs}" for size, epochs in Recipe().schedule)
@@ -66,6 +68,10 @@ def add_commands(commands: Any) -> None:
     p.add_argument(
         "--freeze", metavar="LAYER", help="keep --init's layers up to this one as they are; what they give "
         "is computed once and kept in RUN/features",
+    )  # fmt: skip
+    p.add_argument(
+        "--teacher", metavar="NAME|FOLDER|FILE", help="learn what this network says of each picture, which knows the "
+        "data's classes by their names; its logits are computed once and kept in RUN/features",
     )  # fmt: skip
     for name, (kind, meaning, _, _) in FIELDS.items():
         form: dict[str, Any] = {"action": "store_const", "const": True} if kind is bool else {"type": kind}
@@ -103,8 +109,11 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.explanation.figures import learning_curve
     from jaxcam.training.release import metric, release
     from jaxcam.training.train import Trainer
-    from jaxcam.zoo.load import begin_with
+    from jaxcam.zoo.load import begin_with, load
 
+    for name in ("temperature", "teacher_weight"):
+        if options.teacher is None and getattr(options, name) != getattr(Recipe(), name):
+            raise JaxcamError(f"--{name.replace('_', '-')} is of no use without --teacher")
     numbers = {name: getattr(options, name) for name in NUMBERS}
     recipe = Recipe(schedule=schedule, freeze=options.freeze or "", **numbers)
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
@@ -116,13 +125,14 @@ def run(options: argparse.Namespace) -> int:
     if init is not None:
         config = init.config.replace(num_classes=classes)
     assert config is not None
+    teacher = load(options.teacher) if options.teacher else None
     out = pathlib.Path(options.out)
     what = metric(train.multi_label)
     print(f"{len(train)} pictures to train on, {len(val)} to validate on, {len(train.classes)} classes")
     with _progress(len(recipe.sizes), what) as report:
         trainer = Trainer(
             config, recipe, train, val, out,
-            init=init, checkpoint_every=options.checkpoint_every, report=report,
+            init=init, teacher=teacher, checkpoint_every=options.checkpoint_every, report=report,
         )  # fmt: skip
         rows = trainer.run(eval_every=options.eval_every)
     _write_csv(out / "metrics.csv", rows)
@@ -171,9 +181,8 @@ def _progress(epochs: int, what: str) -> Iterator[Any]:
         task = bar.add_task("compiling")
 
         def report(figures: dict) -> None:
-            if "features" in figures:
-                done, total = figures["step"], figures["steps"]
-                text = f"frozen layers, {figures['features']} pictures"
+            if "outputs" in figures:
+                done, total, text = figures["step"], figures["steps"], figures["outputs"]
                 bar.update(task, completed=done, total=total, description=text)
                 if done == total:
                     console.print(f"{text}: {total} views kept", markup=False)

@@ -83,10 +83,16 @@ class Loader:
     Pictures are decoded on first use, shrunk so that their shorter side is at most `cache_side`,
     and kept in memory up to a budget. What augmentation does to a picture depends on
     `(seed, epoch, index)` alone, so a resumed run sees exactly what an uninterrupted one sees.
+
+    Args:
+      views: where given, an epoch does not augment each picture anew, but draws one of so many views of it: as it is,
+        and as augmented in as many less one ways. The same view shows the same at any size.
     """
 
-    def __init__(self, data: LabelledImages, *, cache_side: int, seed: int = 0, min_scale: float = 0.35):
-        self.data, self.cache_side, self.seed, self.min_scale = data, cache_side, seed, min_scale
+    def __init__(
+        self, data: LabelledImages, *, cache_side: int, seed: int = 0, min_scale: float = 0.35, views: int | None = None
+    ):
+        self.data, self.cache_side, self.seed, self.min_scale, self.views = data, cache_side, seed, min_scale, views
         self._cache: dict[int, Image.Image] = {}
         self._cached_bytes = 0
 
@@ -133,19 +139,31 @@ class Loader:
         """Shuffled, augmented `(images (b, size, size, 3) uint8, labels)`; the last short batch is dropped.
 
         Args:
-          epoch: decides the order and the augmentation.
+          epoch: decides the order and the augmentation, or the views.
           skip: batches to leave out at the start, when a run resumes in mid-epoch.
         """
-        return self._serve(self.batches(epoch, batch_size)[skip:], lambda i: self._augmented(i, epoch, size))
+        batches, views = self.batches(epoch, batch_size)[skip:], self.drawn(epoch)
+        make = self._augmented if self.views is None else self._view
+        return self._serve(batches, lambda i: make(i, int(views[i]), size))
 
     def batches(self, epoch: int, batch_size: int) -> np.ndarray:
         """`(n, batch_size)` the pictures of each batch of an epoch, shuffled; the last short one is dropped."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data))
         return order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
 
-    def views(self, indices: Iterable[int], view: int, size: int) -> Iterator[np.ndarray]:
-        """Pictures `(size, size, 3)` in order: as they are where `view` is 0, else augmented as in that epoch."""
-        return in_order(lambda i: self._augmented(i, view, size) if view else self._plain(i, size), indices)
+    def drawn(self, epoch: int) -> np.ndarray:
+        """`(n,)` which of its views an epoch shows of each picture; of one that augments anew, its own number."""
+        count = len(self.data)
+        if self.views is None:
+            return np.full(count, epoch)
+        return np.random.default_rng((self.seed, epoch, 1 << 32)).integers(self.views, size=count)
+
+    def seen(self, indices: Iterable[int], view: int, size: int) -> Iterator[np.ndarray]:
+        """One view `(size, size, 3)` of some pictures, in order."""
+        return in_order(lambda i: self._view(i, view, size), indices)
+
+    def _view(self, index: int, view: int, size: int) -> np.ndarray:
+        return self._augmented(index, view, size) if view else self._plain(index, size)
 
     def plain(self, size: int, batch_size: int) -> Iterator[tuple]:
         """Every picture once, in order, squashed to `size`; the last batch may be short."""

@@ -23,7 +23,9 @@ class Recipe:
       seed: decides initialisation, order, augmentation and dropout.
       freeze: the last layer that is kept as it is, with all before it; nothing is where empty. What it gives of each
         picture is computed once, at `eval_size`.
-      views: of each training picture of which that is computed: itself, and augmented.
+      views: of each training picture of which that is computed, or which a teacher sees: itself, and augmented.
+      temperature: by which the logits of a teacher and of what it teaches are divided.
+      teacher_weight: of what the teacher says; the labels have the rest.
     """
 
     schedule: tuple[tuple[int, int], ...] = ((96, 8), (128, 8))
@@ -38,6 +40,8 @@ class Recipe:
     seed: int = 0
     freeze: str = ""
     views: int = 4
+    temperature: float = 1.0
+    teacher_weight: float = 1.0
 
     def __post_init__(self):
         wrong = [
@@ -52,6 +56,8 @@ class Recipe:
             (not 0 < self.min_scale <= 1, "min_scale must lie in (0, 1]"),
             (self.seed < 0, "seed must not be negative"),
             (self.views < 1, "views must be at least 1"),
+            (not 0 < self.temperature < float("inf"), "temperature must be positive"),
+            (not 0 <= self.teacher_weight <= 1, "teacher_weight must lie in [0, 1]"),
             (
                 bool(self.freeze) and set(self.sizes) != {self.eval_size},
                 f"frozen layers see pictures of eval_size, {self.eval_size} pixels, alone; "

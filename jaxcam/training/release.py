@@ -20,7 +20,8 @@ from jaxcam.data.images import open_image
 from jaxcam.data.loader import in_order
 from jaxcam.models.config import fold_batch_norm
 from jaxcam.models.network import Network
-from jaxcam.training.train import Trainer, accuracy
+from jaxcam.training.losses import accuracy
+from jaxcam.training.train import Trainer
 from jaxcam.transforms.convolutions import for_cpu
 from jaxcam.zoo.store import save_network
 
@@ -94,6 +95,8 @@ def release(
     }  # fmt: skip
     if trainer.init is not None:
         provenance |= {"source": "fine-tuned with jaxcam train", "from": trainer.init.provenance}
+    if trainer.teacher is not None:
+        provenance["teacher"] = {"name": trainer.teacher.name, "sha256": trainer.teacher.digest()}
     network = dataclasses.replace(network, provenance=provenance)
     save_network(folder, network, dtype=dtype)
     return network

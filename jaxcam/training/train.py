@@ -29,37 +29,11 @@ from jaxcam.files import check_writable, whole_file
 from jaxcam.models.config import Config
 from jaxcam.models.graph import graph
 from jaxcam.models.network import Network, Part
-from jaxcam.models.trees import digest
-from jaxcam.training.frozen import Features, divided, joined, resolved, trained
+from jaxcam.training.frozen import divided, joined, resolved, trained
+from jaxcam.training.losses import accuracy, distillation_loss, multi_label_loss, single_label_loss
+from jaxcam.training.outputs import FrozenOutputs, Outputs, Targets, Taught
 from jaxcam.training.recipe import Recipe
 from jaxcam.transforms.convolutions import for_cpu
-
-
-def single_label_loss(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Mean softmax cross entropy of `logits (b, C)` and class indices `labels (b,)`."""
-    onehot = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, onehot).mean()
-
-
-def multi_label_loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean sigmoid cross entropy over the known entries of `labels (b, C)` (1, 0, or -1 unknown)."""
-    known = labels >= 0
-    losses = optax.sigmoid_binary_cross_entropy(logits, jnp.maximum(labels, 0.0))
-    return jnp.where(known, losses, 0.0).sum() / jnp.maximum(known.sum(), 1)
-
-
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Top-1 accuracy, or for multi-label data the mean average precision over classes."""
-    if labels.ndim == 1:
-        return float((logits.argmax(-1) == labels).mean())
-    precisions = []
-    for scores, truth in zip(logits.T, labels.T, strict=True):
-        truth, scores = truth[truth >= 0], scores[truth >= 0]
-        hits = truth[np.argsort(-scores, kind="stable")] > 0
-        if hits.any():
-            precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
-            precisions.append(precision[hits].mean())
-    return float(np.mean(precisions)) if precisions else float("nan")
 
 
 class Trainer:
@@ -72,12 +46,14 @@ class Trainer:
       out: the run's folder; created, or resumed where it holds a run with the same settings.
       init: a network of the same architecture whose weights to start from, for fine-tuning, and whose normalisation
         to keep. Where its classes are others, its last layer is drawn anew, as are layers that it has no weights of.
+      teacher: a network that knows the classes, by their names, to learn from what it says of the same views of each
+        picture, as it were a label for each class.
       checkpoint_every: steps between checkpoints, besides the one after each epoch.
       report: called with a dict of figures every few steps (for a progress bar).
 
     Raises:
-      JaxcamError: `out` holds a run with other settings, the data are too few for one batch, or `init`
-        has another architecture.
+      JaxcamError: `out` holds a run with other settings, the data are too few for one batch, `init`
+        has another architecture, or `teacher` does not know a class.
     """
 
     def __init__(
@@ -89,28 +65,35 @@ class Trainer:
         out: pathlib.Path,
         *,
         init: Network | None = None,
+        teacher: Network | None = None,
         checkpoint_every: int = 100,
         report: Callable[[dict], None] = lambda figures: None,
     ):
         self.config, self.recipe, self.out = config, recipe, pathlib.Path(out)
         self.checkpoint_every, self.report = checkpoint_every, report
-        cache_side = round(1.15 * max([recipe.eval_size, *recipe.sizes]))
-        self.train_data = Loader(train, cache_side=cache_side, seed=recipe.seed, min_scale=recipe.min_scale)
-        self.val_data = Loader(val, cache_side=cache_side)
+        shown = [recipe.eval_size, *recipe.sizes, *([] if teacher is None else [teacher.preprocessing.size])]
+        cache_side = round(1.15 * max(shown))
+        self.train_data: Any = Loader(
+            train, cache_side=cache_side, seed=recipe.seed, min_scale=recipe.min_scale,
+            views=recipe.views if recipe.freeze or teacher is not None else None,
+        )  # fmt: skip
+        pictures = self.train_data
+        self.val_data: Any = Loader(val, cache_side=cache_side)
         self.steps_per_epoch = len(train) // recipe.batch_size
         if self.steps_per_epoch == 0:
             raise JaxcamError(f"{len(train)} training pictures do not fill one batch of {recipe.batch_size}")
         smallest = min([recipe.eval_size, *recipe.sizes])
         if smallest < config.smallest_input:
             raise JaxcamError(f"this network needs inputs of at least {config.smallest_input} pixels, not {smallest}")
-        self.init, self.multi_label = init, train.multi_label
+        self.init, self.teacher, self.multi_label = init, teacher, train.multi_label
         given = Preprocessing() if init is None else init.preprocessing  # which the weights to start from have learnt
         self.preprocessing = dataclasses.replace(
             given, size=recipe.eval_size, resize="squash", resize_to=recipe.eval_size, interpolation="bilinear"
         )
         if init is not None and init.config.replace(num_classes=config.num_classes) != config:
             raise JaxcamError(f"{init.name} differs in its architecture from the network to be trained")
-        self._claim_folder(train, init)
+        logits = None if teacher is None else _lesson(teacher, train)
+        self._claim_folder(train)
         self.graphdef, *states = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
         params, stats = (nnx.to_pure_dict(state) for state in states)
         if init is not None:
@@ -122,6 +105,9 @@ class Trainer:
         self.frozen: dict = {}
         if self.after is not None:
             params, stats = self._freeze(params, stats)
+        if logits is not None:
+            told = self._outputs(Outputs, pictures, "teacher", logits, "teacher's logits", teacher.preprocessing.size)
+            self.train_data = Taught(self.train_data, told)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
             len(recipe.sizes) * self.steps_per_epoch,
@@ -156,18 +142,23 @@ class Trainer:
         paths = trained(config, self.after, recipe.eval_size)
         (params, frozen), (stats, statistics) = divided(params, paths), divided(stats, paths)
         self.frozen = {"params": frozen, "stats": statistics}
-        for name, views in (("train", recipe.views), ("val", 1)):
-            loader, file = getattr(self, f"{name}_data"), self.out / "features" / f"{name}.npy"
-            report = functools.partial(self._report_features, "training" if name == "train" else "validation")
-            served = Features(
-                loader, functools.partial(compute, whole), file, size=recipe.eval_size, views=views,
-                batch_size=min(16, recipe.batch_size), report=report,
-            )  # fmt: skip
-            setattr(self, f"{name}_data", served)
+        compute = functools.partial(compute, whole)
+        for name in ("train", "val"):
+            loader, said = getattr(self, f"{name}_data"), "frozen layers' outputs"
+            setattr(self, f"{name}_data", self._outputs(FrozenOutputs, loader, name, compute, said, recipe.eval_size))
         return params, stats
 
-    def _report_features(self, of: str, done: int, total: int) -> None:
-        self.report({"features": of, "step": done, "steps": total})
+    def _outputs(self, kind: Any, loader: Loader, name: str, compute: Callable, said: str, size: int) -> Any:
+        """What `compute` makes of the pictures of a loader, in a file of this name."""
+        of = "validation" if name == "val" else "training"
+
+        def report(done: int, total: int) -> None:
+            self.report({"outputs": f"{said}, {of} pictures", "step": done, "steps": total})
+
+        return kind(
+            loader, compute, self.out / "features" / f"{name}.npy", size=size,
+            batch_size=min(16, self.recipe.batch_size), said=said, report=report,
+        )  # fmt: skip
 
     def _merged(self, params: dict, stats: dict) -> Any:
         """The network with these weights, and the frozen ones."""
@@ -183,14 +174,15 @@ class Trainer:
         """What the trained layers take: normalised pictures, or what the frozen ones gave of them."""
         return self.preprocessing.normalize(served) if self.after is None else served.astype(jnp.float32)
 
-    def _claim_folder(self, train: LabelledImages, init: Network | None) -> None:
+    def _claim_folder(self, train: LabelledImages) -> None:
         settings = {
             "network": {"family": type(self.config).__name__, **vars(self.config)},
             "recipe": dataclasses.asdict(self.recipe),
             "data": {"pictures": len(train), "classes": list(train.classes)},
         }
-        if init is not None:
-            settings["init"] = {"name": init.name, "sha256": digest(init.params)}
+        for role, network in (("init", self.init), ("teacher", self.teacher)):
+            if network is not None:
+                settings[role] = {"name": network.name, "sha256": network.digest()}
         text = json.dumps(settings, indent=2)
         file = self.out / "settings.json"
         check_writable(self.out)
@@ -199,18 +191,27 @@ class Trainer:
         with whole_file(file) as f:
             f.write(text.encode())
 
+    def _loss(self, logits: jax.Array, labels: jax.Array, teacher: jax.Array | None) -> jax.Array:
+        if self.multi_label:
+            loss = multi_label_loss(logits, labels)
+        else:
+            loss = single_label_loss(logits, labels, self.recipe.label_smoothing)
+        if teacher is None:
+            return loss
+        taught = distillation_loss(logits, teacher, self.recipe.temperature, multi_label=self.multi_label)
+        return (1 - self.recipe.teacher_weight) * loss + self.recipe.teacher_weight * taught
+
     @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-    def _step(self, state: dict, images: jax.Array, labels: jax.Array) -> dict:
+    def _step(self, state: dict, images: jax.Array, targets: jax.Array | Targets) -> dict:
         x = self._input(images)
+        labels, teacher = targets if isinstance(targets, Targets) else Targets(targets)
         key = jax.random.fold_in(jax.random.key(self.recipe.seed), state["step"])
 
         def loss_fn(params):
             model = self._merged(params, state["stats"])
             logits = self._trained(model)(x, train=True, key=key)
             stats = _taken(state["stats"], nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
-            if self.multi_label:
-                return multi_label_loss(logits, labels), (stats, logits)
-            return single_label_loss(logits, labels, self.recipe.label_smoothing), (stats, logits)
+            return self._loss(logits, labels, teacher), (stats, logits)
 
         (loss, (stats, logits)), grads = for_cpu(jax.value_and_grad(loss_fn, has_aux=True))(state["params"])
         updates, optimizer = self.optimizer.update(grads, state["optimizer"], state["params"])
@@ -271,8 +272,8 @@ class Trainer:
     def _epoch(self, epoch: int, checkpoints: ocp.CheckpointManager, evaluate: bool) -> dict:
         size, start = self.recipe.sizes[epoch], time.monotonic()
         done = int(self.state["step"]) - epoch * self.steps_per_epoch
-        for images, labels in self.train_data.training(epoch, size, self.recipe.batch_size, skip=done):
-            self.state = self._step(self.state, images, labels)
+        for images, targets in self.train_data.training(epoch, size, self.recipe.batch_size, skip=done):
+            self.state = self._step(self.state, images, targets)
             done += 1
             if done % 10 == 0 or done == self.steps_per_epoch:
                 loss, correct = np.asarray(self.state["sums"]) / (done * self.recipe.batch_size)
@@ -303,6 +304,21 @@ class Trainer:
         """The averaged weights and statistics as one nested dict of NumPy arrays."""
         model = self._merged(self.state["average"]["params"], self.state["average"]["stats"])
         return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.split(model)[1]))
+
+
+def _lesson(teacher: Network, data: LabelledImages) -> Callable[[np.ndarray], jax.Array]:
+    """A teacher's logits `(b, C)` of the classes of some data, of `(b, size, size, 3)` uint8 pixels."""
+    if teacher.multi_label != data.multi_label:
+        kinds = ("one class of each picture", "several")
+        knows, named = kinds[teacher.multi_label], kinds[data.multi_label]
+        raise JaxcamError(f"{teacher.name} names {knows}, the labels {named}: it cannot teach them")
+    columns = np.array([teacher.class_index(name) for name in data.classes])
+    params = jax.tree.map(jnp.asarray, teacher.params)
+
+    def logits(params, pixels):
+        return teacher.predict(params, teacher.preprocessing.normalize(pixels))[:, columns]
+
+    return functools.partial(jax.jit(for_cpu(logits)), params)
 
 
 def _stages_until(config: Config, layer: str) -> tuple[str, ...]:
