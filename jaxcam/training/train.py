@@ -92,7 +92,7 @@ class Trainer:
         )
         if init is not None and init.config.replace(num_classes=config.num_classes) != config:
             raise JaxcamError(f"{init.name} differs in its architecture from the network to be trained")
-        logits = None if teacher is None else _lesson(teacher, train)
+        taught = None if teacher is None else (_lesson(teacher, train), teacher.preprocessing.size)
         self._claim_folder(train)
         self.graphdef, *states = nnx.split(config.build(rngs=nnx.Rngs(recipe.seed)), nnx.Param, ...)
         params, stats = (nnx.to_pure_dict(state) for state in states)
@@ -105,8 +105,9 @@ class Trainer:
         self.frozen: dict = {}
         if self.after is not None:
             params, stats = self._freeze(params, stats)
-        if logits is not None:
-            told = self._outputs(Outputs, pictures, "teacher", logits, "teacher's logits", teacher.preprocessing.size)
+        if taught is not None:
+            logits, size = taught
+            told = self._outputs(Outputs, pictures, "teacher", logits, "teacher's logits", size)
             self.train_data = Taught(self.train_data, told)
         self.schedule = optax.warmup_cosine_decay_schedule(
             0.0, recipe.learning_rate, round(recipe.warmup * self.steps_per_epoch),
@@ -142,10 +143,10 @@ class Trainer:
         paths = trained(config, self.after, recipe.eval_size)
         (params, frozen), (stats, statistics) = divided(params, paths), divided(stats, paths)
         self.frozen = {"params": frozen, "stats": statistics}
-        compute = functools.partial(compute, whole)
+        outputs = functools.partial(compute, whole)
         for name in ("train", "val"):
             loader, said = getattr(self, f"{name}_data"), "frozen layers' outputs"
-            setattr(self, f"{name}_data", self._outputs(FrozenOutputs, loader, name, compute, said, recipe.eval_size))
+            setattr(self, f"{name}_data", self._outputs(FrozenOutputs, loader, name, outputs, said, recipe.eval_size))
         return params, stats
 
     def _outputs(self, kind: Any, loader: Loader, name: str, compute: Callable, said: str, size: int) -> Any:
