@@ -33,13 +33,13 @@ _UNPUBLISHED = "relevance has no published rule for it"
 _OPAQUE = {
     "while": "how often the loop runs is found while it runs",
     "argmax": _PLACE, "argmin": _PLACE, "reduce_and": _PREDICATE, "reduce_or": _PREDICATE, "reduce_xor": _PREDICATE,
-    "sort": _ORDER, "top_k": _ORDER, "approx_top_k": _ORDER,
+    "approx_top_k": _ORDER,
     "scatter-mul": _MEET, "scatter-min": _MEET, "scatter-max": _MEET,
 }  # fmt: skip
 #: What each transformation refuses, and the reason that it gives.
 REFUSED = {
     "deeplift": _OPAQUE,
-    "lrp": _OPAQUE
+    "lrp": {name: why for name, why in _OPAQUE.items() if VOCABULARY[name].kind != "choice"}
     | dict.fromkeys(("fft", "conj", "complex", "real", "imag"), _COMPLEX)
     | dict.fromkeys(("exp", "exp2", "log", "log2", "erfc", "cos", "acos", "cosh", "lgamma", "digamma"), _NOT_ZERO)
     | {"cumlogsumexp": _NOT_ZERO, "acosh": _NOT_ZERO}
@@ -162,6 +162,25 @@ def test_the_multipliers_of_a_maximum_are_shares(name, reference):
 
     (m,) = multipliers(X)
     assert m.min() >= 0 and m.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("name", [n for n, p in VOCABULARY.items() if p.kind == "order"])
+def test_the_multipliers_of_the_greatest_together_are_shares(name, reference):
+    """Of the sum of the first, the first two ...: a maximum over sets of so many elements."""
+    fn, r, sign = example(name), REFERENCES[reference], VOCABULARY[name].sign
+
+    @jax.jit
+    def multipliers(x):
+        def sums(x):
+            greatest = sign * deeplift.deeplift(fn)(sign * x, r)
+            return jnp.cumsum(greatest.reshape(greatest.shape[0], -1), 0)
+
+        out, pull = jax.vjp(sums, x)
+        return jax.vmap(pull)(jnp.eye(out.size).reshape(out.size, *out.shape))
+
+    (m,) = multipliers(X)
+    assert m.min() >= -1e-5 and m.max() <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -191,6 +191,19 @@ def test_a_network_without_places():
         jaxcam.wrap(tokens, jnp.ones((48, 5)), preprocessing=RULES, classes=NAMES)
 
 
+def test_a_loop_of_unknown_length_has_no_gradient_and_says_so():
+    def halving(w, x):
+        a = jaxcam.tag(x @ w, "map")
+        return jax.lax.while_loop(lambda a: a.sum() > 1, lambda a: a / 2, a).mean((0, 1))
+
+    pixels = jaxcam.Preprocessing(size=8, resize="squash", resize_to=8)
+    network = jaxcam.wrap(halving, jnp.ones((3, 2)), preprocessing=pixels, classes=("a", "b"))
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    with pytest.raises(JaxcamError, match="no gradient through a loop whose number of steps is found while it runs"):
+        jaxcam.explain(network, picture, methods="grad_cam", targets="a")
+    assert jaxcam.explain(network, picture, methods="ablation_cam", targets="a")["ablation_cam"].map.shape == (8, 8)
+
+
 def test_a_modules_own_parameters_are_taken():
     guest = made("nnx_blocks")
     network = jaxcam.wrap(guest.model, preprocessing=RULES, classes=NAMES)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.cutting import head_params
+from jaxcam.errors import JaxcamError
 from jaxcam.explanation.kept import kept
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
@@ -38,6 +39,12 @@ def timed(program: Any, *args: Any, warm: bool = True, precision: str | None = N
 def on_device(tree: Any) -> Any:
     """The same with JAX's arrays; those that are some already are not asked what they are."""
     return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jnp.asarray(x), tree)
+
+
+_ENDLESS = (
+    "JAX has no gradient through a loop whose number of steps is found while it runs (lax.while_loop): write it as "
+    "lax.scan, or as a fori_loop with fixed bounds, or take a method without gradients, such as ablation_cam"
+)
 
 
 @dataclasses.dataclass
@@ -71,7 +78,13 @@ def _compile(
     def make() -> Any:
         shapes = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype, sharding in leaves]
         with choosing(precision):
-            return program.lower(*jax.tree.unflatten(tree, shapes)).compile()
+            try:
+                lowered = program.lower(*jax.tree.unflatten(tree, shapes))
+            except ValueError as e:
+                if "Reverse-mode differentiation does not work" not in str(e):
+                    raise
+                raise JaxcamError(_ENDLESS) from None
+            return lowered.compile()
 
     return _Compiled(*kept(getattr(program, "said", None), (tree, leaves, precision, fast), make))
 

@@ -150,9 +150,9 @@ def _affine(eqn: Any, ins: list, active: list[bool], value: _Value) -> _Value:
 
 
 def _homogeneous(eqn: Any, active: list[bool]) -> bool:
-    """Whether the result is `J x` of its active operands: linear in them, or a maximum of them and 0."""
+    """Whether the result is `J x` of its active operands: linear in them, a maximum of them and 0, or their order."""
     kind = describe(eqn).kind
-    if kind == "maximum" or is_relu(eqn):
+    if kind in ("maximum", "order") or is_relu(eqn):
         return True
     if kind in ("identity", "moves", "sums", "product", "elementwise"):
         return is_affine(eqn, active) and keeps_zero(eqn, active)

@@ -25,6 +25,8 @@ KINDS = {
     "product": "Linear in each of its two operands.",
     "elementwise": "Each element of the result is made of the elements of the operands at its place.",
     "maximum": "Picks an element among several of its one value; with `sign` -1 the smallest.",
+    "order": "Elements of its one value by size along an axis, the greatest first; with `sign` -1 the smallest.",
+    "choice": "Says which case holds, or where an element is: it has no derivative.",
     "composite": "The same as another program, `program`, made of primitives that are known.",
     "call": "Runs another program, the parameter `body`, as it is.",
     "control": "Runs other programs by an order of its own.",
@@ -59,7 +61,7 @@ class Primitive:
       scales: operands that are not active are factors, not summands or neighbours: zeros give zeros.
       passes: of an elementwise one: it is 0 at 0, and relevance in proportion to its value passes it whole.
       predicate: the result says which case holds, or counts: it has no derivative.
-      sign: -1 for a minimum.
+      sign: -1 for a minimum, and where the smallest come first.
       program: of a composite: `(*operands, **params) -> result`.
       body: of a call: the parameter that holds the program.
       why: of an opaque one: what makes it so.
@@ -166,6 +168,18 @@ declare("cummax", Primitive("maximum", along=parameter("axis")))
 declare("cummin", Primitive("maximum", along=parameter("axis"), sign=-1))
 
 
+# By size.
+_ORDER = "the order of its elements depends on the input"
+declare("sort", Primitive("order", along=parameter("dimension"), sign=-1, why=_ORDER))
+
+
+def _chosen_axis(params: dict[str, Any], rank: int) -> tuple[int, ...]:
+    return (params.get("axis", -1) % rank,)
+
+
+declare("top_k", Primitive("order", along=_chosen_axis, why=_ORDER))
+
+
 # Elementwise arithmetic.
 declare("add sub add_any", Primitive("elementwise", affine=lambda active: True))
 declare("neg convert_element_type", Primitive("elementwise", affine=lambda active: True))
@@ -234,11 +248,9 @@ declare("while", Primitive("opaque", why="how often the loop runs is found while
 
 # What has no rule, and why.
 _STEP = "its result is the place of an element, a step function of the input"
-declare("argmax argmin", Primitive("opaque", along=parameter("axes"), predicate=True, why=_STEP))
-declare("reduce_and reduce_or reduce_xor", Primitive("opaque", along=parameter("axes"), predicate=True,
+declare("argmax argmin", Primitive("choice", along=parameter("axes"), predicate=True, why=_STEP))
+declare("reduce_and reduce_or reduce_xor", Primitive("choice", along=parameter("axes"), predicate=True,
         why="its result is a predicate, a step function of the input"))  # fmt: skip
-_ORDER = "the order of its elements depends on the input"
-declare("sort", Primitive("opaque", along=parameter("dimension"), why=_ORDER))
-declare("top_k approx_top_k", Primitive("opaque", why=_ORDER))
+declare("approx_top_k", Primitive("opaque", why=_ORDER))
 _MEET = "several elements may meet at one place, and which do not add up"
 declare("scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max", Primitive("opaque", why=_MEET))

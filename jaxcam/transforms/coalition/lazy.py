@@ -48,6 +48,8 @@ class Diagonal(Lazy):
     def at(self, masks: jax.Array) -> jax.Array:
         """`(n, *shape)` for `masks (n, K)`."""
         weights = jnp.take(masks, self.owner.reshape(-1), axis=1).reshape(-1, *self.owner.shape)
+        if not jnp.issubdtype(self.on.dtype, jnp.inexact):  # predicates have no differences
+            return jnp.where(weights != 0, self.on[None], self.off[None])
         return self.off[None] + weights.astype(self.on.dtype) * (self.on - self.off)[None]
 
     def additive(self) -> Additive:

@@ -317,6 +317,8 @@ RULES = Rules(
         "product": affine,
         "elementwise": elementwise,
         "maximum": within_channels,
+        "order": within_channels,
+        "choice": within_channels,
         "composite": within_channels,
         "opaque": within_channels,
     },

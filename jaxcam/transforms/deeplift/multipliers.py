@@ -154,6 +154,19 @@ def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
     return value(x, r)
 
 
+def select_in_order(fn: Callable, axis: int, x: jax.Array, r: jax.Array) -> jax.Array:
+    """The rule for `fn(x)` that gives the elements along an axis by size, the greatest first: all, or a few of them.
+
+    The sum of the first j is the maximum of the sums of any j elements, and is shared out as one (`select_maximum`):
+    where it rose, among those that are the greatest j, where it fell among those that were. An element of the result
+    is the difference of two such sums. With a zero reference this is the plain gradient.
+    """
+    sums = select_maximum(lambda v: jnp.cumsum(fn(v), axis), x, r)
+    first = jax.lax.slice_in_dim(sums, 0, 1, axis=axis)
+    found = jnp.concatenate([first, jnp.diff(sums, axis=axis)], axis)
+    return found + jax.lax.stop_gradient(fn(x) - found)  # sums round
+
+
 def _no_cotangent(value: Any) -> Any:
     """The zero cotangent of a constant, of whatever type."""
     value = jnp.asarray(value)

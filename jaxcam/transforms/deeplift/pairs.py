@@ -47,6 +47,11 @@ class Step:
     eqn: Any
     operands: tuple
 
+    @property
+    def tells_nan(self) -> bool:
+        """Whether it asks which elements are NaN: those that differ from themselves."""
+        return self.eqn.primitive.name == "ne" and self.operands[0] is self.operands[1]
+
 
 def extend(eqn: Any, operands: list) -> Step:
     """The step that applies an equation to active operands of one root and to constants."""

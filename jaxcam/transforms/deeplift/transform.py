@@ -18,8 +18,8 @@ import jax.numpy as jnp
 
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
-from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_maximum
-from jaxcam.transforms.deeplift.pairs import Pair, compile_steps, extend
+from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_in_order, select_maximum
+from jaxcam.transforms.deeplift.pairs import Pair, Step, compile_steps, extend
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.rules import Rules
@@ -152,6 +152,33 @@ def maximum(eqn: Any, ins: list) -> list:
     return [Pair(sign * x, r)]
 
 
+def order(eqn: Any, ins: list) -> list:
+    """Elements of one operand by size; where they were is an index that depends on the input."""
+    known = describe(eqn)
+    if len(ins) > 1 or known.along is None:
+        raise UnsupportedPrimitive(_NAME, eqn, known.why)
+    _check_numbers(eqn, ins)
+    (pair,) = ins
+    (axis,) = known.along(eqn.params, pair.x.ndim)
+    x, *places = bind(eqn, [pair.x])
+    r, *old_places = bind(eqn, [pair.reference])
+    if pair.r is not None:  # a reference of zeros is in any order
+        ordered = select_in_order(
+            lambda v: known.sign * bind(eqn, [known.sign * v])[0], axis, known.sign * pair.x, known.sign * pair.r
+        )
+        x = known.sign * ordered
+    return [Pair(x, None if pair.r is None else r), *(Pair(p, q) for p, q in zip(places, old_places, strict=True))]
+
+
+def choice(eqn: Any, ins: list) -> list:
+    """Which case holds somewhere: a constant nearby of a guard against NaN, `any(isnan(x))`, as of medians."""
+    pair = ins[0]
+    step = pair.expr if isinstance(pair, Pair) else None
+    if len(ins) == 1 and isinstance(step, Step) and step.tells_nan:
+        return bind(eqn, [pair.x])
+    raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why)
+
+
 def elementwise(eqn: Any, ins: list) -> list:
     """Each element of the result is made of those at its place: the rescale rule."""
     out = eqn.outvars[0].aval
@@ -248,6 +275,8 @@ RULES = Rules(
         "product": product,
         "elementwise": elementwise,
         "maximum": maximum,
+        "order": order,
+        "choice": choice,
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": lambda eqn, ins: control(eqn, ins, _CARRIED),
     },

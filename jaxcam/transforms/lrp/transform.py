@@ -199,6 +199,17 @@ def maximum(eqn: Any, ins: list) -> list:
 
 
 @_of_numbers
+def order(eqn: Any, ins: list) -> list:
+    """By size: relevance goes where each element came from."""
+    return moved(eqn, ins)
+
+
+def constant(eqn: Any, ins: list) -> list:
+    """What says which case holds, or where an element is: as such a constant nearby."""
+    return bind(eqn, plain(ins))
+
+
+@_of_numbers
 def sums(eqn: Any, ins: list) -> list:
     """Linear: shared by the epsilon rule, whatever rule the layers with weights have."""
     run = run_of(ins)
@@ -324,6 +335,8 @@ RULES = Rules(
         "product": product,
         "elementwise": elementwise,
         "maximum": maximum,
+        "order": order,
+        "choice": constant,
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": _control,
     },
