@@ -189,6 +189,7 @@ EXAMPLES = {
     "not": counted(lambda x: ~(x > 0.5)),
     "is_finite": counted(jnp.isfinite),
     # other programs
+    "call_hi_primitive": lambda x: x + 0.3 * jnp.nonzero(x[:, 0, 0] > 0, size=2, fill_value=1)[0].sum(),
     "reduce_prod": lambda x: x.prod((0, 1)),
     "cumprod": lambda x: lax.cumprod(x, 0),
     "cumlogsumexp": lambda x: lax.cumlogsumexp(x, 0),

@@ -70,6 +70,42 @@ def test_ablation_is_the_drop_of_each_channel(name):
     np.testing.assert_allclose(result.coefficients, drops, rtol=0, atol=1e-5 * max(1.0, np.abs(drops).max()))
 
 
+W = jnp.asarray(np.random.default_rng(4).normal(size=(heads.SHAPE[-1], 4)), jnp.float32)
+
+
+def _quantised(a):
+    """As networks of eight bits compute; more than 127 together."""
+    steps, weights = jnp.round(a.sum((0, 1)) * 6).astype(jnp.int8), jnp.round(W * 20).astype(jnp.int8)
+    return jax.lax.dot(steps, weights, preferred_element_type=jnp.int32).astype(jnp.float32)
+
+
+def _wider(a):
+    """A layer of bfloat16 that adds up in float32: of many terms, no operation of bfloat16 would."""
+    many = jnp.repeat(a.reshape(-1, a.shape[-1]), 20, 0).astype(jnp.bfloat16)
+    wide = jnp.tile(W, (many.shape[0], 1)).astype(jnp.bfloat16)
+    return jax.lax.dot(many.reshape(-1), wide, preferred_element_type=jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(lambda a: jnp.where((a > 2).any(), 0.5, 1.0) * (a.mean((0, 1)) @ W), id="any"),
+        pytest.param(lambda a: (a >= 0).all() + a.mean((0, 1)) @ W, id="all"),
+        pytest.param(lambda a: a.reshape(-1, a.shape[-1])[jnp.argmax(a.sum(-1))] @ W, id="argmax"),
+        pytest.param(_quantised, id="integers"),
+        pytest.param(_wider, id="bfloat16"),
+    ],
+)
+def test_values_that_channels_share_and_that_are_no_numbers_of_float32(head):
+    """A predicate has no differences, those of integers exceed their type, and sums are wider than their terms."""
+    score = lambda a: head(a)[2]  # noqa: E731
+    folded, masked = jax.jit(lambda a: (coalition_game(score, a)(MASKS), masked_game(score, a)(MASKS)))(A)
+    np.testing.assert_allclose(folded, masked, rtol=0, atol=1e-5 * float(jnp.abs(masked).max()))
+    drops = [score(A) - score(A.at[..., k].set(0)) for k in range(A.shape[-1])]
+    found = ablation_cam({}, A, head=lambda _, a: head(a), target=2).coefficients
+    np.testing.assert_allclose(found, drops, rtol=0, atol=1e-4 * float(jnp.abs(masked).max()))
+
+
 @pytest.mark.parametrize("layer", ["conv5_3", "conv5_1"])
 def test_the_first_layer_of_a_vgg_head_is_shared(layer):
     network = Network.create(VGGConfig(11, width=0.08, num_classes=5, hidden=12, pool_size=1))

@@ -25,6 +25,7 @@ _ORDER = "the order of its elements depends on the input"
 _PLACE = "its result is the place of an element, a step function of the input"
 _PREDICATE = "its result is a predicate, a step function of the input"
 _MEET = "several elements may meet at one place, and which do not add up"
+_INTEGER = "a predicate, an index or an integer that depends on the input"
 _COMPLEX = "relevance of complex numbers is not defined"
 _NOT_ZERO = "it is not 0 at 0, so that relevance in proportion to its value has nowhere to go"
 _STEP = "a step function of the input"
@@ -38,7 +39,7 @@ _OPAQUE = {
 }  # fmt: skip
 #: What each transformation refuses, and the reason that it gives.
 REFUSED = {
-    "deeplift": _OPAQUE,
+    "deeplift": _OPAQUE | {"call_hi_primitive": _INTEGER},
     "lrp": {name: why for name, why in _OPAQUE.items() if VOCABULARY[name].kind != "choice"}
     | dict.fromkeys(("fft", "conj", "complex", "real", "imag"), _COMPLEX)
     | dict.fromkeys(("exp", "exp2", "log", "log2", "erfc", "cos", "acos", "cosh", "lgamma", "digamma"), _NOT_ZERO)
@@ -53,6 +54,7 @@ REFUSED = {
 #: What runs for every coalition, and why.
 PER_COALITION = {
     "scan": "loops are not taken apart", "while": "loops are not taken apart", "cond": "branches are not taken apart",
+    "call_hi_primitive": "its program is known where it runs alone",
     "top_k": "mixes the channels", "approx_top_k": "mixes the channels",
     "scatter-mul": "its own rule is not written", "scatter-min": "its own rule is not written",
     "scatter-max": "its own rule is not written",

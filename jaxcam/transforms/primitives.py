@@ -234,6 +234,12 @@ def _log_sums(x: jax.Array, *, axis: int, reverse: bool = False) -> jax.Array:
     return jnp.log(lax.cumsum(jnp.exp(x - top), axis=axis, reverse=reverse)) + top
 
 
+def _expanded(*operands: jax.Array, _prim: Any) -> list:
+    """What an operation above JAX's primitives is made of, as those of `jnp.searchsorted` from JAX 0.12 on."""
+    return jax.tree.leaves(_prim.expand(*jax.tree.unflatten(_prim.in_tree, operands)))
+
+
+declare("call_hi_primitive", Primitive("composite", program=_expanded))
 declare("reduce_prod", Primitive("composite", along=parameter("axes"), program=_product))
 declare("cumprod", Primitive("composite", along=parameter("axis"), program=_running(jnp.multiply)))
 declare("cumlogsumexp", Primitive("composite", along=parameter("axis"), program=_log_sums))

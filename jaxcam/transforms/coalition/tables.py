@@ -182,7 +182,7 @@ def sums(eqn: Any, ins: list) -> list | None:
 def affine(eqn: Any, ins: list) -> list | None:
     """Operations that are affine in their tables together: one more table."""
     active = [isinstance(v, Lazy) for v in ins]
-    if not is_affine(eqn, active) or not jnp.issubdtype(eqn.outvars[0].aval.dtype, jnp.inexact):
+    if not is_affine(eqn, active) or not _of_numbers(eqn, ins):
         return None
     players = next(v.players for v in ins if isinstance(v, Diagonal | Additive))
     if players * max(math.prod(v.aval.shape) for v in [*eqn.outvars, *eqn.invars]) > MAX_TABLE:
@@ -201,10 +201,18 @@ def affine(eqn: Any, ins: list) -> list | None:
     return [Additive(b, d) for b, d in zip(bind(eqn, bases), deltas, strict=True)]
 
 
+def _of_numbers(eqn: Any, ins: list) -> bool:
+    """Whether what depends on the coalition has differences: those of integers may exceed their type."""
+    lazy = [v for v, value in zip(eqn.invars, ins, strict=True) if isinstance(value, Lazy)]
+    return all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in [*lazy, *eqn.outvars])
+
+
 def product(layer: Callable[[Any, list], Additive | Diagonal | None]) -> Callable[[Any, list], list | None]:
     """The rule of a layer with weights, whose table on a diagonal value is `layer(equation, operands)`."""
 
     def rule(eqn, ins):
+        if not _of_numbers(eqn, ins):
+            return None
         if _all_diagonal(ins):
             table = layer(eqn, ins) if sum(isinstance(v, Lazy) for v in ins) == 1 else None
             return None if table is None else [table]
@@ -245,7 +253,8 @@ def _dense(eqn: Any, ins: list) -> Additive | Diagonal | None:
     if layout is None or players * out_size > MAX_TABLE or players > owner.shape[1]:
         return None
     kind, repeats = layout
-    delta = jnp.transpose(value.on - value.off, (*free, *axes)).reshape(owner.shape)
+    difference, weights = _wide(eqn, value, weights)
+    delta = jnp.transpose(difference, (*free, *axes)).reshape(owner.shape)
     rest = [i for i in range(weights.ndim) if i not in other_axes]
     matrix = jnp.transpose(weights, (*other_axes, *rest)).reshape(owner.shape[1], -1)
     shape = (repeats, players) if kind == "inner" else (players, repeats)
@@ -261,8 +270,14 @@ def _dense(eqn: Any, ins: list) -> Additive | Diagonal | None:
     if side == 1:  # the output's axes are those of the left operand first
         n = len(free_shape)
         table = jnp.moveaxis(table, range(1, 1 + n), range(1 + len(rest_shape), 1 + len(rest_shape) + n))
-    (base,) = bind(eqn, [value.off, weights] if side == 0 else [weights, value.off])
+    (base,) = bind(eqn, [value.off, ins[1]] if side == 0 else [ins[0], value.off])
     return Additive(base, table.astype(base.dtype))
+
+
+def _wide(eqn: Any, value: Diagonal, weights: Any) -> tuple[jax.Array, jax.Array]:
+    """What a value owns, and weights, in float32 at least: as such a product adds up, whatever its operands are."""
+    wide = jnp.promote_types(eqn.outvars[0].aval.dtype, jnp.float32)
+    return value.on.astype(wide) - value.off.astype(wide), jnp.asarray(weights).astype(wide)
 
 
 def _owned_products(delta: jax.Array, matrix: jax.Array, places: int) -> jax.Array:
@@ -293,15 +308,16 @@ def _convolution(eqn: Any, ins: list) -> Additive | None:
     in_order = along.shape[1] == players and (along == np.arange(players)).all()
     if not in_order or players * math.prod(out_shape) > MAX_TABLE:
         return None
+    difference, wide_kernel = _wide(eqn, value, kernel)
     patches = lax.conv_general_dilated_patches(
-        value.on - value.off, window, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"],
+        difference, window, p["window_strides"], p["padding"], p["lhs_dilation"], p["rhs_dilation"],
         dimension_numbers=numbers, precision=lax.Precision.HIGHEST,
     )  # fmt: skip
     out_feature = numbers.out_spec[1]
     patches = jnp.moveaxis(patches, out_feature, -1)
     places = patches.shape[:-1]
     patches = patches.reshape(-1, players, math.prod(window))
-    weights = jnp.transpose(kernel, (numbers.rhs_spec[1], *numbers.rhs_spec[2:], numbers.rhs_spec[0]))
+    weights = jnp.transpose(wide_kernel, (numbers.rhs_spec[1], *numbers.rhs_spec[2:], numbers.rhs_spec[0]))
     table = jnp.einsum("nkp,kpo->kno", patches, weights.reshape(players, math.prod(window), -1), precision="highest")
     table = jnp.moveaxis(table.reshape(players, *places, -1), -1, 1 + out_feature)
     (base,) = bind(eqn, [value.off, kernel])

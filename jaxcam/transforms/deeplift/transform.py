@@ -246,7 +246,7 @@ _OF_TWO: dict[str, Callable[[Pair, Pair], jax.Array]] = {
 
 def _check_numbers(eqn: Any, ins: list) -> None:
     if not all(v.differentiable for v in ins if isinstance(v, Pair)):
-        raise UnsupportedPrimitive(_NAME, eqn, "a predicate or an index that depends on the input")
+        raise UnsupportedPrimitive(_NAME, eqn, "a predicate, an index or an integer that depends on the input")
 
 
 def _references(ins: list) -> list:

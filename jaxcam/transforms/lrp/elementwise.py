@@ -30,6 +30,7 @@ _NORMS = frozenset({"sqrt", "rsqrt", "cbrt", "pow"})
 _EXPONENTIALS = frozenset({"exp"})
 _NOT_ZERO = "it is not 0 at 0, so that relevance in proportion to its value has nowhere to go"
 _STEPS = "a step function of the input"
+COMPLEX = "relevance of complex numbers is not defined"
 #: Why relevance has no way back through a function of one value, by name.
 REFUSED = (
     dict.fromkeys(
@@ -65,6 +66,8 @@ def _elementwise(eqn: Any, ins: list) -> Any:
     active = list({id(v): v for v in ins if isinstance(v, Value)}.values())
     root = common(active, out.shape)
     lineage = root.chain if root is not None else ()
+    if jnp.issubdtype(out.dtype, jnp.complexfloating):
+        raise refuse(eqn, COMPLEX)
     if not jnp.issubdtype(out.dtype, jnp.floating):
         return Value(y, run, lineage=lineage)
     if not all(v.floating for v in active) and name == "convert_element_type":

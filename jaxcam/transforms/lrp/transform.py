@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.transforms.control import ActiveValues, control
-from jaxcam.transforms.lrp.elementwise import NAME, elementwise, moved
+from jaxcam.transforms.lrp.elementwise import COMPLEX, NAME, elementwise, moved
 from jaxcam.transforms.lrp.layer_rules import Epsilon, LayerRule, RuleChoice, WeightedLayer, chooser, stabilised
 from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, propagate, run_of
 from jaxcam.transforms.precision import resolved
@@ -340,7 +340,5 @@ RULES = Rules(
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": _control,
     },
-    refused={
-        name: "relevance of complex numbers is not defined" for name in ("fft", "complex", "conj", "real", "imag")
-    },
+    refused=dict.fromkeys(("fft", "complex", "conj", "real", "imag"), COMPLEX),
 )
