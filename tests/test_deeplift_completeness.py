@@ -214,6 +214,23 @@ def test_max_pooling_is_complete_whoever_wins(window, reference, pool):
     assert_complete(contributions.sum(), max(window) - max(reference))
 
 
+@pytest.mark.parametrize("pick", ["max", "min"])
+@pytest.mark.parametrize("padding", ["SAME", [(1, 0), (1, 1), (0, 0)]], ids=["same", "given"])
+def test_equal_elements_under_padded_windows_share_completely(pick, padding):
+    """XLA's two derivatives of a window over a padding differ in which of equal elements they pick."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(0, 3, (6, 6, 2)), jnp.float32)
+    r = jnp.asarray(rng.normal(size=x.shape), jnp.float32)
+    never, combine = {"max": (-jnp.inf, lax.max), "min": (jnp.inf, lax.min)}[pick]
+
+    def f(x):
+        pooled = lax.reduce_window(x, never, combine, (2, 2, 1), (1, 1, 1), padding)
+        return jnp.sum(pooled * jnp.cos(jnp.arange(pooled.size, dtype=jnp.float32)).reshape(pooled.shape))
+
+    multiplier = jax.jit(jax.grad(lambda x: deeplift(f)(x, r)))(x)
+    assert_complete(((x - r) * multiplier).sum(), f(x) - f(r))
+
+
 def test_product_of_two_channels_is_shared_like_shapley():
     def f(x):
         return x[0] * x[1] + 3.0 * x[0]

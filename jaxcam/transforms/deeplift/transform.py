@@ -148,8 +148,22 @@ def maximum(eqn: Any, ins: list) -> list:
         return [Pair(x, None)]
     sign = describe(eqn).sign
     (r,) = bind(eqn, [pair.reference])
-    x = select_maximum(lambda v: sign * bind(eqn, [sign * v])[0], sign * pair.x, sign * pair.reference)
+    picked = _picking(eqn, -sign * jnp.inf)
+    x = select_maximum(lambda v: sign * picked(sign * v), sign * pair.x, sign * pair.reference)
     return [Pair(sign * x, r)]
+
+
+def _picking(eqn: Any, never: float) -> Callable[[jax.Array], jax.Array]:
+    """A maximum as a function of its operand, whose two derivatives agree.
+
+    Of windows over a padding XLA's two pick different ones of equal elements: these get the padding beforehand.
+    """
+    padding = eqn.params.get("padding")
+    if not padding or not any(map(any, padding)) or any(n != 1 for n in eqn.params["base_dilation"]):
+        return lambda v: bind(eqn, [v])[0]
+    bare = eqn.replace(params=eqn.params | {"padding": tuple((0, 0) for _ in padding)})
+    sides = [(low, high, 0) for low, high in padding]
+    return lambda v: bind(bare, [jax.lax.pad(v, jnp.asarray(never, v.dtype), sides)])[0]
 
 
 def order(eqn: Any, ins: list) -> list:
