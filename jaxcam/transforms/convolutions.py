@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
+from jaxcam.transforms.maxima import held_maxima
 from jaxcam.transforms.rewriting import rewritten
 
 #: `with fast_convolutions(False): ...` leaves all convolutions as they are, in what is traced inside it; `True` asks
@@ -37,7 +38,8 @@ def for_cpu(function: Callable) -> Callable:
     To be applied last, around gradients and vmaps and directly inside `jax.jit`, so that it sees the program that
     runs: `jax.jit(for_cpu(jax.grad(loss)))`. Under further transformations it is right but gains less. Nothing
     changes on other platforms, in `jax.export` for them, inside `jax.shard_map` that the function calls, or with the
-    environment variable JAXCAM_FAST_CONVOLUTIONS=0 (read as a program is traced) or under `fast_convolutions(False)`.
+    environment variable JAXCAM_FAST_CONVOLUTIONS=0 (read as a program is traced) or under `fast_convolutions(False)`;
+    but for derivatives of maxima, which are right on every platform (`jaxcam.transforms.maxima`).
 
     Compilation costs more, some tenths of a second for each depthwise or grouped convolution: in all 1.6 times as much
     for an EfficientNet-Lite0, which then runs in about a sixth of the time. An infinite value makes a NaN in the groups
@@ -52,10 +54,9 @@ def for_cpu(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def fast(*args: Any, **kwargs: Any) -> Any:
-        if not enabled():
-            return function(*args, **kwargs)
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*args, **kwargs)
-        outputs = jex.jaxpr_as_fun(rewritten(closed, _fast))(*jax.tree.leaves((args, kwargs)))
+        instead = _fast if enabled() else lambda eqn: eqn
+        outputs = jex.jaxpr_as_fun(rewritten(closed, instead, held_maxima))(*jax.tree.leaves((args, kwargs)))
         return jax.tree.unflatten(jax.tree.structure(shape), outputs)
 
     return fast

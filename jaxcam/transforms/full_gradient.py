@@ -18,6 +18,7 @@ from jax.extend import core as jex
 
 from jaxcam.errors import JaxcamError
 from jaxcam.transforms.custom_derivatives import BACKWARD, has_its_own
+from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.walker import bind, called, opened, trace, walk
@@ -125,6 +126,7 @@ def _rule(eqn: Any, ins: list) -> list:
         if value._complete is None and value.x.shape == out.shape and jnp.issubdtype(out.dtype, jnp.floating):
             return [_affine(eqn, ins, active, value)]
     values = [v.complete if isinstance(v, _Value) else v for v in ins]
+    values = once(values) if describe(eqn).kind == "maximum" else values
     results = bind(eqn, values)
     if not any(jnp.issubdtype(jnp.result_type(r), jnp.floating) for r in results):
         return results  # a predicate or an index: a constant nearby
@@ -151,9 +153,12 @@ def _affine(eqn: Any, ins: list, active: list[bool], value: _Value) -> _Value:
 
 def _homogeneous(eqn: Any, active: list[bool]) -> bool:
     """Whether the result is `J x` of its active operands: linear in them, a maximum of them and 0, or their order."""
-    kind = describe(eqn).kind
+    known = describe(eqn)
+    kind = known.kind
     if kind in ("maximum", "order") or is_relu(eqn):
         return True
+    if known.stops:
+        return False
     if kind in ("identity", "moves", "sums", "product", "elementwise"):
         return is_affine(eqn, active) and keeps_zero(eqn, active)
     return False

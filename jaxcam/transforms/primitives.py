@@ -60,6 +60,7 @@ class Primitive:
       affine: of an elementwise one: whether it is affine in the operands that are active, `(active) -> bool`.
       scales: operands that are not active are factors, not summands or neighbours: zeros give zeros.
       passes: of an elementwise one: it is 0 at 0, and relevance in proportion to its value passes it whole.
+      stops: it has no derivative, whatever it is.
       predicate: the result says which case holds, or counts: it has no derivative.
       sign: -1 for a minimum, and where the smallest come first.
       program: of a composite: `(*operands, **params) -> result`.
@@ -73,6 +74,7 @@ class Primitive:
     affine: Callable[[Sequence[bool]], bool] = _never
     scales: bool = False
     passes: bool = False
+    stops: bool = False
     predicate: bool = False
     sign: int = 1
     program: Callable | None = None
@@ -122,8 +124,9 @@ def keeps_zero(eqn: Any, active: Sequence[bool]) -> bool:
 
 
 # Values that only change their place, or pass as they are.
+declare("stop_gradient", Primitive("identity", stops=True))
 declare(
-    "stop_gradient copy copy_p name optimization_barrier device_put pvary pcast sharding_constraint reshard",
+    "copy copy_p name optimization_barrier device_put pvary pcast sharding_constraint reshard",
     Primitive("identity"),
 )
 declare(

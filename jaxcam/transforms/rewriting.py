@@ -16,19 +16,23 @@ _ENTERED = ("while", "custom_vmap_call")
 
 
 def rewritten(
-    program: Any, instead: Callable[[jex.JaxprEqn], jex.JaxprEqn], known: dict[int, Any] | None = None
+    program: Any,
+    instead: Callable[[jex.JaxprEqn], jex.JaxprEqn],
+    among: Callable[[list[jex.JaxprEqn]], list[jex.JaxprEqn]] = lambda eqns: eqns,
+    known: dict[int, Any] | None = None,
 ) -> Any:
     """A jaxpr, closed or not, with other equations in place of some; itself where none is another.
 
     Args:
       instead: the equation to take for one that holds no program; the same object to leave it.
+      among: the equations to take for all those of one program, in order; the same objects to leave them.
       known: what was made of the programs met so far, by identity: one that is called often stays one.
     """
     known = {} if known is None else known
     if id(program) not in known:
         jaxpr, _ = opened(program)
-        eqns = [_instead(eqn, instead, known) for eqn in jaxpr.eqns]
-        if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
+        eqns = among([_instead(eqn, instead, among, known) for eqn in jaxpr.eqns])
+        if len(eqns) == len(jaxpr.eqns) and all(map(operator.is_, eqns, jaxpr.eqns)):
             known[id(program)] = program
         else:
             new = jaxpr.replace(eqns=eqns)
@@ -36,7 +40,7 @@ def rewritten(
     return known[id(program)]
 
 
-def _instead(eqn: jex.JaxprEqn, instead: Callable[[jex.JaxprEqn], jex.JaxprEqn], known: dict[int, Any]) -> jex.JaxprEqn:
+def _instead(eqn: jex.JaxprEqn, instead: Callable, among: Callable, known: dict[int, Any]) -> jex.JaxprEqn:
     if describe(eqn).kind not in ("call", "control") and eqn.primitive.name not in _ENTERED:
         return instead(eqn)
 
@@ -44,7 +48,7 @@ def _instead(eqn: jex.JaxprEqn, instead: Callable[[jex.JaxprEqn], jex.JaxprEqn],
         if isinstance(value, tuple):
             several = tuple(map(new, value))
             return value if all(map(operator.is_, several, value)) else several
-        return rewritten(value, instead, known) if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr) else value
+        return rewritten(value, instead, among, known) if isinstance(value, jex.Jaxpr | jex.ClosedJaxpr) else value
 
     params = {name: new(value) for name, value in eqn.params.items()}
     return eqn if all(params[name] is value for name, value in eqn.params.items()) else eqn.replace(params=params)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcam.transforms.maxima import once
+
 
 def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
     """The rescale rule for an elementwise `fn(x, consts)`, whatever it is: jumps, kinks, infinite slopes.
@@ -134,10 +136,11 @@ def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
         return fn(x)
 
     def forward(x, r):
+        x, r = once((x, r))
         return fn(x), (x, r)
 
     def backward(saved, g):
-        x, r = saved
+        x, r = once(saved)
         dx = jax.tree.map(change, x, r)
         y, rise = jax.jvp(fn, (x,), (dx,))
         y_ref, fall = jax.jvp(fn, (r,), (dx,))

@@ -20,6 +20,7 @@ from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
 from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_in_order, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, Step, compile_steps, extend
+from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
 from jaxcam.transforms.rules import Rules
@@ -144,7 +145,7 @@ def maximum(eqn: Any, ins: list) -> list:
     (pair,) = ins
     if pair.r is None:
         # All positions of the reference tie at zero, so `y - 0` may go to the argmax of x: the plain gradient.
-        (x,) = bind(eqn, [pair.x])
+        (x,) = bind(eqn, [once(pair.x)])
         return [Pair(x, None)]
     sign = describe(eqn).sign
     (r,) = bind(eqn, [pair.reference])

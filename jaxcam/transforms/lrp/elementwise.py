@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxcam.transforms.lrp.layer_rules import Epsilon, stabilised
 from jaxcam.transforms.lrp.values import Linear, Value, absorbed, common, plain, propagate, run_of, unbroadcast
+from jaxcam.transforms.maxima import once
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.walker import UnsupportedPrimitive, bind
 
@@ -217,6 +218,8 @@ def moved(eqn: Any, ins: Sequence[Any]) -> list[Value]:
     places = at + constants
 
     def backward(residual, relevance):
+        residual = once(residual) if describe(eqn).kind == "maximum" else residual
+
         def again(moving):
             operands = list(residual)
             for i, v in zip(places, moving, strict=True):
