@@ -81,9 +81,8 @@ def full_gradient(fn: Callable, *, precision: str | None = None) -> Callable[[An
         value, pull, biases = jax.vjp(go, leaves, probes, has_aux=True)
         slopes, effects = pull(jnp.ones_like(value))
         inputs = [leaf * slope for leaf, slope in zip(leaves, slopes, strict=True)]
-        return FullGradient(
-            value, jax.tree.unflatten(tree, inputs), tuple(b * e for b, e in zip(biases, effects, strict=True))
-        )
+        parts = tuple(jnp.real(b * e) for b, e in zip(biases, effects, strict=True))
+        return FullGradient(value, jax.tree.unflatten(tree, inputs), parts)
 
     return decompose
 
@@ -128,11 +127,11 @@ def _rule(eqn: Any, ins: list) -> list:
     values = [v.complete if isinstance(v, _Value) else v for v in ins]
     values = once(values) if describe(eqn).kind == "maximum" else values
     results = bind(eqn, values)
-    if not any(jnp.issubdtype(jnp.result_type(r), jnp.floating) for r in results):
+    if not any(jnp.issubdtype(jnp.result_type(r), jnp.inexact) for r in results):
         return results  # a predicate or an index: a constant nearby
     missing = [None] * len(results) if _homogeneous(eqn, active) else _missing(eqn, values, active, results)
     return [
-        _Value(r, run, m) if jnp.issubdtype(jnp.result_type(r), jnp.floating) else r
+        _Value(r, run, m) if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else r
         for r, m in zip(results, missing, strict=True)
     ]
 
@@ -192,6 +191,6 @@ def _missing(eqn: Any, values: list, active: list[bool], results: list) -> list:
     else:
         _, tangents = jax.jvp(of, moving, moving)
     return [
-        r - t if jnp.issubdtype(jnp.result_type(r), jnp.floating) else None
+        r - t if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else None
         for r, t in zip(results, tangents, strict=True)
     ]

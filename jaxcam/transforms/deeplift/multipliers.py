@@ -147,8 +147,10 @@ def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
         up, down = y > y_ref, y < y_ref
         # Unchanged: nothing to share out, unless the holder stands still too and its derivative is the limit.
         unchanged = jnp.where(down | (rise != 0), 0, 1)
-        to_top = jnp.where(up, (y - y_ref) / jnp.where(up, rise, 1), unchanged)
-        to_old = jnp.where(down, (y - y_ref) / jnp.where(down, fall, 1), 0)
+        # The holder rose by as much at least, but for rounding where an element is a sum (`select_in_order`).
+        grown, shrunk = up & (rise > 0), down & (fall < 0)
+        to_top = jnp.where(up, jnp.where(grown, jnp.minimum((y - y_ref) / jnp.where(grown, rise, 1), 1), 0), unchanged)
+        to_old = jnp.where(shrunk, jnp.minimum((y - y_ref) / jnp.where(shrunk, fall, 1), 1), 0)
         (from_top,) = jax.vjp(fn, x)[1](g * to_top.astype(g.dtype))
         (from_old,) = jax.vjp(fn, r)[1](g * to_old.astype(g.dtype))
         return jax.tree.map(jnp.add, from_top, from_old), jax.tree.map(jnp.zeros_like, r)
