@@ -114,6 +114,16 @@ def data_dir() -> pathlib.Path:
 
 
 @pytest.fixture
+def optimised():
+    """All of XLA's optimisations: without them, as the rest of the suite has it, older ones do not heed a barrier."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values[name]
+    jax.config.update(name, False)
+    yield
+    jax.config.update(name, before)
+
+
+@pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty download cache, and a downloader that does not wait."""
     from jaxcam.zoo import download

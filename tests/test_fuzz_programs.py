@@ -10,6 +10,7 @@ from fuzz_programs import LENGTH, drawn, mistakes
 SEEDS = (2, 12, 17, 24, 29)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_transformation_of_a_random_program(seed):
     with jax.enable_x64(True):

@@ -13,6 +13,8 @@ from jaxcam.transforms.deeplift import deeplift
 from jaxcam.transforms.full_gradient import full_gradient
 from jaxcam.transforms.lrp import lrp
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 SHAPE = (4, 4, 5)
 PLACES = jnp.cos(jnp.arange(20.0))
 FUNCTIONS = {
