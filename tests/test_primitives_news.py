@@ -25,7 +25,6 @@ UNKNOWN: dict[str, str] = {
     **dict.fromkeys(("geqrf", "ormqr", "householder_product", "dce_sink", "rng_bit_generator", "igamma_grad_a"), _RAW),
     **dict.fromkeys(("pmax", "pmin"), "an extreme over devices"),
     "bitcast_convert_type": "the bits of a number, by which its sign or its exponent is read",
-    "call_hi_primitive": "a call of JAX 0.12 that knows its own derivative, by which jnp.frexp and histograms are made",
     "reduce": "a reduction by any program, by which JAX 0.12 makes jnp.minmax",
     "scaled_dot": "a product of blocks of 8 bits with scales of their own",
 }
