@@ -229,6 +229,27 @@ def test_a_layer_mapped_over_tokens_gives_tokens(tokens_first):
     assert jnp.isfinite(jax.grad(lambda x: head(params, features(params, x))[0])(IMAGE)).all()
 
 
+@pytest.mark.parametrize("around", [lambda f: f, jax.jit, jax.checkpoint], ids=["plain", "jit", "remat"])
+def test_a_tag_in_a_mapped_function_is_on_the_tokens(around):
+    """As for layers; and the network may take a gradient of itself."""
+    rng = np.random.default_rng(0)
+    params = {
+        name: rng.normal(size=s).astype("f4") for name, s in {"in": (48, 8), "w": (16, 8), "out": (5, 16)}.items()
+    }
+
+    def tokens(params, x):
+        patches = x.reshape(4, 4, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(16, 48) @ params["in"]
+        return jax.vmap(around(lambda t: jaxcam.tag(jax.nn.relu(params["w"] @ t), "seen")))(patches)
+
+    net = lambda params, x: params["out"] @ tokens(params, x).mean(0)  # noqa: E731
+    features, head = jaxcam.split(net, params, at="seen", example=IMAGE, layout=jaxcam.tokens(prefix=0))
+    found = features(params, IMAGE)
+    np.testing.assert_allclose(found.reshape(16, 16), tokens(params, IMAGE), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head(params, found), net(params, IMAGE), rtol=1e-4, atol=1e-4)
+    steeper = lambda params, x: net(params, x + jax.grad(lambda x: net(params, x)[0])(x))  # noqa: E731
+    assert names(steeper, params) == ["seen#1", "seen#2"]
+
+
 def test_random_keys_among_the_parameters_do_no_harm():
     model = Plain(nnx.Rngs(0))
     params = nnx.to_pure_dict(nnx.state(model))  # with the keys of the dropout

@@ -16,10 +16,6 @@ from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
 from jaxcam.cutting.libraries import imported
 from jaxcam.errors import JaxcamError
 
-# A function that JAX has traced before is traced again in here, so that its layers name themselves: those of the
-# libraries that the value names.
-_naming = jax.make_user_context(default_value=None)
-
 
 class Layer(NamedTuple):
     """A place to cut at.
@@ -104,7 +100,7 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
     named = None
     while named != (there := tuple(library.name for library, _ in imported())):  # a function may import one itself
         named = there
-        with _naming(named):
+        with tags.naming(named):
             closed = jax.make_jaxpr(run)(params, image)
     closed = name_activations(tags.with_plain_labels(closed), len(jax.tree.leaves(params)))
     return Traced(closed, adapter.layout, batched, params, image)
