@@ -33,14 +33,17 @@ def resize_map(map: jax.Array, size: Sequence[int]) -> jax.Array:
 
 
 def scale_map(map: jax.Array, *, from_zero: bool = False) -> jax.Array:
-    """Min-max scaling of `map (h, w)` to [0, 1]; a constant map becomes zeros, never NaN.
+    """Min-max scaling of `map (h, w)` to [0, 1]; a constant map, or one that is not finite, becomes zeros, never NaN.
 
     With `from_zero` it is over its greatest value instead, what is below 0 being 0: a constant one becomes ones.
     """
     map = jax.nn.relu(map) if from_zero else map
     low, high = jnp.zeros((), map.dtype) if from_zero else jnp.min(map), jnp.max(map)
+    wide = high / 2 - low / 2 > jnp.finfo(map.dtype).max / 4  # whose reciprocal, or the difference itself, is no number
+    map, low, high = (jnp.where(wide, x * 2.0**-8, x) for x in (map, low, high))
     span = high - low
-    return jnp.where(span > 0, (map - low) / jnp.where(span > 0, span, 1.0), jnp.zeros_like(map))
+    shows = (span > 0) & jnp.isfinite(span)
+    return jnp.where(shows, (map - low) / jnp.where(shows, span, 1.0), jnp.zeros_like(map))
 
 
 def place_map(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
+from jaxcam.metrics.form import in_single
 
 
 def coefficient_cosine(coefficients: jax.Array, reference: jax.Array) -> jax.Array:
@@ -15,11 +16,14 @@ def coefficient_cosine(coefficients: jax.Array, reference: jax.Array) -> jax.Arr
     """
 
     def unit(v: jax.Array) -> jax.Array:
+        # Of the greatest numbers the reciprocal is none any more.
+        v = v * jnp.where(jnp.max(jnp.abs(v)) > 2.0**60, jnp.asarray(2.0**-60, v.dtype), 1)
         largest = jnp.max(jnp.abs(v))
         v = v / jnp.where(largest > 0, largest, 1.0)
         norm = jnp.sqrt(jnp.sum(v * v))
         return v / jnp.where(norm > 0, norm, 1.0)
 
+    coefficients, reference = in_single(coefficients), in_single(reference)
     if coefficients.shape != reference.shape or coefficients.ndim != 1:
         raise JaxcamError(
             f"coefficients to compare must be two vectors (K,), not {coefficients.shape} and {reference.shape}"

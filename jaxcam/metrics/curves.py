@@ -84,9 +84,11 @@ def step_counts(size: tuple[int, int], steps: int) -> np.ndarray:
     """How many pixels have changed at each point of a curve: `(steps + 1,)` int32, from 0 to H W, evenly.
 
     Raises:
-      JaxcamError: `steps` is below 1 or above the number of pixels.
+      JaxcamError: `steps` is no whole number, below 1 or above the number of pixels.
     """
     pixels = size[0] * size[1]
+    if not hasattr(steps, "__index__"):
+        raise JaxcamError(f"the number of steps must be a whole number, not {steps!r}")
     if not 1 <= steps <= pixels:
         raise JaxcamError(f"the number of steps must lie between 1 and the image's {pixels} pixels, not {steps}")
     return np.round(np.arange(steps + 1) * (pixels / steps)).astype(np.int32)
@@ -149,9 +151,10 @@ def monotonicity(scores: jax.Array) -> jax.Array:
       scores: `(S,)`.
 
     Returns:
-      `()` in [0, 1].
+      `()` in [0, 1]; NaN where a score is.
     """
-    return jnp.mean(scores[..., 1:] <= scores[..., :-1], axis=-1, dtype=scores.dtype)
+    kept = jnp.mean(scores[..., 1:] <= scores[..., :-1], axis=-1, dtype=scores.dtype)
+    return jnp.where(jnp.isnan(scores).any(-1), jnp.nan, kept)
 
 
 def _curve(params, image, heatmap, start, end, predict, target, score, steps, chunk_size) -> Curve:

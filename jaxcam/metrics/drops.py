@@ -96,19 +96,35 @@ def log_odds(logits: jax.Array, target: int | jax.Array, *, score: str = "softma
       logits: `(C,)`.
       target: class index.
       score: "softmax" or "sigmoid".
+
+    Raises:
+      JaxcamError: an unknown score, logits of another shape, or a target that is (where it is known) no class.
     """
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     if jnp.ndim(logits) != 1:
         raise JaxcamError(f"a network must return logits of shape (C,) for one image, not {jnp.shape(logits)}")
-    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
-        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
-    own = jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill").astype(jnp.float32)
+    own = own_logit(logits, target)
     if score == "sigmoid":
         return own
     classes = jnp.arange(logits.shape[0], dtype=jnp.result_type(target))
     others = jnp.where(classes == target, -jnp.inf, logits.astype(jnp.float32))
     return own - jax.nn.logsumexp(others)
+
+
+def own_logit(logits: jax.Array, target: int | jax.Array) -> jax.Array:
+    """`F(x)`, `()` in float32: of the target among the logits `(C,)`; NaN for a traced class that is none.
+
+    Raises:
+      JaxcamError: the target is no class's index, or (where it is known) none of these logits'.
+    """
+    if isinstance(target, str) or jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
+        raise JaxcamError("a target is the index of one class, a whole number; use jax.vmap for several")
+    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
+        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
+    # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
+    known = jnp.where(jnp.asarray(target) < 0, logits.shape[0], target)
+    return jnp.take(logits, known, mode="fill").astype(jnp.float32)
 
 
 def drop(before: jax.Array, after: jax.Array) -> jax.Array:

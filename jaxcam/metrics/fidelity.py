@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.metrics.drops import Predict
+from jaxcam.metrics.drops import Predict, own_logit
+from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson
 
 #: Parts that are taken away, and as many evaluations of the network.
@@ -55,6 +56,9 @@ def infidelity(
       target: class index.
       baseline: what removed pixels become.
       num_parts: squares.
+
+    Raises:
+      JaxcamError: shapes that do not fit, fewer than two parts, or a target that is (where it is known) no class.
     """
     outputs, logits = _removed(params, image, heatmap, key, predict, target, baseline, num_parts, random_square)
     return infidelity_of(heatmap, key, outputs, logits, jnp.asarray(target), jnp.arange(num_parts))
@@ -141,11 +145,6 @@ def sensitivity_n_of(
     return pearson(_sums(random_cells, heatmap, key, counts), own_logit(logits, target) - outputs)
 
 
-def own_logit(logits: jax.Array, target: jax.Array) -> jax.Array:
-    """`F(x)`, `()` in float32: of the target among the logits `(C,)`; NaN where there is no such class."""
-    return jnp.take(logits, target, mode="fill").astype(jnp.float32)
-
-
 def _number(key: jax.Array, point: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, jnp.asarray(point).astype(jnp.uint32))
 
@@ -158,8 +157,10 @@ def _without(part, point, image, baseline, key) -> jax.Array:
 def _sums(part, heatmap, key, counts) -> jax.Array:
     """What the map says of each part, its sum there: `(S,)`."""
 
+    single = in_single(heatmap)
+
     def one(point: jax.Array) -> jax.Array:
-        return jnp.sum(heatmap * part(_number(key, point), heatmap.shape).astype(heatmap.dtype))
+        return jnp.sum(single * part(_number(key, point), single.shape).astype(single.dtype))
 
     return jax.vmap(one)(jnp.asarray(counts))
 
@@ -172,4 +173,4 @@ def _removed(params, image, heatmap, key, predict, target, baseline, num_parts, 
     base = jnp.broadcast_to(jnp.asarray(baseline, image.dtype), image.shape)
     images = jax.vmap(lambda point: _without(part, point, image, base, key))(jnp.arange(num_parts))
     logits = jax.vmap(predict, (None, 0))(params, jnp.concatenate([images, image[None]]))
-    return logits[:-1, target].astype(jnp.float32), logits[-1]
+    return jax.vmap(lambda z: own_logit(z, target))(logits[:-1]), logits[-1]

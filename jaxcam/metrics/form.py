@@ -5,6 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcam.shapley.result import at_least
+
+
+def in_single(x: jax.Array) -> jax.Array:
+    """In float32 at least: the sum over a picture is more than float16 can hold, and bfloat16 knows three digits."""
+    return x.astype(at_least(jnp.float32, x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+
 
 def gini_sparsity(heatmap: jax.Array) -> jax.Array:
     """The Gini index of a map's values (Hurley and Rickard 2009; of attributions Chalasani et al., ICML 2020).
@@ -19,7 +26,7 @@ def gini_sparsity(heatmap: jax.Array) -> jax.Array:
     Returns:
       `()` in [0, 1). 0 for a map of zeros (0/0): what shows nothing tells no pixel from another.
     """
-    values = _ascending(heatmap.ravel())
+    values = _ascending(in_single(heatmap).ravel())
     n = values.size
     places = (2 * jnp.arange(1, n + 1) - (n + 1)).astype(values.dtype) / n
     total = jnp.sum(values)
@@ -46,6 +53,7 @@ def map_entropy(heatmap: jax.Array) -> jax.Array:
     Returns:
       `()` in [0, ln(H W)]. A map of zeros (0/0) has the greatest, as a uniform one.
     """
+    heatmap = in_single(heatmap)
     total = jnp.sum(heatmap)
     share = jnp.where(total == 0, 1 / heatmap.size, heatmap / jnp.where(total == 0, 1.0, total))
     return jnp.sum(jax.scipy.special.entr(share))
@@ -62,4 +70,4 @@ def map_complexity(heatmap: jax.Array) -> jax.Array:
     Returns:
       `()` in [0, 1]; 0 for a map of zeros.
     """
-    return jnp.mean(heatmap)
+    return jnp.mean(in_single(heatmap))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
+from jaxcam.metrics.form import in_single
 
 #: Of the greatest value of a map: what lies above it is where the map says the object is.
 IOU_THRESHOLD = 0.5
@@ -40,7 +41,11 @@ def mask_energy(heatmap: jax.Array, mask: jax.Array) -> jax.Array:
 
     Returns:
       `()` in [0, 1]. 0 for a map of zeros (0/0). NaN where nothing is marked.
+
+    Raises:
+      JaxcamError: the mask has another size, or (where it is known) numbers outside [0, 1].
     """
+    mask = _checked(mask, heatmap)
     return _where_marked(mask > 0, _energy(heatmap, mask))
 
 
@@ -85,12 +90,13 @@ def mask_iou(heatmap: jax.Array, mask: jax.Array, *, threshold: float = IOU_THRE
     """`box_iou` with a segmentation mask in place of the boxes.
 
     Args:
-      heatmap, mask: as for `mask_energy`.
+      heatmap, mask: as for `mask_energy`, errors too.
       threshold: as for `box_iou`.
 
     Returns:
       `()` in [0, 1]. 0 for a map of zeros. NaN where nothing is marked.
     """
+    mask = _checked(mask, heatmap)
     return _where_marked(mask > 0, _iou(heatmap, mask, threshold))
 
 
@@ -98,23 +104,36 @@ def _size(heatmap: jax.Array) -> tuple[int, int]:
     return heatmap.shape[0], heatmap.shape[1]
 
 
+def _checked(mask: jax.Array, heatmap: jax.Array) -> jax.Array:
+    """The mask in floating point; a JaxcamError unless it is one of this map."""
+    if jnp.shape(mask) != heatmap.shape:
+        raise JaxcamError(f"a mask must have its map's size {heatmap.shape}, not {jnp.shape(mask)}")
+    if not isinstance(mask, jax.core.Tracer) and not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise JaxcamError(
+            "a mask holds the share of each pixel that is marked, in [0, 1]; of one in 0 and 255: mask > 0"
+        )
+    return in_single(jnp.asarray(mask))
+
+
 def _where_marked(marked: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(marked), value, jnp.nan)
 
 
 def _energy(heatmap: jax.Array, inside: jax.Array) -> jax.Array:
+    heatmap = in_single(heatmap)
     total = jnp.sum(heatmap)
     share = jnp.where(total > 0, jnp.sum(heatmap * inside) / jnp.where(total > 0, total, 1.0), 0.0)
     return jnp.where(jnp.isnan(total), jnp.nan, jnp.minimum(share, 1.0))
 
 
 def _iou(heatmap: jax.Array, inside: jax.Array, threshold: float) -> jax.Array:
+    heatmap = in_single(heatmap)
     greatest = jnp.max(heatmap)
     shown = ((heatmap >= threshold * greatest) & (greatest > 0)).astype(heatmap.dtype)
     common = jnp.sum(shown * inside)
     together = jnp.sum(shown) + jnp.sum(inside) - common
     share = jnp.where(together > 0, common / jnp.where(together > 0, together, 1.0), 0.0)
-    return jnp.where(jnp.isnan(greatest), jnp.nan, share)
+    return jnp.where(jnp.isnan(greatest) | jnp.isnan(common), jnp.nan, share)
 
 
 def box_coverage(boxes: jax.Array, valid: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.metrics.curves import area
-from jaxcam.metrics.fidelity import GRID, cells_of, own_logit
+from jaxcam.metrics.drops import own_logit
+from jaxcam.metrics.fidelity import GRID, cells_of
+from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson, spearman
 
 #: The cells of the grid by number.
@@ -70,7 +72,9 @@ def non_sensitivity(heatmap: jax.Array, outputs: jax.Array, logits: jax.Array, t
       `()` in [0, 1]. Of a map of zeros no cell says anything; where no cell does anything, none does.
     """
     said, lost = _sums(heatmap), jnp.abs(_lost(outputs, logits, target))
-    return jnp.mean((said <= NOTHING * jnp.max(said)) != (lost <= NOTHING * jnp.max(lost)), dtype=heatmap.dtype)
+    most = jnp.max(said), jnp.max(lost)
+    apart = jnp.mean((said <= NOTHING * most[0]) != (lost <= NOTHING * most[1]), dtype=said.dtype)
+    return jnp.where(jnp.isnan(most[0] + most[1]), jnp.nan, apart)
 
 
 def _lost(outputs: jax.Array, logits: jax.Array, target: jax.Array) -> jax.Array:
@@ -79,6 +83,7 @@ def _lost(outputs: jax.Array, logits: jax.Array, target: jax.Array) -> jax.Array
 
 def _sums(heatmap: jax.Array) -> jax.Array:
     """Of the map over each cell, `(GRID^2,)`."""
+    heatmap = in_single(heatmap)
     rows, columns = (
         jnp.asarray(np.eye(GRID, dtype=np.float32)[np.arange(n) * GRID // n], heatmap.dtype) for n in heatmap.shape
     )
@@ -95,7 +100,7 @@ def without_first_cells(point: jax.Array, *, image: jax.Array, baseline: jax.Arr
 
 def without_first_segments(point: jax.Array, *, image: jax.Array, baseline: jax.Array, heatmap: jax.Array) -> jax.Array:
     """The image `(H, W, C)` without the share `point` of its superpixels, those with the largest means of the map."""
-    which = superpixels(image)
+    which, heatmap = superpixels(image), in_single(heatmap)
     there = (which[..., None] == jnp.arange(SEEDS**2, dtype=which.dtype)[None, None]).astype(heatmap.dtype)
     count = jnp.sum(there, (0, 1))
     mean = jnp.einsum("hw,hws->s", heatmap, there, precision="highest") / jnp.where(count > 0, count, 1)
@@ -122,6 +127,7 @@ def superpixels(image: jax.Array) -> jax.Array:
     References:
       Achanta et al., SLIC Superpixels Compared to State-of-the-Art Superpixel Methods, TPAMI 2012.
     """
+    image = in_single(image)
     height, width = (min(SIDE, n) for n in image.shape[:2])
     small = jax.image.resize(image, (height, width, image.shape[2]), "linear")
     places = np.stack(np.meshgrid(*((np.arange(n) + 0.5) / n * SEEDS for n in (height, width)), indexing="ij"), -1)
@@ -173,4 +179,4 @@ def irof(scores: jax.Array, counts: jax.Array) -> jax.Array:
       `()`, at most 1, below 0 where the score rises; 0 where it was 0 to begin with (0/0).
     """
     first = scores[..., :1]
-    return area(jnp.where(first > 0, 1 - scores / jnp.where(first > 0, first, 1), 0), counts)
+    return area(jnp.where(first == 0, 0, 1 - scores / jnp.where(first == 0, 1, first)), counts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson
 
 #: Of max-sensitivity: how far a number of the normalised input may move, and how many draws are made.
@@ -49,6 +50,7 @@ def max_sensitivity(heatmap: jax.Array, again: jax.Array) -> jax.Array:
     Returns:
       `()`, not negative. Of a map of zeros the change is divided by 1 (0/0 is 0).
     """
+    heatmap, again = in_single(heatmap), in_single(again)
     size = jnp.sqrt(jnp.sum(heatmap * heatmap))
     change = jnp.sqrt(jnp.sum((again - heatmap[None]) ** 2, axis=(1, 2)))
     return jnp.max(change) / jnp.where(size == 0, 1.0, size)
@@ -114,6 +116,7 @@ def relative_output_stability(heatmap: jax.Array, again: jax.Array, logits: jax.
 
 def _norms(x: jax.Array) -> jax.Array:
     """Of each row, `(n,)`."""
+    x = in_single(x)
     return jnp.sqrt(jnp.sum((x * x).reshape(len(x), -1), 1))
 
 
