@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 
 import flax.linen as nn
@@ -289,6 +290,33 @@ def test_one_logit_is_a_sigmoid():
         jaxcam.wrap(net, params, preprocessing=RULES, classes=["pneumonia"])
     network = jaxcam.wrap(net, params, preprocessing=RULES, classes=["pneumonia"], multi_label=True)
     assert float(network.probabilities(jnp.zeros(1))[0]) == 0.5
+
+
+def manual(z):
+    e = jnp.exp(z)
+    return e / e.sum(-1, keepdims=True)
+
+
+PROBABILITIES = {
+    "softmax": jax.nn.softmax, "in jit": jax.jit(jax.nn.softmax), "by hand": manual, "sigmoid": jax.nn.sigmoid,
+    "sigmoid by hand": lambda z: 1 / (1 + jnp.exp(-z)), "hard": jax.nn.hard_sigmoid,
+    "clipped": lambda z: jnp.clip(jax.nn.softmax(z), 1e-7, 1 - 1e-7),
+    "bfloat16": lambda z: jax.nn.softmax(z.astype(jnp.bfloat16)),
+    "ensemble": lambda z: jnp.stack([jax.nn.softmax(z), manual(2 * z)]).mean(0),
+    "of two": lambda z: jnp.stack([1 - (p := jax.nn.sigmoid(z[..., 0])), *[p] * 4], -1),
+}  # fmt: skip
+LOGITS = {"log_softmax": jax.nn.log_softmax, "log": lambda z: jnp.log(manual(z)), "relu": nn.relu, "tanh": jnp.tanh,
+          "shares of another": lambda z: jnp.exp(z) / jnp.exp(z[..., :2]).sum(-1, keepdims=True)}  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [*PROBABILITIES, *LOGITS])
+def test_probabilities_are_not_taken_for_logits(end):
+    """Their softmax would be shown: 0.29 for 0.61."""
+    params = {"w": np.ones((3, 6), "f4"), "out": np.ones((6, 5), "f4")}
+    last = (PROBABILITIES | LOGITS)[end]
+    net = lambda p, x: last(jaxcam.tag(nn.relu(x @ p["w"]), "map").mean((-3, -2)) @ p["out"])  # noqa: E731
+    with pytest.raises(JaxcamError, match="probabilities") if end in PROBABILITIES else contextlib.nullcontext():
+        jaxcam.wrap(net, params, preprocessing=RULES, classes=CLASSES)
 
 
 def test_an_unknown_layer_is_answered_with_those_that_can_be_cut_at():

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxcam.cutting import layouts, listing, program
 from jaxcam.cutting.adapters import Call
+from jaxcam.cutting.bounds import bounds
 from jaxcam.cutting.checks import Checked, like
 from jaxcam.cutting.cut import Cut, cut_traced
 from jaxcam.cutting.layouts import Layout
@@ -49,6 +50,7 @@ class Places:
       maps: of each place that gives a map under the layout, in the order of execution, the shape `(h, w, K)`.
       whole: the network uncut.
       logits: how many there are.
+      outputs: between which numbers all of them lie, see `bounds`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Places:
         self._lock = threading.Lock()
         self.whole = Whole(self._traced.closed, self._traced.params, HIGHEST, self._traced.image)
         self.logits = int(self._traced.closed.out_avals[0].shape[0])
+        [self.outputs] = bounds(self._traced.closed)
         self.maps = self._maps()
 
     def _maps(self) -> dict[str, tuple[int, ...]]:

@@ -138,8 +138,9 @@ def wrap(
       The network, with `predict`, `preprocess`, `layers`, `split(at=...)` and the rest that one of `jaxcam.load` has.
 
     Raises:
-      JaxcamError: the network gives no logits for such inputs, or not as many as there are classes; it has no such
-        layer, or none that gives a map; the preprocessing fails, or crops the picture and does not say where.
+      JaxcamError: the network gives no logits for such inputs (but probabilities, say), or not as many as there are
+        classes; it has no such layer, or none that gives a map; the preprocessing fails, or crops the picture and does
+        not say where.
     """
     rules = preprocessing if isinstance(preprocessing, Preprocessing) else own_preprocessing(preprocessing)
     if isinstance(classes, str):
@@ -154,6 +155,12 @@ def wrap(
             f"one logit ({classes[0]!r}) has no other class to be compared with, and a softmax of it is always 100 %; "
             "wrap it with multi_label=True for its sigmoid. What speaks against it is explained by the target "
             "`lambda logits: -logits[0]`"
+        )
+    if places.outputs.within(0, 1):
+        raise JaxcamError(
+            "the network returns probabilities, numbers between 0 and 1, of which a second softmax or sigmoid would be "
+            "shown: let it return logits, what comes before its own (a Keras model with "
+            "model.layers[-1].activation = None, one of keras.applications with classifier_activation=None)"
         )
     return Wrapped(
         name=name or _name(model),
