@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
+from jaxcam.data.wide_colours import eight_bits, opened, window
 from jaxcam.errors import JaxcamError
 from jaxcam.files import read_file
 
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "PPM", "WEBP", "JP
 MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
 #: Formats that hold frames, or pages, and how many of a picture are given at the most.
 _MOVING, MAX_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF"), 1000
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TIFF_LOCK = threading.Lock()
 
 #: What a picture can be given as: a path, the bytes of a file, an opened picture, or an array of pixels.
@@ -82,7 +84,7 @@ def frames(
             frame.info = dict(image.info)
         except Exception as e:
             raise _broken(str(path), e) from None
-        picture = _decode(frame, str(path), max_pixels)
+        picture = _decode(frame, str(path), max_pixels, white=_zero_is_white(image))
         with contextlib.suppress(Exception):  # those between count by their time alone
             for between in range(number + 1, end):
                 image.seek(between)
@@ -99,7 +101,9 @@ def _milliseconds(image: Image.Image) -> float:
 def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
     """The picture in the bytes of a file."""
     try:
-        return _decode(Image.open(io.BytesIO(data), formats=_readable(data)), name, max_pixels)
+        with _quiet_libtiff() if data[:4] in _TIFF else contextlib.nullcontext():
+            image = opened(data, _readable(data), lambda image: _check_size(image, name, max_pixels))
+        return _decode(image, name, max_pixels)
     except Image.UnidentifiedImageError:
         raise JaxcamError(f"{name}: {_unreadable(data)}") from None
     except Image.DecompressionBombError as e:
@@ -154,6 +158,11 @@ def _unreadable(data: bytes) -> str:
         return "is DICOM; save its pixels as PNG, which keeps 16 bits, with pydicom or your viewer"
     if data[:5] == b"%PDF-":
         return "is a PDF; save the page as PNG"
+    if data[:4] in _TIFF:
+        return (
+            "is a TIFF of a kind that cannot be read, as of colours in floats or of 64 bits, or is cut off; save it "
+            "as a TIFF or PNG of 8 or 16 bits"
+        )
     if b"<svg" in data[:1024]:
         return "is SVG, a drawing; save it as PNG"
     return "is not a picture in a format that can be read (JPEG, PNG, WebP, GIF, TIFF, ...), or is cut off"
@@ -220,7 +229,7 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
 _PILLOWS = (3, 4)
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
     if image.width * image.height > max_pixels:
         raise JaxcamError(
             f"{name}: {image.width} x {image.height} pixels are more than the {max_pixels / 1e6:.0f} "
@@ -228,11 +237,17 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         )
     if image.width * image.height == 0:
         raise JaxcamError(f"{name}: holds no pixels")
+
+
+def _decode(image: Image.Image, name: str, max_pixels: int, *, white: bool | None = None) -> Image.Image:
+    """The picture as it is shown; `white`: whether its zeros are white, None to ask it."""
+    _check_size(image, name, max_pixels)
     try:
+        white = _zero_is_white(image) if white is None else white
         with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():
             image.load()
         upright = _upright(image)
-        shown, alpha = _to_rgb(upright)
+        shown, alpha = _to_rgb(upright, white)
         own = upright if _is_deep(upright) else shown
         if upright.mode in ("1", "L", "LA", "La"):
             own = shown.convert("L")
@@ -278,11 +293,20 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+def _zero_is_white(image: Image.Image) -> bool:
+    """Whether a TIFF has more than 8 bits, as Pillow does not turn them, and says that 0 is white: an X-ray's film."""
+    return _is_deep(image) and getattr(image, "tag_v2", {}).get(262) == 0
+
+
+def _to_rgb(image: Image.Image, white: bool) -> tuple[Image.Image, Image.Image | None]:
     """The colours of a picture as RGB, and its alpha; None where it has none."""
     gamma = _gamma(image)
     if _is_deep(image):
+        told = {k: v for k, v in image.info.items() if k != "transparency"}  # a grey of 16 bits
         image = _from_high_depth(image)
+        image.info = told
+    if white:
+        image = image.point([255 - v for v in range(256)])
     profile = image.info.get("icc_profile")
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
@@ -302,7 +326,7 @@ def _to_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         image = image.convert("RGB")
     if gamma is not None:
         image = image.point(gamma * 3)
-        del image.info["gamma"]  # it is applied
+        image.info.pop("gamma", None)  # it is applied
     return image, alpha
 
 
@@ -335,21 +359,9 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
 
 def _from_high_depth(image: Image.Image) -> Image.Image:
-    """Greys of 16 and more bits as 8: by their nominal range, or by their own where that is unknown.
-
-    Values that span a quarter of 16 bits or less are those of 10, 12 or 14 bits, as scanners write them: a window
-    around them is shown, since the whole range would be black.
-    """
+    """Greys of 16 and more bits as 8: by their nominal range, or by their own where that is unknown."""
     values = np.asarray(image, np.float32)
     finite = values[np.isfinite(values)]
-    low, high = 0.0, 65535.0
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     values = np.nan_to_num(values, posinf=most, neginf=least)
-    if image.mode == "F" or most > high or least < 0:
-        low, high = least, most
-    elif most <= 255:
-        high = 255.0
-    elif 255 < most - least < 16384:
-        low, high = least, most
-    values = (values - low) * (255.0 / max(high - low, 1e-12))
-    return Image.fromarray(np.clip(np.round(values, out=values), 0, 255).astype(np.uint8))
+    return Image.fromarray(eight_bits(values, *((least, most) if image.mode == "F" else window(finite))))
