@@ -135,6 +135,24 @@ def test_in_front_of_a_norm_of_almost_nothing_it_adds_up(kind, epsilon):
         assert jnp.abs(cam.coefficients).sum() < 1e3 * abs(change)
 
 
+@pytest.mark.parametrize("epsilon", [1e-3, 1e-8])
+def test_a_cosine_is_explained_alike_in_both_precisions(epsilon):
+    """With halves of products wherever float64 has room for them, its contributions were 100,000,000 times as large."""
+    a, w = np.random.default_rng(5).normal(size=(2, 4, 4, 6))
+
+    def contributions(dtype):
+        fn = lambda x: jnp.vdot(x, w.astype(dtype)) / (jnp.linalg.norm(x) * 9 + epsilon)  # noqa: E731
+        x = jnp.asarray(a, dtype)
+        found = jax.grad(deeplift(fn))(x) * x
+        np.testing.assert_allclose(found.sum(), fn(x), rtol=1e-5)
+        return found
+
+    single = contributions(np.float32)
+    with jax.enable_x64(True):
+        double = contributions(np.float64)
+    np.testing.assert_allclose(single, double, rtol=1e-4, atol=1e-6)
+
+
 def test_the_multipliers_can_still_be_differentiated():
     fn = lambda x: jnp.sum(jax.nn.hard_swish(x) * jnp.tanh(x[::-1]))  # noqa: E731
     x = jnp.asarray([0.3, 3.001, -1.2], jnp.float32)

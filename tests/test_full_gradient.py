@@ -128,6 +128,29 @@ def test_a_whole_network_from_its_pixels():
     assert got.map.shape == (32, 32) and (got.map > 0).all()
 
 
+TRIANGLE = jnp.tril(jnp.ones((16, 16), bool))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        lambda t: jax.nn.softmax(jnp.where(TRIANGLE, t @ t.T, -jnp.inf), -1) @ t,
+        lambda t: jax.nn.softmax((t @ t.T + jnp.where(TRIANGLE, 0, -jnp.inf)) * 0.3, -1) @ t,
+        lambda t: jax.nn.softmax(t @ t.T, -1, where=TRIANGLE) @ t,
+        lambda t: jax.nn.logsumexp(jnp.where(TRIANGLE, t @ t.T, -jnp.inf), -1),
+        lambda t: jnp.tanh(jnp.where(TRIANGLE, t @ t.T, jnp.inf)),
+        lambda t: jax.lax.cummax(jnp.pad(t - 0.2, ((1, 1), (0, 0)), constant_values=-jnp.inf))[1:],
+    ],
+    ids=["where", "added", "softmax's own", "logsumexp", "tanh of infinity", "padding of a maximum"],
+)
+def test_a_mask_of_infinity_is_no_bias(head):
+    fn = lambda x: head(x).sum()  # noqa: E731
+    x = jax.random.normal(jax.random.key(4), (16, 3))
+    part = jax.jit(full_gradient(fn))(x)
+    sums = [float(v.sum()) for v in (part.inputs, *part.biases)]
+    assert abs(sum(sums) - fn(x)) < 1e-5 * sum(map(abs, sums))
+
+
 def test_loops_branches_own_derivatives_and_what_goes_wrong():
     @jax.custom_vjp
     def backwards_only(x):
@@ -145,6 +168,11 @@ def test_loops_branches_own_derivatives_and_what_goes_wrong():
     np.testing.assert_allclose(part.value, odd(x), rtol=1e-6)
     total = part.inputs.sum() + sum(b.sum() for b in part.biases)
     np.testing.assert_allclose(total, part.value, rtol=1e-5)
-    np.testing.assert_allclose(full_gradient(lambda x: jnp.float32(2.0))(x).value, 2.0)
+    for steps in (
+        lambda x: jnp.float32(2.0),
+        lambda x: jnp.sum(x > 0).astype(x.dtype),
+    ):  # no slope: all of it is a bias
+        value, inputs, (bias,) = full_gradient(steps)(x)
+        assert value == bias.sum() == steps(x) and not inputs.any()
     with pytest.raises(JaxcamError, match="one scalar result"):
         full_gradient(lambda x: x)(x)

@@ -16,6 +16,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.methods.contribution import hires_lrp_cam
 from jaxcam.transforms.lrp import lrp
 from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, WeightedLayer
+from jaxcam.transforms.walker import UnsupportedPrimitive
 
 RULES = {
     "epsilon": ("epsilon", ("epsilon", 1e-9)),
@@ -166,3 +167,16 @@ def test_mistakes_are_named():
         Gamma(-0.1)
     with pytest.raises(JaxcamError, match="one scalar result"):
         lrp(lambda x: x)(x)
+
+
+@pytest.mark.parametrize(
+    "fn, name",
+    [
+        (lambda x: jnp.linalg.norm(x + 1), "sqrt"),
+        (lambda x: jnp.sum(jnp.round(x)), "round"),
+        (lambda x: jnp.sum(jax.lax.cumlogsumexp(x)), "exp"),
+    ],
+)
+def test_a_refusal_has_a_place_inside_functions_that_jax_keeps(fn, name):
+    with pytest.raises(UnsupportedPrimitive, match=f"'{name}' at .*test_lrp.py"):
+        lrp(fn)(jnp.arange(3.0))

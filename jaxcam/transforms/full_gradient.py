@@ -73,7 +73,8 @@ def full_gradient(fn: Callable, *, precision: str | None = None) -> Callable[[An
         def go(leaves, probes):
             run = _Run(probes)
             (out,) = walk(closed, [_Value(leaf, run) for leaf in leaves], active=_Value, rule=_rule, as_one=has_its_own)
-            value = out.complete if isinstance(out, _Value) else out
+            # What no input changes nearby is a bias as a whole.
+            value = out.complete if isinstance(out, _Value) else run.add(jnp.asarray(out), out)
             return value, run.biases
 
         shapes = jax.eval_shape(lambda leaves: go(leaves, None)[1], leaves)
@@ -81,7 +82,8 @@ def full_gradient(fn: Callable, *, precision: str | None = None) -> Callable[[An
         value, pull, biases = jax.vjp(go, leaves, probes, has_aux=True)
         slopes, effects = pull(jnp.ones_like(value))
         inputs = [leaf * slope for leaf, slope in zip(leaves, slopes, strict=True)]
-        parts = tuple(jnp.real(b * e) for b, e in zip(biases, effects, strict=True))
+        # A mask of -inf has no effect, and 0 of the result.
+        parts = tuple(jnp.where(e == 0, 0, jnp.real(b * e)) for b, e in zip(biases, effects, strict=True))
         return FullGradient(value, jax.tree.unflatten(tree, inputs), parts)
 
     return decompose
@@ -184,12 +186,14 @@ def _missing(eqn: Any, values: list, active: list[bool], results: list) -> list:
         return bind(eqn, full)
 
     moving = [values[i] for i in at]
+    # Where an operand is infinite, a result that is not has no slope: the bias is all of it.
+    along = [jnp.where(jnp.isfinite(v), v, 0) if jnp.issubdtype(v.dtype, jnp.inexact) else v for v in moving]
     if eqn.primitive.name in BACKWARD:  # it has no tangents: those of what it does backwards, which is linear
         _, pull = jax.vjp(of, *moving)
-        _, along = jax.vjp(pull, [jnp.zeros_like(r) for r in results])
-        (tangents,) = along(tuple(moving))
+        _, forward = jax.vjp(pull, [jnp.zeros_like(r) for r in results])
+        (tangents,) = forward(tuple(along))
     else:
-        _, tangents = jax.jvp(of, moving, moving)
+        _, tangents = jax.jvp(of, moving, along)
     return [
         r - t if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else None
         for r, t in zip(results, tangents, strict=True)

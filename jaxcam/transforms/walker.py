@@ -82,7 +82,8 @@ def walk(
     Args:
       program: a (closed) jaxpr.
       args: its inputs; those that are instances of `active` depend on what is explained.
-      active: the class of the transformation's own values.
+      active: the class of the transformation's own values; one may hold, as `refusal`, an `UnsupportedPrimitive` that
+        is raised only if the value is needed.
       rule: `(equation, operands) -> outputs`, where operands and outputs mix active and ordinary
         values. Calls never reach it, but for those that are taken `as_one`.
       as_one: which calls are not entered; by default all are.
@@ -114,6 +115,9 @@ def walk(
                 # Programs that JAX keeps (the inside of jnp.sort, say) do not know who called them.
                 error.place = error.place or location(eqn)
                 raise
+            for refusal in [getattr(v, "refusal", None) for v in outputs if isinstance(v, active)]:
+                if refusal is not None and refusal.place is None:  # it may be raised elsewhere
+                    refusal.place = location(eqn)
         env.update(zip(eqn.outvars, outputs, strict=True))
         for v in eqn.invars:  # let buffers go as soon as the program itself would
             if not isinstance(v, jex.Literal) and last_use[v] == i and v not in kept:

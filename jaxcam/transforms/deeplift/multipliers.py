@@ -87,8 +87,8 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
     With b changing first, a is given `(a - a') b` and b `a' (b - b')`; with a first, `(a - a') b'` and `a (b - b')`.
     Either adds up to the difference of the products, and so does the mean of both, which is `bilinear`. In front of a
     norm with a tiny epsilon, `b'` is a million times `b`, and the second would leave nothing but rounding errors of
-    large numbers that cancel: where one order is larger than the other by more than the precision has room for, the
-    smaller one is taken.
+    large numbers that cancel: where one order is larger than the other by more than float32 has room for, the smaller
+    one is taken; in float64 too, where a map shall be the same.
     """
 
     @jax.custom_vjp
@@ -99,7 +99,7 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
         da, db = change(a, a_ref), change(b, b_ref)
         b_first = jnp.abs(da * b) + jnp.abs(a_ref * db)
         a_first = jnp.abs(da * b_ref) + jnp.abs(a * db)
-        room = 1e-4 / float(jnp.finfo(b_first.dtype).eps)
+        room = max(1e-4 / max(float(jnp.finfo(d).eps) for d in (b_first.dtype, jnp.float32)), 1.0)
         share = jnp.where(a_first > room * b_first, 0.0, jnp.where(b_first > room * a_first, 1.0, 0.5))
         share = jax.lax.stop_gradient(share.astype(b_first.dtype))
         return a * b, ((1 - share) * b + share * b_ref, (1 - share) * a_ref + share * a)
