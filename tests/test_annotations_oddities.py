@@ -98,9 +98,9 @@ def test_shares_in_a_csv_are_told(tmp_path):
     (tmp_path / "cat").mkdir()
     PICTURE.save(tmp_path / "cat/a.jpg")
     file = tmp_path / "boxes.csv"
-    file.write_text("image,wnid,x0,y0,x1,y1\na.jpg,cat,0.1,0.2,0.5,0.9\na.jpg,cat,0,0,1,1\n")
+    file.write_text("image,wnid,x0,y0,x1,y1\na.jpg,cat,0.1,0.2,0.5,0.9\na.jpg,cat,0,0,9,9\n")
     data = load_dataset(tmp_path)
-    assert boxes(data) == {"cat": [[0, 0, 1, 1]]}
+    assert boxes(data) == {"cat": [[0, 0, 9, 9]]}
     assert "shares of the picture" in data.problems[0].why
     file.write_text("image,wnid,x0,y0,x1,y1\na.jpg,cat,0.1,0.2,0.5,0.9\n")
     with pytest.raises(JaxcamError, match="shares of the picture"):

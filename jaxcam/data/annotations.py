@@ -7,15 +7,20 @@ import io
 import json
 import math
 import pathlib
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxcam.data.masks import Mask, Outlined
+import numpy as np
+
+from jaxcam.data.masks import Mask, Outlined, polygons
 from jaxcam.errors import JaxcamError
 from jaxcam.files import MOST_LISTED, read_file
 
 Box = tuple[float, float, float, float]
+#: How far boxes in shares of the picture may reach beyond it.
+_BEYOND = 0.5
 
 
 class Marked(NamedTuple):
@@ -62,12 +67,27 @@ class Annotation(NamedTuple):
     faults: tuple[str, ...] = ()
 
 
-def to_box(values: Sequence[Any], spelled: str | None = None) -> Box:
+class SharesError(ValueError):
+    """A box in shares of the picture and not in pixels."""
+
+    def __init__(self, spelled: str):
+        super().__init__(
+            f"the box {spelled} lies between 0 and 1: shares of the picture, it seems; multiply x by its width "
+            "and y by its height, as boxes are in pixels"
+        )
+
+
+#: The whole picture in shares, which is the first pixel in a file of pixels: the other boxes of a file tell which.
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+
+
+def to_box(values: Sequence[Any], spelled: str | None = None, *, first_pixel: int = 0) -> Box:
     """Four numbers as a box.
 
     Args:
       values: the numbers.
       spelled: as the file has them, for messages.
+      first_pixel: of the numbers of pixels where they are none of edges; see `read_xml`.
 
     Raises:
       ValueError: they are no numbers, not finite, describe no area, or are shares of the picture and not pixels; the
@@ -80,14 +100,12 @@ def to_box(values: Sequence[Any], spelled: str | None = None) -> Box:
         raise ValueError(f"the box {spelled} is not four numbers") from None
     if not all(math.isfinite(v) for v in (x0, y0, x1, y1)):
         raise ValueError(f"the box {spelled} holds NaN or infinite values")
-    if x1 <= x0 or y1 <= y0:
+    if x1 <= x0 - first_pixel or y1 <= y0 - first_pixel:
         raise ValueError(f"the box {spelled} is inverted or empty")
-    if min(x0, y0) >= 0 and max(x1, y1) <= 1 and any(v % 1 for v in (x0, y0, x1, y1)):
-        raise ValueError(
-            f"the box {spelled} lies between 0 and 1: shares of the picture, it seems; multiply x by its width "
-            "and y by its height, as boxes are in pixels"
-        )
-    return x0, y0, x1, y1
+    near = min(x0, y0) >= -_BEYOND and max(x1, y1) <= 1 + _BEYOND  # shares may lie a little beyond the picture
+    if near and any(v % 1 for v in (x0, y0, x1, y1)):
+        raise SharesError(spelled)
+    return x0 - first_pixel, y0 - first_pixel, x1, y1
 
 
 def _truth(value: Any) -> bool:
@@ -144,12 +162,21 @@ def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
             faults.append(f"{label}: has an outline and no bndbox")
         for bounds in element.findall("bndbox"):  # several where a tool groups objects of a kind
             try:
-                x0, y0, x1, y1 = to_box([bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")])
-                boxes.append((x0 - first_pixel, y0 - first_pixel, x1, y1))
+                corners = [bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
+                boxes.append(to_box(corners, first_pixel=first_pixel))
             except ValueError as e:
                 faults.append(f"{label}: {e}")
         objects += [Marked(label, box, hard) for box in boxes or [None]]
+    if any(map(_tells_shares, faults)):
+        first = (-first_pixel, -first_pixel, 1, 1)
+        faults += [f"{o.label}: {SharesError('(0, 0, 1, 1)')}" for o in objects if o.box == first]
+        objects = [o._replace(box=None) if o.box == first else o for o in objects]
     return Annotation(_size(tree), tuple(objects), tuple(faults))
+
+
+def _tells_shares(why: str) -> bool:
+    """Whether a fault is a `SharesError`'s."""
+    return "shares of the picture" in why
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:
@@ -190,15 +217,21 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
         raise JaxcamError(
             f"{file}: lacks the column {' and '.join(missing)}; boxes are image,wnid,x0,y0,x1,y1, with that first line"
         )
-    good, problems = [], []
+    good, problems, whole = [], [], []
     for line, raw in rows:
         row = {k: v.strip() if isinstance(v, str) else v for k, v in raw.items()}
         try:
             if not row["image"] or not row[label]:
                 raise ValueError("the row names no image or no class")
             good.append((row["image"], Marked(row[label], to_box([row[k] for k in ("x0", "y0", "x1", "y1")]))))
+            if good[-1][1].box == _WHOLE:
+                whole.append(
+                    Problem("bad box", row["image"], f"{file.name}, line {line}: {SharesError('(0, 0, 1, 1)')}")
+                )
         except ValueError as e:
             problems.append(Problem("bad box", row["image"] or file.name, f"{file.name}, line {line}: {e}"))
+    if any(_tells_shares(p.why) for p in problems):
+        good, problems = [(name, mark) for name, mark in good if mark.box != _WHOLE], problems + whole
     if not good:
         raise JaxcamError(f"{file}: holds no box" + (f"; {problems[0].why}" if problems else ""))
     return good, problems
@@ -249,9 +282,12 @@ def read_coco(file: pathlib.Path) -> Instances:
     objects: dict[Any, list[Marked]] = {i: [] for i in pictures}
     good = 0
     for n, mark in enumerate(marks):
-        where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else n}"
+        where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else f'number {n}'}"
         picture = label = None
         hard = False
+        if not isinstance(mark, dict):
+            problems.append(Problem("annotation without box", file.name, f"{where}: is no table"))
+            continue
         try:
             if _coco_id(mark["image_id"]) not in pictures:
                 problems.append(
@@ -266,8 +302,11 @@ def read_coco(file: pathlib.Path) -> Instances:
             except ValueError as e:
                 raise ValueError(f"iscrowd {e}") from None
             outline, size = mark.get("segmentation"), pictures[picture][1]
-            mask = Outlined(size, outline) if outline and size else None
-            objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark)), hard, mask))
+            mask = Outlined(size, outline) if outline and (size or isinstance(outline, dict)) else None
+            if outline and mask is None:
+                why = f"{where}: the file does not tell the size of its picture"
+                problems.append(Problem("outline left out", pictures[picture][0], why))
+            objects[picture].append(Marked(label, _coco_box(_coco_bounds(mark, mask)), hard, mask))
             good += 1
         except (KeyError, TypeError, AttributeError) as e:
             name = pictures[picture][0] if label is not None else file.name
@@ -282,6 +321,12 @@ def read_coco(file: pathlib.Path) -> Instances:
     if marks and not good and any(p.kind == "annotation without box" for p in problems):
         why = next(p.why for p in problems if p.kind == "annotation without box")
         raise JaxcamError(f"{file}: {why.split(', ', 1)[1].replace(':', '', 1)}; it holds no instances")
+    if any(_tells_shares(p.why) for p in problems):
+        for i, marked in objects.items():
+            whole = [m for m in marked if m.box == _WHOLE]
+            why = f"{file.name}: {SharesError('(0, 0, 1, 1)')}"
+            problems += [Problem("bad box", pictures[i][0], why) for _ in whole]
+            objects[i] = [m._replace(box=None) if m.box == _WHOLE else m for m in marked]
     found: dict[str, Annotation] = {}
     for i, (name, size) in pictures.items():  # a file that has two rows, as merged data sets do, has what both hold
         first = found.get(name, Annotation(size, ()))
@@ -318,20 +363,29 @@ def _coco_id(value: Any) -> int | str:
     Raises:
       TypeError: it is no number and no text.
     """
-    if isinstance(value, str) and value.strip().isdecimal():
-        return int(value)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,30}(\.0*)?\s*", value):
+        return int(value.partition(".")[0])
     if not isinstance(value, int | float | str):
         raise TypeError(f"an id {value!r}")
     return value  # type: ignore[return-value]
 
 
-def _coco_bounds(mark: dict) -> Any:
+def _coco_bounds(mark: dict, mask: Outlined | None) -> Any:
     """The box of an instance, or that of its outline where it gives no other."""
     outline = mark.get("segmentation")
-    if mark.get("bbox") or not isinstance(outline, list) or not outline:
+    if mark.get("bbox") or not outline:
         return mark["bbox"]
+    if isinstance(outline, dict) and mask is not None:
+        try:
+            rows, columns = np.nonzero(mask.read())
+        except JaxcamError as e:
+            raise ValueError(str(e)) from None
+        if not len(rows):
+            raise ValueError("the outline covers nothing")
+        x, y = int(columns.min()), int(rows.min())
+        return [x, y, int(columns.max()) + 1 - x, int(rows.max()) + 1 - y]
     try:
-        xs, ys = ([float(v) for part in outline for v in part[k::2]] for k in (0, 1))
+        xs, ys = ([float(v) for part in polygons(outline) for v in part[k::2]] for k in (0, 1))
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     except (TypeError, ValueError):
         return mark["bbox"]

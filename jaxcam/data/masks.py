@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from jaxcam.data.images import MAX_PIXELS
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import read_file
@@ -20,6 +21,8 @@ from jaxcam.files import read_file
 _FINER = 4
 _MOST_DRAWN = 1 << 24
 _MOST_BYTES = 256 << 20
+#: Bits of a run length in COCO's text; numbers without end would take for ever.
+_LONGEST_RUN = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +67,11 @@ class Outlined:
     """An object of COCO: polygons, or run lengths.
 
     Attributes:
-      size: `(w, h)` of the picture.
+      size: `(w, h)` of the picture; None where only the run lengths tell it.
       shape: the `segmentation` of an annotation.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     shape: Any = dataclasses.field(hash=False)
 
     def read(self) -> np.ndarray:
@@ -79,9 +82,11 @@ class Outlined:
         """
         try:
             if isinstance(self.shape, dict):
-                return _from_runs(self.shape)
+                return _from_runs(self.shape, self.size)
+            if self.size is None:
+                raise ValueError("the size of the picture is not known")
             return _from_polygons(self.shape, self.size)
-        except (KeyError, TypeError, ValueError, IndexError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
             raise JaxcamError(f"an outline is neither polygons nor run lengths ({type(e).__name__}: {e})") from None
 
     def described(self, root: pathlib.Path) -> str:
@@ -122,12 +127,18 @@ def mask_to_input(mask: np.ndarray, preprocessing: AnyPreprocessing) -> np.ndarr
     return np.asarray(small, np.float32) / 255
 
 
-def _from_polygons(polygons: Any, size: tuple[int, int]) -> np.ndarray:
+def polygons(outline: Any) -> Any:
+    """The polygons of an outline; one that stands alone, as numbers and in no list, is one."""
+    alone = isinstance(outline, list) and outline and all(isinstance(v, int | float) for v in outline)
+    return [outline] if alone else outline
+
+
+def _from_polygons(outline: Any, size: tuple[int, int]) -> np.ndarray:
     width, height = size
     finer = max(1, min(_FINER, math.isqrt(_MOST_DRAWN // (width * height))))
     image = Image.new("L", (width * finer, height * finer))
     draw = ImageDraw.Draw(image)
-    for polygon in polygons:
+    for polygon in polygons(outline):
         corners = np.asarray(polygon, np.float64).reshape(-1, 2)
         if not np.isfinite(corners).all():
             raise ValueError("corners that are not finite")
@@ -136,15 +147,19 @@ def _from_polygons(polygons: Any, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(image.reduce(finer)) if finer > 1 else np.asarray(image)
 
 
-def _from_runs(shape: dict) -> np.ndarray:
+def _from_runs(shape: dict, size: tuple[int, int] | None) -> np.ndarray:
     """Run lengths, down the columns and beginning with what is not covered; as numbers, or COCO's text of them."""
     height, width = (int(v) for v in shape["size"])
+    if size is not None and size != (width, height):
+        raise ValueError(f"runs for {width} x {height} pixels, the picture has {size[0]} x {size[1]}")
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels are no picture's")
     counts = shape["counts"]
     runs = np.asarray(_decoded(counts) if isinstance(counts, str | bytes) else counts, np.int64)
-    if height < 1 or width < 1 or (runs < 0).any() or runs.sum() != height * width:
+    if height < 1 or width < 1 or ((runs < 0) | (runs > height * width)).any() or runs.sum() != height * width:
         raise ValueError(f"runs of {runs.sum()} pixels for {height} x {width}")
-    covered = np.repeat(np.arange(len(runs)) % 2, runs)
-    return (covered.reshape(width, height).T * 255).astype(np.uint8)
+    covered = np.repeat((np.arange(len(runs)) % 2 * 255).astype(np.uint8), runs)
+    return np.ascontiguousarray(covered.reshape(width, height).T)
 
 
 def _decoded(text: str | bytes) -> list[int]:
@@ -156,6 +171,8 @@ def _decoded(text: str | bytes) -> list[int]:
         bits = byte - 48
         value |= (bits & 0x1F) << shift
         shift += 5
+        if shift > _LONGEST_RUN:
+            raise ValueError("a run that is longer than any picture")
         if not bits & 0x20:
             if bits & 0x10:
                 value -= 1 << shift
