@@ -89,5 +89,5 @@ def test_masks_of_another_size_or_unit_and_steps_that_are_no_number_are_refused(
         assert measure(heatmap, np.ones((8, 8), bool)) == 1
     with pytest.raises(jaxcam.JaxcamError, match="whole number"):
         metrics.step_counts((8, 8), 2.5)
-    with pytest.raises(jaxcam.JaxcamError, match="one shape"):
+    with pytest.raises(jaxcam.JaxcamError, match="of one shape"):
         metrics.pearson(jnp.ones(3), jnp.ones(4))

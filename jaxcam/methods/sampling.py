@@ -26,7 +26,7 @@ from jaxcam.shapley import moments, sparse
 from jaxcam.shapley.adjusted import Adjusted, Budget, budget
 from jaxcam.shapley.exact import Enumeration, is_enumerable
 from jaxcam.shapley.permutations import Permutations, PermutationState, check_values, key_impl
-from jaxcam.shapley.result import Problem, at_least, check_count, float_dtype
+from jaxcam.shapley.result import Problem, at_least, check_count, check_tolerance, float_dtype
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import Steps
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
@@ -131,13 +131,15 @@ def shap_cam(
 
     Raises:
       JaxcamError: activations are not `(h, w, K)` floats, the class does not exist (a traced one gives NaN
-        throughout instead), no permutation was asked for, or the head is not finite.
+        throughout instead), no permutation was asked for, a tolerance is no positive number, or the head is not
+        finite.
 
     References:
       Jung & Oh, Towards Better Explanations of Class Activation Mapping, ICCV 2021, eq. 6.
       Castro et al., Polynomial calculation of the Shapley value based on sampling, 2009.
     """
     count = check_count("num_permutations", num_permutations)
+    check_tolerance(tolerance)
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
     game = _game(params, activations, head, target, precision)
@@ -271,13 +273,12 @@ def stepped_shap_cam(
       devices: that share a step.
 
     Raises:
-      JaxcamError: as `shap_cam`, and for a tolerance that is not a positive number.
+      JaxcamError: as `shap_cam`.
     """
     count = check_count("num_permutations", num_permutations)
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
-    if tolerance is not None and not (isinstance(tolerance, int | float) and 0 < tolerance < float("inf")):
-        raise JaxcamError(f"tolerance must be a positive number, such as 0.01, not {tolerance!r}")
+    check_tolerance(tolerance)
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)
     check_activations(activations)
@@ -427,7 +428,7 @@ def lime_cam(
       behind the head's first layer.
 
     Raises:
-      JaxcamError: as in `shap_cam`.
+      JaxcamError: as in `shap_cam`, and for a penalty below 0 or a width that is not above it.
 
     References:
       Ribeiro et al., KDD 2016; Jung & Oh, supplement, eq. 3 and section 4.1.
@@ -435,7 +436,11 @@ def lime_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     count = players if num_samples is None else check_count("num_samples", num_samples)
-    energy = jnp.sum(jnp.square(activations), axis=(0, 1))
+    if not isinstance(gamma, jax.core.Tracer) and not 0 < float(gamma) < float("inf"):
+        raise JaxcamError(f"gamma must be a positive number, such as 0.5, not {gamma!r}")
+    a = activations.astype(at_least(jnp.float32, activations.dtype))
+    most = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))  # of which shares of squares do not depend
+    energy = jnp.sum(jnp.square(a / jnp.where(most > 0, most, 1)), axis=(0, 1))
     total = jnp.sum(energy)
     share = jnp.where(total > 0, energy / jnp.where(total > 0, total, 1), 0)
 

@@ -109,9 +109,7 @@ def _checked(mask: jax.Array, heatmap: jax.Array) -> jax.Array:
     if jnp.shape(mask) != heatmap.shape:
         raise JaxcamError(f"a mask must have its map's size {heatmap.shape}, not {jnp.shape(mask)}")
     if not isinstance(mask, jax.core.Tracer) and not bool(((mask >= 0) & (mask <= 1)).all()):
-        raise JaxcamError(
-            "a mask holds the share of each pixel that is marked, in [0, 1]; of one in 0 and 255: mask > 0"
-        )
+        raise JaxcamError("a mask holds the share of each pixel that is marked, in [0, 1]; of 0 and 255: mask > 0")
     return in_single(jnp.asarray(mask))
 
 

@@ -29,7 +29,7 @@ from jaxcam.shapley.permutations import (
     permutation_shapley,
     raw_key,
 )
-from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, ends
+from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, check_tolerance, checked, ends
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import run
 from jaxcam.shapley.surrogate import GameLayer, SineUnits
@@ -311,6 +311,7 @@ def adjusted_shapley(
     players = check_count("num_players", num_players, 2)
     check_count("num_permutations", num_permutations)
     check_count("chunk_size", chunk_size)
+    check_tolerance(tolerance)
     if num_permutations % 2:
         raise JaxcamError(f"coalitions come in pairs: num_permutations must be even, not {num_permutations}")
     spend = budget(players, num_permutations, layer)
@@ -321,7 +322,7 @@ def adjusted_shapley(
     size = max(1, min(spend.total - spend.pilot, chunk_size // 2))
     present = jnp.ones(players, bool) if present is None else present
     steps = Adjusted(spend, size, chunk_size, key_impl(key), tolerance)
-    return estimate_within(run(steps, Problem(v, raw_key(key), present, layer)), tolerance)
+    return checked(estimate_within(run(steps, Problem(v, raw_key(key), present, layer)), tolerance))
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:

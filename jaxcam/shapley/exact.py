@@ -12,7 +12,17 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley.permutations import check_values
-from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, check_ends, ends, evaluate, in_chunks
+from jaxcam.shapley.result import (
+    Estimate,
+    GameFn,
+    Problem,
+    check_count,
+    check_ends,
+    checked,
+    ends,
+    evaluate,
+    in_chunks,
+)
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 
 #: More players than this are 2^K coalitions too many.
@@ -51,7 +61,7 @@ def exact_shapley(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Est
         lambda i: evaluate(v, _coalitions(i, players)), 2**players, check_count("chunk_size", chunk_size)
     )
     check_ends(values[-1], values[0])
-    return _of_all(values, players)
+    return checked(_of_all(values, players))
 
 
 def _coalitions(index: jax.Array, players: int) -> jax.Array:
@@ -171,7 +181,7 @@ def additive_shapley(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> 
     chunk_size = check_count("chunk_size", chunk_size)
     alone = in_chunks(lambda i: evaluate(v, i[:, None] == jnp.arange(players)[None]), players, chunk_size)
     values = alone - v_empty
-    return Estimate(values, jnp.zeros_like(values), jnp.asarray(players + 2, jnp.int32), v_full, v_empty)
+    return checked(Estimate(values, jnp.zeros_like(values), jnp.asarray(players + 2, jnp.int32), v_full, v_empty))
 
 
 def leave_one_out(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Estimate:
@@ -185,4 +195,4 @@ def leave_one_out(v: GameFn, *, num_players: int, chunk_size: int = 4096) -> Est
     without = in_chunks(lambda i: evaluate(v, i[:, None] != jnp.arange(players)[None]), players, chunk_size)
     values = v_full - without
     none: Any = np.full(players, np.nan, values.dtype)
-    return Estimate(values, none, jnp.asarray(players + 2, jnp.int32), v_full, v_empty)
+    return checked(Estimate(values, none, jnp.asarray(players + 2, jnp.int32), v_full, v_empty))

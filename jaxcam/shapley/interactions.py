@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
-from jaxcam.shapley.result import GameFn, check_count, evaluate, in_chunks
+from jaxcam.shapley.result import GameFn, check_count, checked, evaluate, in_chunks
 
 
 class Interactions(NamedTuple):
@@ -52,7 +52,8 @@ def shapley_interactions(
       `Interactions`.
 
     Raises:
-      JaxcamError: counts out of range, or `players` not one row of at least two.
+      JaxcamError: counts out of range, `players` not one row of at least two, each once and there (NaN where they
+        are traced), or a game that is not finite (outside `jax.jit`) or of the wrong shape.
 
     References:
       Grabisch & Roubens, An axiomatic approach to the concept of interaction among players, 1999.
@@ -64,6 +65,10 @@ def shapley_interactions(
         raise JaxcamError(
             f"players must be a row of 2 to {total} players' numbers, not {players.dtype} of shape {players.shape}"
         )
+    if not isinstance(players, jax.core.Tracer):
+        named = players.tolist()
+        if len(set(named)) < len(named) or not 0 <= min(named) <= max(named) < total:
+            raise JaxcamError(f"players must be numbers from 0 to {total - 1}, each once, not {named}")
     many = players.shape[0]
     first, second = np.triu_indices(many, 1)
     one = jax.nn.one_hot(players, total, dtype=bool)
@@ -86,8 +91,13 @@ def shapley_interactions(
     seen = sign * (values[:, :1] - alone[:, first] - alone[:, second] + both)
     samples = moments.add(moments.none(len(first), values.dtype), seen, jnp.ones(count, bool))
 
+    # What is traced cannot raise: of players that are none, or one and the same, there is no interaction to tell.
+    here = (players >= 0) & (players < total)
+    told = here[first] & here[second] & (players[first] != players[second])
+
     def square(pairs):
+        pairs = jnp.where(told, pairs, jnp.nan)
         return jnp.zeros((many, many), pairs.dtype).at[first, second].set(pairs).at[second, first].set(pairs)
 
     spent = jnp.asarray(count * each, jnp.int32)
-    return Interactions(players, square(samples.mean), square(samples.standard_error), spent)
+    return checked(Interactions(players, square(samples.mean), square(samples.standard_error), spent))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, GameFn, check_count, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, checked, ends, evaluate, in_chunks
 
 #: Of the largest singular value: what a direction must have to count as determined.
 _LEAST = 1e-3
@@ -117,7 +117,7 @@ def kernel_shapley(
     Returns:
       An `Estimate`; the standard error is the regression's heteroscedasticity-robust one (HC1, a pair
       being one observation), which assumes many more coalitions than players; infinite for a player whose value the
-      coalitions do not determine, and for all where they are no more than their rank. What is not
+      coalitions do not determine, and for all where different ones are no more than their rank. What is not
       determined is split evenly.
 
     Raises:
@@ -146,9 +146,21 @@ def kernel_shapley(
     scores = (fit.solver * residual[None]).reshape(players, count // group, group).sum(-1)
     free = count // group - fit.rank
     error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1).astype(scores.dtype))
-    # Coalitions that determine no more than they are leave no residual to judge by.
-    error = jnp.where(fit.determined & (free > 0), error, jnp.inf)
-    return Estimate(fit.values, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty)
+    # Coalitions that determine no more than they are, however often they were drawn, leave no residual to judge by.
+    seen, others = _different(masks, paired), players > 2  # of two players there is one pair, which says all
+    error = jnp.where(fit.determined & (free > 0) & ((seen > fit.rank) | (not others)), error, jnp.inf)
+    return checked(Estimate(fit.values, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty))
+
+
+def _different(masks: jax.Array, paired: bool) -> jax.Array:
+    """How many of the `masks (n, K)` are different, `()`; with `paired`, a coalition and its complement being alike.
+
+    By a random code of 32 bits, which two of them have in common too rarely to matter.
+    """
+    masks = masks ^ masks[:, :1] if paired else masks
+    bits = np.random.default_rng(0).integers(0, 2**32, masks.shape[1], np.uint32)
+    codes = jnp.sort(jnp.sum(jnp.where(masks, jnp.asarray(bits)[None], jnp.uint32(0)), 1, dtype=jnp.uint32))
+    return 1 + jnp.sum(codes[1:] != codes[:-1], dtype=jnp.int32)
 
 
 @functools.lru_cache(maxsize=8)

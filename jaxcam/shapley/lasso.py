@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, ends, evaluate, in_chunks
+from jaxcam.errors import JaxcamError
+from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, checked, ends, evaluate, in_chunks
 
 
 class LassoFit(NamedTuple):
@@ -53,8 +54,16 @@ def weighted_lasso(
       max_sweeps: passes over the coefficients at most.
 
     Returns:
-      A `LassoFit`.
+      A `LassoFit`; NaN where the numbers are not finite.
+
+    Raises:
+      JaxcamError: shapes that do not fit; a penalty or weights that are (where they are known) negative.
     """
+    if jnp.ndim(x) != 2 or not x.shape[0] or y.shape != x.shape[:1] or weights.shape != x.shape[:1]:
+        raise JaxcamError(f"a Lasso takes x (N, K), y (N,) and weights (N,), not {x.shape}, {y.shape}, {weights.shape}")
+    check_penalty(beta)
+    if not isinstance(weights, jax.core.Tracer) and not bool((weights >= 0).all()):
+        raise JaxcamError("the weights of a Lasso must not be negative")
     dtype = at_least(jnp.float32, y.dtype)
     x, y, weights = x.astype(dtype), y.astype(dtype), weights.astype(dtype)
     tolerance = (1e-6 if dtype == jnp.float32 else 1e-12) if tolerance is None else tolerance
@@ -72,7 +81,14 @@ def weighted_lasso(
     scale = jnp.maximum(jnp.max(jnp.abs(moment)), penalty)
 
     alpha, gap, sweeps = _descent(gram, moment, penalty, tolerance * scale, max_sweeps)
+    alpha = jnp.where(jnp.isfinite(moment).all() & ~jnp.isnan(penalty), alpha, jnp.nan)  # no descent begins at NaN
     return LassoFit(alpha, y_mean - x_mean @ alpha, 2 * top * gap, sweeps)
+
+
+def check_penalty(beta: Any) -> None:
+    """Raises a JaxcamError for a penalty, where it is known, that is none."""
+    if not isinstance(beta, jax.core.Tracer) and not (jnp.ndim(beta) == 0 and 0 <= float(beta) < float("inf")):
+        raise JaxcamError(f"beta must be a number of at least 0, not {beta!r}")
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -156,4 +172,4 @@ def lime_lasso(
     kept = masks.astype(values.dtype)
     fit = weighted_lasso(kept, values, weight(kept), beta=beta)
     error: Any = np.full(players, np.nan, fit.coefficients.dtype)  # no operation, lest it count as one that made a NaN
-    return Estimate(fit.coefficients, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty)
+    return checked(Estimate(fit.coefficients, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty))

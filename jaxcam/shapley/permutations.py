@@ -20,6 +20,8 @@ from jaxcam.shapley.result import (
     Problem,
     at_least,
     check_count,
+    check_tolerance,
+    checked,
     ends,
     evaluate,
     float_dtype,
@@ -220,6 +222,7 @@ def _steps(
     check_count("num_players", num_players)
     check_count("num_permutations", num_permutations)
     check_count("chunk_size", chunk_size)
+    check_tolerance(tolerance)
     if antithetic and num_permutations % 2:
         raise JaxcamError(
             f"antithetic orderings come in pairs: num_permutations must be even, not {num_permutations}; "
@@ -268,15 +271,15 @@ def permutation_shapley(
       An `Estimate`; an antithetic pair counts as one sample in its standard error.
 
     Raises:
-      JaxcamError: a count below 1, an odd number of antithetic orderings, a game that is not finite
-        (outside `jax.jit`) or returns the wrong shape.
+      JaxcamError: a count below 1, an odd number of antithetic orderings, a tolerance that is no positive number, a
+        game that is not finite (outside `jax.jit`) or returns the wrong shape.
 
     References:
       Castro et al., Polynomial calculation of the Shapley value based on sampling, 2009.
       Mitchell et al., Sampling Permutations for Shapley Value Estimation, JMLR 2022 (antithetic orderings).
     """
     steps = _steps(key, num_players, num_permutations, antithetic, chunk_size, tolerance)
-    return estimate_within(run(steps, _problem(v, key, num_players)), tolerance)
+    return checked(estimate_within(run(steps, _problem(v, key, num_players)), tolerance))
 
 
 def permutation_shapley_steps(

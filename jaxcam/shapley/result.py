@@ -46,14 +46,36 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     return value.__index__()
 
 
+def check_tolerance(tolerance: Any) -> None:
+    """Raises a JaxcamError for a tolerance, where it is known, that nothing could come within, or everything does."""
+    if tolerance is None or isinstance(tolerance, jax.core.Tracer):
+        return
+    known = not isinstance(tolerance, bool | str) and jnp.ndim(tolerance) == 0
+    if not known or not 0 < float(tolerance) < float("inf"):
+        raise JaxcamError(f"tolerance must be a positive number, such as 0.01, not {tolerance!r}")
+
+
 def evaluate(v: GameFn, masks: jax.Array) -> jax.Array:
-    """`v(masks)`, its shape checked."""
+    """`v(masks)`, its shape checked; votes and whole numbers in floating point."""
     values = v(masks.astype(float_dtype()))
     if jnp.shape(values) != masks.shape[:1]:
         raise JaxcamError(
             f"the game must map masks (n, K) to values (n,): for masks {masks.shape} it gave {jnp.shape(values)}"
         )
-    return values.astype(at_least(jnp.float32, values.dtype))
+    values = jnp.asarray(values)
+    if jnp.issubdtype(values.dtype, jnp.complexfloating):
+        raise JaxcamError(f"a game has real values, not {values.dtype}; take its .real, or its absolute value")
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    return values.astype(at_least(jnp.float32, values.dtype) if floating else float_dtype())
+
+
+def checked(found: Any) -> Any:
+    """What was found, something with `values`; a JaxcamError where they are concrete and not finite."""
+    if not isinstance(found.values, jax.core.Tracer) and not bool(jnp.isfinite(found.values).all()):
+        raise JaxcamError(
+            "the game is not finite, or its differences are not: some coalition's value is NaN, infinite, or too large"
+        )
+    return found
 
 
 def ends(v: GameFn, num_players: int) -> tuple[jax.Array, jax.Array]:
