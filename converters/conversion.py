@@ -153,6 +153,8 @@ def _problems(
                 problems.append(f"{shown(source)} {shape} is missing")
             elif tensors[source].shape not in spellings(rule.kind, target, pool)[: 2 if i == 0 else 1]:
                 problems.append(f"{shown(source)} has shape {tensors[source].shape}, not {shape}")
+            elif tensors[source].why:
+                problems.append(f"{shown(source)} {tensors[source].why}")
             elif tensors[source].dtype not in FLOATS:
                 problems.append(f"{shown(source)} holds {tensors[source].dtype}, not floating-point numbers")
     problems += [

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcam.converters.budget import LONGEST_NAME, MOST_DEPTH, Budget, checked_name
-from jaxcam.converters.tensors import DTYPES, Tensor, aligned, check_shape, shown, widen
+from jaxcam.converters.tensors import DTYPES, Tensor, aligned, check_shape, shown, unsupported, widen
 from jaxcam.converters.torch_files import read_member, zip_span
 from jaxcam.errors import JaxcamError
 
@@ -147,7 +147,7 @@ def _tensor(h5py: Any, data: Any, where: str, limit: int) -> Tensor:
     if _label(h5py, data, "dtype") == "bfloat16" and dtype != "float32":
         dtype = "bfloat16" if kind.kind in "uV" and kind.itemsize == 2 else f"bfloat16 stored as {dtype}"
     if dtype not in DTYPES:
-        raise JaxcamError(f"{where}: has the type {shown(dtype)}, which is not supported")
+        return unsupported(where, shape, dtype, "float32")
     stored, size = data.id.get_storage_size(), math.prod(shape) * kind.itemsize
     if size > limit or (data.chunks is None and size > stored > 0):
         raise JaxcamError(f"{where}: its shape {shape} does not fit the {stored} bytes stored for it; refused")

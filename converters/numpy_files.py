@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcam.converters.budget import Budget, checked_name
-from jaxcam.converters.tensors import DTYPES, Tensor, aligned, check_shape, shown
+from jaxcam.converters.tensors import DTYPES, Tensor, aligned, check_shape, shown, unreadable, unsupported
 from jaxcam.errors import JaxcamError
 
 #: The longest header of an array that is read; NumPy's own limit.
@@ -21,7 +21,7 @@ _LONGEST_HEADER = 10_000
 
 
 def open_npz(path: pathlib.Path, archive: zipfile.ZipFile, budget: Budget) -> dict[str, Tensor]:
-    """The arrays of an archive that `numpy.savez` or `numpy.savez_compressed` wrote; none of them may hold objects."""
+    """The arrays of an archive that `numpy.savez` or `numpy.savez_compressed` wrote; what is no number is not read."""
     size, tensors = os.path.getsize(path), {}
     for info in archive.infolist():
         name = checked_name(info.filename.removesuffix(".npy"))
@@ -36,11 +36,14 @@ def open_npz(path: pathlib.Path, archive: zipfile.ZipFile, budget: Budget) -> di
             shape, fortran, dtype = _header(data, name, budget)
             start = data.tell()
         kind = next((k for k, v in DTYPES.items() if k != "bfloat16" and np.dtype(v) == dtype), None)
-        if kind is None or dtype.hasobject:
-            raise JaxcamError(
-                f"{shown(name)}: has the type {shown(dtype)}, which is not supported; store it as float32"
-            )
         check_shape(name, shape)
+        if dtype.byteorder == ">":
+            why = "was written on a big-endian machine; save it anew on another"
+            tensors[name] = unreadable(name, shape, shown(dtype), why)
+            continue
+        if kind is None or dtype.hasobject:
+            tensors[name] = unsupported(name, shape, dtype, "float32")
+            continue
         if start + math.prod(shape) * dtype.itemsize != info.file_size:
             raise JaxcamError(f"{shown(name)}: its shape {shape} is not that of its {info.file_size - start} bytes")
         packed = info.compress_type != zipfile.ZIP_STORED
@@ -56,8 +59,6 @@ def _header(member: BinaryIO, name: str, budget: Budget) -> tuple[tuple[int, ...
         raise JaxcamError(f"{shown(name)}: is of version {version} of NumPy's format, of which 1.0 and 2.0 are known")
     budget.spend(size=_LONGEST_HEADER // 8, objects=8)
     shape, fortran, dtype = read(member, max_header_size=_LONGEST_HEADER)
-    if dtype.byteorder == ">":
-        raise JaxcamError(f"{shown(name)}: was written on a big-endian machine; save it anew on another")
     return shape, fortran, dtype
 
 

@@ -65,6 +65,7 @@ STORAGES = {
     "FloatStorage": "float32", "DoubleStorage": "float64", "HalfStorage": "float16", "BFloat16Storage": "bfloat16",
     "LongStorage": "int64", "IntStorage": "int32", "ShortStorage": "int16", "CharStorage": "int8",
     "ByteStorage": "uint8", "BoolStorage": "bool",
+    **{f"{kind}Storage": kind for kind in ("ComplexFloat", "ComplexDouble", "QInt8", "QUInt8", "QInt32")},
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxcam.converters.budget import MOST_BYTES, Budget, checked_name
-from jaxcam.converters.tensors import Span, Tensor, check_shape, dense_strides, shown, strided
+from jaxcam.converters.tensors import Span, Tensor, check_shape, dense_strides, shown, strided, unsupported
 from jaxcam.errors import JaxcamError
 from jaxcam.files import whole_file
 
@@ -36,11 +36,12 @@ def open_safetensors(path: pathlib.Path, file: BinaryIO, budget: Budget) -> dict
     tensors, end = {}, 0
     for name, entry in sorted(header.items(), key=lambda e: e[1]["data_offsets"]):
         dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        if dtype not in _TYPES:
-            raise JaxcamError(f"{shown(name)}: has the type {shown(dtype)}, which is not supported; store it as F32")
         if type(start) is not int or type(stop) is not int or start != end or not start <= stop <= size - 8 - length:
             raise JaxcamError(f"{shown(name)}: its bytes overlap others or lie beyond the end of the file")
         check_shape(checked_name(name), shape)
+        if dtype not in _TYPES:
+            tensors[name], end = unsupported(name, shape, dtype, "F32"), stop
+            continue
         span = Span(file, 8 + length + start, stop - start)
         tensor = strided(name, span, _TYPES[dtype], 0, shape, dense_strides(shape))
         if tensor.nbytes != stop - start:

@@ -56,10 +56,11 @@ class Tensor:
 
     Attributes:
       shape: its dimensions, already checked against the size of the file.
-      dtype: a key of `DTYPES`.
+      dtype: a key of `DTYPES`; what the file calls it, of one that cannot be read.
       read: returns the values, in a fresh array of that type (bfloat16 as float32).
       rows: the same of the rows from one number to another, where they lie in one piece in the file.
       packed: whether the file holds them compressed, so that they may take more than it.
+      why: of one that cannot be read, the reason; empty of others.
     """
 
     shape: tuple[int, ...]
@@ -67,11 +68,12 @@ class Tensor:
     read: Callable[[], np.ndarray]
     rows: Callable[[int, int], np.ndarray] | None = None
     packed: bool = False
+    why: str = ""
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the values take in the file."""
-        return math.prod(self.shape) * itemsize(self.dtype)
+        """Bytes that the values take in the file; 0 where they cannot be read."""
+        return 0 if self.why else math.prod(self.shape) * itemsize(self.dtype)
 
     def stretches(self) -> Iterator[tuple[int, np.ndarray]]:
         """The number of a row and the values from it on as float32, a few megabytes at a time where that is possible.
@@ -84,6 +86,21 @@ class Tensor:
         step = max(1, _STRETCH // max(1, math.prod(self.shape[1:]) * itemsize(self.dtype)))
         for start in range(0, self.shape[0], step):
             yield start, _float32(self.rows(start, min(start + step, self.shape[0])))
+
+
+def unreadable(name: str, shape: tuple[int, ...], dtype: str, why: str) -> Tensor:
+    """A tensor of which nothing but its name is known to be right: no harm where no network needs it."""
+
+    def read() -> np.ndarray:
+        raise JaxcamError(f"{shown(name)}: {why}")
+
+    return Tensor(shape, dtype, read, packed=True, why=why)
+
+
+def unsupported(name: str, shape: tuple[int, ...], dtype: object, instead: str) -> Tensor:
+    """An unreadable tensor, of a type that is not in `DTYPES`; `instead` is the type to store it as."""
+    told = shown(dtype)
+    return unreadable(name, shape, told, f"has the type {told}, which is not supported; store it as {instead}")
 
 
 @dataclasses.dataclass

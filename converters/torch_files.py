@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 from jaxcam.converters import pickles
 from jaxcam.converters.budget import MOST_DEPTH, Budget, checked_name
-from jaxcam.converters.tensors import Span, Tensor, itemsize, shown, strided
+from jaxcam.converters.tensors import DTYPES, Span, Tensor, itemsize, shown, strided, unsupported
 from jaxcam.errors import JaxcamError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -102,6 +102,8 @@ def open_legacy(path: pathlib.Path, file: io.BufferedReader, budget: Budget) -> 
             raise ValueError("a storage that no tensor names")
         header = file.read(8)
         start = file.tell()
+        if refs[key].dtype not in DTYPES:  # how long such a storage is, nothing tells
+            raise JaxcamError(f"its storage {shown(key)} has the type {refs[key].dtype}, which is not supported")
         length = struct.unpack("<q", header)[0] * itemsize(refs[key].dtype)
         if not 0 <= length <= size - start:
             raise JaxcamError(f"its storage {shown(key)} reaches beyond the end of the file")
@@ -117,6 +119,9 @@ def _tensors(found: Any, find: Callable[[pickles.StorageRef], Span]) -> dict[str
     for name, ref in _flat(found):
         span, offset = find(ref.storage), ref.offset
         checked_name(name)
+        if ref.storage.dtype not in DTYPES:
+            tensors[name] = unsupported(name, (), ref.storage.dtype, "float32")
+            continue
         item = itemsize(ref.storage.dtype)
         if type(offset) is not int or (ref.storage.base + ref.storage.numel) * item > span.size:
             raise JaxcamError(f"{shown(name)}: its storage is shorter than it should be: the file is damaged")
