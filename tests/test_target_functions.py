@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from evaluations import pictures
 from wrapped import NAMES, PICTURES, RULES, made, same, wrapped
 
 import jaxcam
 from jaxcam.cli.table import rows_of
 from jaxcam.errors import JaxcamError
+from jaxcam.evaluate import evaluate
 from jaxcam.explanation import compiled
 from jaxcam.explanation.resume import read_explanation
 from jaxcam.explanation.targets import known
 from jaxcam.methods.registry import METHODS, Method, request
+from jaxcam.methods.targets import TARGETS, TargetForm
 
 
 def difference(logits):
@@ -196,6 +200,109 @@ def test_text_is_a_difference_where_it_is_no_class():
             known(network, text)
     with pytest.raises(JaxcamError, match="in 2 ways; use indices"):
         known(Named("a", "b - c", "a - b", "c"), "a - b - c")
+
+
+def test_text_names_every_kind_of_target():
+    """A kind with its classes, which may hold commas and stand in several pieces, and its numbers, in any place."""
+    network = Named("tench, fish", "cat", "golf ball", "fish", "tench")
+    for text, form, classes, numbers in (
+        ("difference:cat,golf ball", "difference", (1, 2), {}),
+        ("Against-Rest:cat", "against_rest", (1,), {}),
+        ("not_class: golf-ball", "not_class", (2,), {}),
+        ("total:cat,2,fish", "total", (1, 2, 3), {}),
+        ("finer:cat,strength=0.5,golf ball,fish", "finer", (1, 2, 3), {"strength": 0.5}),
+        ("not_class:tench, fish", "not_class", (0,), {}),  # of one class there is but one way
+        ("finer:predicted,rival,rival", "finer", ("predicted", "rival", "rival"), {"strength": 0.6}),
+        ("predicted - rival", "difference", ("predicted", "rival"), {}),
+    ):
+        target = known(network, text)
+        assert target.form is TARGETS[form] and target.classes == classes and dict(target.numbers) == numbers, text
+    assert known(network, "predicted") == "predicted"
+    assert known(Named("predicted", "b"), "predicted") == 0  # a class of that name goes before
+    for text, why in (
+        ("difference:cat", "takes 2 classes, not 1"), ("difference:cat,fish,2", "takes 2 classes, not 3"),
+        ("total:", "takes 1 class or more, not 0"), ("finer:cat", "takes 2 classes or more, not 1"),
+        ("total:tench, fish", "in 2 ways; use indices"), ("against_rest:dog", "no class called 'dog'"),
+        ("finer:cat,2,strength=much", "strength must be a number, not 'much'"),
+        ("finer:cat,2,strength=nan", "strength must be finite"), ("agianst_rest:cat", "did you mean against_rest?"),
+        ("label - cat", "no class called 'label'"),
+    ):  # fmt: skip
+        with pytest.raises(JaxcamError, match=re.escape(why)) as caught:
+            known(network, text)
+        assert "\n" not in str(caught.value), text
+
+
+def test_words_are_the_classes_of_each_picture(network):
+    both = jaxcam.explain(
+        network,
+        PICTURES[:2],
+        methods=["grad_cam"],
+        targets=["predicted - rival", "rival", "finer:predicted,rival,rival"],
+    )
+    for found in both:
+        order = [NAMES[i] for i in np.argsort(-found.logits)]
+        z = np.sort(found.logits.astype(np.float64))[::-1]
+        assert [r.class_name for r in found.results] == [
+            f"{order[0]} - {order[1]}", order[1], f"{order[0]} - 0.6 x mean of {order[1]}, {order[2]}"
+        ]  # fmt: skip
+        wanted = [z[0] - z[1], z[1], z[0] - 0.3 * (z[1] + z[2])]
+        np.testing.assert_allclose([r.logit for r in found.results], wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_one_program_serves_all_classes(network, form):
+    """The classes of a target are data: traced, they give what they give as numbers, and nothing is compiled anew."""
+    one = TARGETS[form]
+    count = one.classes + 2 * one.more
+    asked = [one.of(*range(start, start + count)) for start in (0, len(NAMES) - count)]
+    (found,) = jaxcam.explain(network, PICTURES[0], methods=["lift_cam"], targets=asked[:1])
+    before = compiled._compile.cache_info().misses
+    (other,) = jaxcam.explain(network, PICTURES[0], methods=["lift_cam"], targets=asked[1:])
+    assert compiled._compile.cache_info().misses == before
+    plain = [lambda z, t=t: t(z) for t in asked]
+    (by_hand,) = jaxcam.explain(network, PICTURES[0], methods=["lift_cam"], targets=plain)
+    for ours, theirs in zip((*found.results, *other.results), by_hand.results, strict=True):
+        same(ours.map, theirs.map)
+        np.testing.assert_allclose(ours.logit, theirs.logit, rtol=1e-5)
+        assert abs(ours.completeness_gap) < 1e-4 and np.abs(ours.signed_map).max() > 0
+
+
+def test_a_kind_that_asks_for_the_value_of_a_class_is_told_what_to_write(network, monkeypatch):
+    monkeypatch.setitem(TARGETS, "rest", TargetForm(lambda z, a: z[a] - jnp.delete(z, a).max(), "{} and the rest"))
+    target = TARGETS["rest"].of(0)
+    assert np.isfinite(target(jnp.asarray(Z)))  # alone it may
+    with pytest.raises(JaxcamError, match="'{} and the rest' asks for the value of a class's index, which is traced"):
+        jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[target])
+
+
+@pytest.mark.parametrize("text", ["label - rival", "against_rest:label", "finer:predicted,rival,rival"])
+def test_evaluate_explains_a_target_of_every_picture(network, text, tmp_path):
+    """Its maps are those of `explain` for the same target, and its metrics those of the target's first class."""
+    data = pictures(tmp_path / "set", each=2, broken=False)
+    methods = ["lift_cam", "shap_cam:num_permutations=4"]
+    run, plain = (
+        evaluate(network, data, out=tmp_path / name, methods=methods, metrics=["ic", "gap"], targets=targets, batch_size=3,
+                 seed=1)
+        for name, targets in (("run", text), ("plain", text.partition(":")[2].partition(",")[0] or "label"))
+    )  # fmt: skip
+    for name in ("image", "target", "score", "logit"):
+        assert run.columns[name].tolist() == plain.columns[name].tolist()
+    maps = run.arrays("coefficients")
+    assert np.abs(maps - plain.arrays("coefficients")).max() > 1e-3
+    for row in (0, len(run) - 2):
+        first = int(run.columns["target"][row])
+        photo = data / run.columns["image"][row]
+        (logits,) = (e.logits for e in jaxcam.explain(network, photo, methods=["grad_cam"], targets=[0]))
+        others = [int(c) for c in np.argsort(-logits, kind="stable") if c != first]
+        named = {"label - rival": f"difference:{first},{others[0]}", "against_rest:label": f"against_rest:{first}"}
+        target = named.get(text, f"finer:{first},{others[0]},{others[1]}")
+        (alone,) = jaxcam.explain(network, photo, methods=["lift_cam"], targets=[target])
+        same(maps[row], alone.results[0].coefficients)
+    assert np.abs(run.columns["gap"][0::2]).max() < 1e-4
+    for wrong, why in (("rival - label", "does not begin with the class that is measured"), ("cat", "no class called"),
+                       (NAMES[0], "does not begin"), ("predicted - label", "does not begin")):  # fmt: skip
+        with pytest.raises(JaxcamError, match=why):
+            evaluate(network, data, out=tmp_path / "wrong", methods=methods, metrics=["ic"], targets=wrong)
 
 
 def test_what_the_named_targets_refuse():

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from jaxcam.cli import arguments, completion, convert, doctor, evaluate, explain, listing, report, serve, train
+from jaxcam.cli import arguments, completion, convert, doctor, evaluate, explain, listing, plugins, report, serve, train
 from jaxcam.errors import JaxcamError, visible
 
 
@@ -27,6 +27,8 @@ def parser() -> tuple[argparse.ArgumentParser, Any]:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (explain, evaluate, report, listing, convert, train, serve, doctor, completion):
         module.add_commands(commands)
+    for command in commands.choices.values():
+        plugins.add_option(command)
     return top, commands
 
 
@@ -74,6 +76,8 @@ def _run(typed: list[str]) -> int:
             if value == "" and name != "table" or isinstance(value, list) and "" in value:
                 raise JaxcamError(f"{name.replace('_', '-')} is given as nothing; is a variable empty?")
         options.arguments = typed
+        if getattr(options, "plugins_first", True):
+            plugins.load(options.plugin)
         return options.run(options)
     finally:
         sys.stdout.flush()  # here, where a full disk can still be told in a line

@@ -12,7 +12,8 @@ import time
 from typing import Any
 
 from jaxcam import __version__
-from jaxcam.errors import visible
+from jaxcam.cli import plugins
+from jaxcam.errors import JaxcamError, visible
 
 _PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "pillow", "matplotlib", "optax", "orbax-checkpoint")
 #: Environment variables of these prefixes change what JAX does. (Others that begin with TF_ are Terraform's, and may
@@ -27,7 +28,7 @@ def add_commands(commands: Any) -> None:
         description="Tells the versions, devices, settings and folders that a bug report needs, and explains the "
         "bundled picture to see that all of it works.",
     )  # fmt: skip
-    p.set_defaults(run=run)
+    p.set_defaults(run=run, plugins_first=False)  # of which it tells whether they work
 
 
 class Version(argparse.Action):
@@ -56,7 +57,6 @@ def devices() -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where something does not work."""
-    del options
     from jaxcam.zoo.download import cache_folder
     from jaxcam.zoo.load import bundled
 
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
         "devices": f"{devices()}; {_processors()} processors",
         "settings": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)) or "none",
         "networks": ", ".join(bundled()) or "none bundled",
+        "plug-ins": _told_plugins(options.plugin),
         "cache": f"{cache}, {_megabytes(cache):,.0f} MB, {_free(cache):,.0f} MB free",
     }
     for name, text in told.items():
@@ -81,6 +82,14 @@ def run(options: argparse.Namespace) -> int:
         return 1
     print(f"{'works:':10} yes, {said} in {time.perf_counter() - started:.1f} s")
     return 0
+
+
+def _told_plugins(named: list[str]) -> str:
+    try:
+        plugins.load(named)
+    except JaxcamError as e:
+        return str(e)
+    return ", ".join(plugins.loaded()) or "none"
 
 
 def _works() -> str:

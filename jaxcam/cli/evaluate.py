@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.cli import arguments, networks
+from jaxcam.cli import arguments, networks, plugins, python
 from jaxcam.cli.memory import keep_freed_memory
-from jaxcam.cli.programs import keep_programs
 from jaxcam.cli.progress import Lines, clock
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
@@ -60,8 +59,9 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--limit", type=int, metavar="N", help="random subsets of N pictures (default: all pictures)")
     p.add_argument("--seeds", type=int, default=1, metavar="N", help="how many such subsets (default: 1)")
     p.add_argument(
-        "--targets", choices=("label", "predicted"), default="label",
-        help="explain every class that is in a picture, or the most probable one (default: label)",
+        "--targets", "--target", default="label", metavar="T", help="explain every class that is in a picture, label, "
+        "or the most probable one, predicted; or a kind of `jaxcam targets` that begins with one of these, as in "
+        "against_rest:label or 'label - rival', where rival is the most probable other class (default: label)",
     )  # fmt: skip
     p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument(
@@ -126,6 +126,8 @@ def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where some of the pictures could not be used."""
     methods = arguments.methods(options.methods) or [DEFAULT_METHOD]
     options.metrics = arguments.names(options.metrics) or None
+    if options.ray is None:  # else the devices are its workers'
+        networks.prepare(options)
     _check_names(options, methods)
     keep_freed_memory()
     from jaxcam.data.datasets import read_class_names
@@ -140,7 +142,7 @@ def run(options: argparse.Namespace) -> int:
     say: Callable[[str], None] = (lambda line: None) if options.quiet else (lambda line: print(visible(line)))
     for line in data.summary():
         say(line)
-    keep_programs(ours=not networks.runs_python(options))
+    networks.keep(options)
     cluster = _cluster(options)
     network = networks.load(options)
     if not options.quiet:
@@ -158,7 +160,11 @@ def run(options: argparse.Namespace) -> int:
         watch = _Watch(report)
         found = evaluate(
             network, data, **settings, out=options.out, cluster=cluster, progress=watch,
-            about={"command": shlex.join(["jaxcam", *options.arguments])},
+            about={
+                "command": shlex.join(["jaxcam", *options.arguments]),
+                **({"plugins": list(map(python.resolved, options.plugin))}
+                   if options.plugin else {}),
+            },
         )  # fmt: skip
     if found.complete and not watch.worked:
         say(f"{options.out}: this run was finished before; nothing was left to do")
@@ -207,9 +213,9 @@ def _cluster(options: argparse.Namespace) -> Cluster | None:
 
     from jaxcam.evaluate.cluster import Cluster
 
-    own = networks.runs_python(options)
-    make = functools.partial(networks.from_python, networks.resolved(options.model)) if own else None
-    found = Cluster(options.ray, options.workers, resources or None, network=make)
+    make = functools.partial(networks.from_python, python.resolved(options.model)) if networks.is_own(options) else None
+    first = functools.partial(plugins.load, [python.resolved(source) for source in options.plugin])
+    found = Cluster(options.ray, options.workers, resources or None, network=make, first=first)
     jax.config.update("jax_platforms", "cpu")  # this process writes; the devices are the workers'
     return found
 

@@ -10,9 +10,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxcam import __version__
-from jaxcam.cli import arguments, drawing, frames, networks, processes
+from jaxcam.cli import arguments, drawing, frames, networks, processes, python
 from jaxcam.cli.pictures import expand, stems
-from jaxcam.cli.programs import keep_programs
 from jaxcam.cli.table import rows_of, show
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
@@ -58,7 +57,9 @@ def add_commands(commands: Any) -> None:
         nargs="+",
         action="extend",
         metavar="T",
-        help="classes to explain, by name or index; 'cat - dog' is the difference of two",
+        help="classes to explain, by name or index; 'cat - dog' is the difference of two, and `jaxcam targets` lists "
+        "other kinds, as in against_rest:cat; in place of a class, predicted is the most probable one and rival the "
+        "next; or a function of the logits, FILE.py:NAME",
     )
     which.add_argument(
         "--top", type=int, default=1, metavar="N", help="explain the N most probable classes of each photo (default: 1)"
@@ -109,6 +110,8 @@ def run(options: argparse.Namespace) -> int:
     processes.check(options)
     drawing.check(options)
     frames.check(options)
+    if options.coordinator is None:  # else nothing may be computed before the processes have found together
+        networks.prepare(options)
     _check_names(options)
     methods = _requests(options)
     paths, said = expand(named, pathlib.Path(options.out))
@@ -118,10 +121,12 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.explanation.targets import known
     from jaxcam.files import check_writable
 
-    keep_programs(ours=not networks.runs_python(options))
+    networks.keep(options)
     network = networks.load(options)
     layers = [network.resolve_layer(at) for at in options.layer or [None]]
-    targets: Any = [known(network, t) for t in options.target] if options.target else options.top
+    targets: Any = options.top
+    if options.target:
+        targets = [python.at(t, "target", "--target") if _is_function(t) else known(network, t) for t in options.target]
     out = check_writable(options.out) if first else pathlib.Path(options.out)
     if options.json not in (None, "-"):
         check_writable(pathlib.Path(options.json).parent)
@@ -157,6 +162,7 @@ def _explain(
     from jaxcam.explanation.explain import BATCH, explain_each, requested
     from jaxcam.explanation.lower_precision import told
     from jaxcam.explanation.resume import Digests, Unfinished, check_alike, settings_digest
+    from jaxcam.explanation.targets import as_list
     from jaxcam.transforms.memory import is_a_processor, room_for
 
     broken: list[tuple[str, str]] = []
@@ -167,8 +173,9 @@ def _explain(
         made_at = " ".join([*layers, "fused by", options.fuse, "over", *(options.views or ["plain"])])
     settings = settings_digest(
         network, layer=made_at, methods=labels, seed=options.seed,
-        targets=[t if isinstance(t, int) else str(t) for t in targets] if isinstance(targets, list) else targets,
-        precision=options.precision,
+        targets=[getattr(t, "__name__", t if isinstance(t, int) else str(t)) for t in as_list(targets)]
+        if options.target else targets,
+        precision=options.precision, code=_code_of_others(requests, everything, as_list(targets)),
     )  # fmt: skip
     check_alike(settings)
     digests = Digests(settings)
@@ -230,6 +237,21 @@ def _explain(
     for notice in [*doubts, *notices]:
         console.print(visible(notice), markup=False, highlight=False, soft_wrap=True)
     return broken, records
+
+
+def _code_of_others(requests: dict, everything: bool, targets: list) -> dict[str, str]:
+    """Digests of methods and targets that are not of this library."""
+    from jaxcam.explanation.resume import code_of_others
+    from jaxcam.methods.registry import METHODS
+    from jaxcam.methods.targets import OfClasses
+
+    functions = {label: request.info.function for label, request in requests.items()}
+    if everything:
+        functions |= {name: info.function for name, info in METHODS.items()}
+    for target in targets:
+        if callable(target):
+            functions[str(target)] = target.form.function if isinstance(target, OfClasses) else target
+    return code_of_others({name: functions[name] for name in sorted(functions)})
 
 
 def _same_place(path: str, other: str) -> bool:
@@ -294,6 +316,11 @@ def _requests(options: argparse.Namespace) -> list | None:
         setting = [("num_permutations", options.permutations)]
         found = [r.with_defaults(setting) if r.name in takers else r for r in found]
     return [*(["all"] if everything else []), *found]
+
+
+def _is_function(target: str) -> bool:
+    """Whether a target is a function in a Python file."""
+    return target.rpartition(":")[0].endswith(".py")
 
 
 def _check_names(options: argparse.Namespace) -> None:

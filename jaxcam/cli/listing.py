@@ -1,4 +1,4 @@
-"""`jaxcam models`, `jaxcam methods` and `jaxcam metrics`: what there is."""
+"""`jaxcam models`, `methods`, `metrics` and `targets`: what there is."""
 
 from __future__ import annotations
 
@@ -45,6 +45,33 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     metrics.add_argument("name", nargs="?", metavar="NAME", help="the metric to show, by its name or abbreviation")
     metrics.set_defaults(run=_metrics)
+    targets = commands.add_parser(
+        "targets", help="list the kinds of targets", allow_abbrev=False,
+        description="Lists what can be explained besides one class, by `jaxcam explain --target` and `jaxcam "
+        "evaluate --targets`.",
+    )  # fmt: skip
+    targets.set_defaults(run=_targets)
+
+
+def _targets(options: argparse.Namespace) -> int:
+    del options
+    from jaxcam.explanation.targets import LABEL, PREDICTED, RIVAL
+    from jaxcam.methods.targets import TARGETS
+
+    table = _table("kind", "as in", "what it explains", "numbers", "paper")
+    for name, form in TARGETS.items():
+        classes = ["cat", "dog", "owl"][: form.classes + 2 * form.more]
+        _add(table, name, f"{name}:{','.join(classes)}", form.about, _pairs(form.numbers), form.paper)
+    console = _console()
+    console.print(table)
+    for line in (
+        "'cat - dog' is difference:cat,dog; numbers come last, as in finer:cat,dog,strength=0.5",
+        f"for a class may stand {PREDICTED}, the most probable one, and {RIVAL}, the most probable not named before",
+        f"jaxcam evaluate takes those that begin with {PREDICTED} or {LABEL}, each class that is in a picture",
+        "a function of the logits: jaxcam explain --target FILE.py:NAME",
+    ):
+        console.print(line, markup=False)
+    return 0
 
 
 def _console(width: int = 160) -> Console:

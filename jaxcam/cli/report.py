@@ -68,13 +68,13 @@ def run(options: argparse.Namespace) -> int:
     if len(options.folder) > 1:
         if kind not in ("markdown", "latex"):
             raise JaxcamError("of several runs there is one table, as Markdown or LaTeX: give --format or --out")
-        runs = [read_run(folder) for folder in options.folder]
+        runs = [_known(read_run(folder)) for folder in options.folder]
         parts = [(folder, _table(options, run, _summary(options, run)))
                  for folder, run in zip(options.folder, runs, strict=True)]  # fmt: skip
         _write(_as_text(options, kind, tables.together(parts)), options.out)
         return 0
     [folder] = options.folder
-    found = read_run(folder)
+    found = _known(read_run(folder))
     focus = options.focus or focus_method(found)
     if focus not in found.methods:
         raise unknown("method of this run", focus, found.methods)
@@ -130,6 +130,19 @@ def _as_text(options: argparse.Namespace, kind: str, table: Table) -> str:
     if kind == "markdown":
         return tables.markdown(table)
     return tables.latex(table, intervals=options.intervals, label=options.label, caption=options.caption)
+
+
+def _known(run: Run) -> Run:
+    """The run, if all that it measured is known here."""
+    from jaxcam.errors import unknown
+    from jaxcam.metrics.registry import METRICS
+
+    for name in run.metrics:
+        if name not in METRICS:
+            plugins = " ".join(f"--plugin {source}" for source in run.manifest["about"].get("plugins", ()))
+            error = unknown("metric", name, METRICS)
+            raise JaxcamError(f"{run.folder}: {error}; the run was made with {plugins}") if plugins else error
+    return run
 
 
 def _format(options: argparse.Namespace) -> str:

@@ -6,7 +6,6 @@ import argparse
 from typing import Any
 
 from jaxcam.cli import networks
-from jaxcam.cli.programs import keep_programs
 from jaxcam.errors import JaxcamError
 
 #: Addresses of this machine alone.
@@ -46,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         raise JaxcamError(f"a port is a number from 0 to 65535, not {options.port}")
     if options.host not in _LOCAL and not options.name:
         raise JaxcamError(f"--host {options.host} lets others in: say by --name what they call this machine")
-    keep_programs(ours=not networks.runs_python(options))
+    networks.keep(options)
     chosen = networks.load(options)
     offered = {chosen.name: chosen, **{name: load(name) for name in bundled() if name != chosen.name}}
     names = (*_LOCAL, *options.name)

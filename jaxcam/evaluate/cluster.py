@@ -83,7 +83,9 @@ class _Maker:
     def _made(given: Any) -> Worker:
         import ray
 
-        network, digest, options, known = ray.get(given)
+        first, network, digest, options, known = ray.get(given)
+        if first is not None:
+            first()
         if not isinstance(network, Classifier):
             network = network()
         if network.digest() != digest:
@@ -104,6 +106,7 @@ class Cluster:
         given.
       network: makes the network in the actors, where it cannot be sent to them, as one by `jaxcam.wrap` cannot. It has
         to be the one that is evaluated.
+      first: called in the actors before all else, to register the methods and metrics of other packages.
 
     Attributes:
       workers: how many actors there are for many units.
@@ -115,7 +118,7 @@ class Cluster:
 
     def __init__(
         self, address: str, workers: int | None = None, resources: Mapping[str, float] | None = None,
-        network: Callable[[], Classifier] | None = None,
+        network: Callable[[], Classifier] | None = None, first: Callable[[], object] | None = None,
     ):  # fmt: skip
         if workers is not None and workers < 1:
             raise JaxcamError(f"the number of workers must be at least 1, not {workers}")
@@ -150,7 +153,7 @@ class Cluster:
         self._resources: dict[str, Any] = {
             "num_cpus": wanted.pop("CPU", 0), "num_gpus": wanted.pop("GPU", 0), "resources": wanted,
         }  # fmt: skip
-        self._network = network
+        self._network, self._first = network, first
         self._actors: list[Any] = []
         self.pids: list[int] = []
 
@@ -213,7 +216,7 @@ class Cluster:
         ray = self._ray
         sent = self._network or network.with_params(jax.device_get(network.params))
         try:
-            given = ray.put((sent, network.digest(), options, known))
+            given = ray.put((self._first, sent, network.digest(), options, known))
         except TypeError:  # with pages of what Ray tried
             raise JaxcamError(
                 f"{network.name} cannot be sent to the workers; tell them how to make it, as in Cluster(..., "

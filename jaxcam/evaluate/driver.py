@@ -29,6 +29,7 @@ from jaxcam.evaluate.unfinished import close, forget
 from jaxcam.evaluate.units import on_a_processor
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
+from jaxcam.explanation.targets import PREDICTED, first_class, of_data
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
 from jaxcam.metrics import METRICS
@@ -103,7 +104,9 @@ def evaluate(
         subsets is evaluated once.
       seeds: of the subsets, or how many of them.
       layer: where the maps are made; the network's default layer, the last convolutional one, unless given.
-      targets: "label" explains every class that is in a picture, "predicted" the most probable class.
+      targets: "label" explains every class that is in a picture, "predicted" the most probable class; or a target whose
+        first class is one of these words, as in "against_rest:label" or "label - rival", where rival is the most
+        probable other class. The metrics are always those of the first class.
       reference: method whose coefficients the metric `cosine` compares with; it adds that metric. So for every other
         metric that needs a reference.
       controls: add the methods that know nothing of the class, Random-CAM and the uniform map: rows that every table
@@ -199,7 +202,7 @@ def _for_network(network: Classifier, data: Dataset, targets: str) -> tuple[Data
     try:
         return data.for_classes(network.classes), True
     except JaxcamError:
-        if targets != "predicted":
+        if first_class(of_data(network, targets)) != PREDICTED:
             raise
     bare = tuple(dataclasses.replace(i, boxes={}, masks={}) for i in data.items)
     return dataclasses.replace(data, items=bare), False

@@ -24,8 +24,11 @@ from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, sealed, stamp
 from jaxcam.evaluate.store import Writer, in_use
 from jaxcam.explanation.engine import check_seed
+from jaxcam.explanation.resume import code_of_others
+from jaxcam.explanation.targets import of_data
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
+from jaxcam.methods.targets import OfClasses
 from jaxcam.metrics import BASELINES, BLURS, METRICS, step_counts
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.precision import check_precision
@@ -34,7 +37,6 @@ from jaxcam.transforms.precision import check_precision
 KEEP = ("coefficients", "maps", "curves")
 #: Pictures in a unit on a processor.
 BATCH = 12
-TARGETS = ("label", "predicted")
 _MOST_SEEDS = 10_000
 
 
@@ -47,7 +49,8 @@ class Options:
       metrics: names of `jaxcam.metrics.METRICS`.
       layer: where the maps are made; the last convolutional layer unless given.
       reference: the method whose coefficients metrics such as `cosine` compare with.
-      targets: "label" explains every class that is in the picture, "predicted" the most probable one.
+      targets: "label" explains every class that is in the picture, "predicted" the most probable one; or a target whose
+        first class is one of these, see `explanation.targets.of_data`.
       baseline: what a removed pixel becomes: "mean", "zero", "blur" or "rise".
       steps: of the insertion and deletion curves.
       start: how the picture is blurred that insertion starts from, "blur" or "rise".
@@ -95,7 +98,7 @@ class Options:
         for kind, names, known in (
             ("metric", self.metrics, METRICS), ("baseline", (self.baseline,), BASELINES),
             ("blur to start from", (self.start,), BLURS),
-            ("policy for targets", (self.targets,), TARGETS), ("array to keep", self.keep, KEEP),
+            ("array to keep", self.keep, KEEP),
         ):  # fmt: skip
             for name in names:
                 if name not in known:
@@ -163,6 +166,7 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         **({"precision": asked} if (asked := options.precision or network.precision) else {}),
         "seeds": list(options.seeds),
         "keep": list(options.keep),
+        **({"code": code} if (code := _code_of_others(network, options)) else {}),
         "versions": {"jaxcam": __version__, "jax": jax.__version__},
         "platform": jax.default_backend(),
     }  # fmt: skip
@@ -183,6 +187,18 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
         "images": {str(i): data.items[i].name for i in indices.tolist()},
         "subsets": subsets,
     }  # fmt: skip
+
+
+def _code_of_others(network: Classifier, options: Options) -> dict[str, str]:
+    """Digests of methods, metrics and targets that are not of this library."""
+    target = of_data(network, options.targets)  # which refuses what is none
+    functions: dict[str, Any] = {m.label: m.info.function for m in options.methods}
+    if options.reference is not None:
+        functions[options.reference.label] = options.reference.info.function
+    functions |= {name: METRICS[name].function for name in options.metrics if METRICS[name].function is not None}
+    if isinstance(target, OfClasses):
+        functions[options.targets] = target.form.function
+    return code_of_others(functions)
 
 
 def claim(folder: pathlib.Path, manifest: dict) -> tuple[Writer, Records]:

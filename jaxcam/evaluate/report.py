@@ -17,6 +17,7 @@ from jaxcam.evaluate.gallery import Case, Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
 from jaxcam.evaluate.statistics import MOST_KEPT, Cube, Summary, agreement, cube, over_seeds
 from jaxcam.evaluate.tables import DAGGER, count, number, titles
+from jaxcam.explanation.targets import LABEL, PREDICTED
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.metrics.registry import DIRECTIONS, METRICS
 
@@ -172,7 +173,7 @@ def _making(run: Run, summary: Summary) -> list[tuple[str, str]]:
         ("Data", f"{data['name']} ({data['kind']}): {data['images']:,} of {data['total']:,} pictures"),
         ("Data digest", f"sha256 {data['sha256']}"),
         ("Random subsets", f"limit {settings.get('limit') or 'none'}, seeds {', '.join(map(str, run.seeds))}"),
-        ("Explained", {"label": "every class that is in the picture", "predicted": "the most probable class"}.get(
+        ("Explained", {LABEL: "every class that is in the picture", PREDICTED: "the most probable class"}.get(
             settings["targets"], settings["targets"])),
         ("Removed pixels", settings.get("baseline")), ("Curve steps", settings.get("steps")),
         ("Insertion starts from", settings.get("start")),

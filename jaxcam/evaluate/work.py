@@ -21,6 +21,7 @@ from jaxcam.evaluate.manifest import Options
 from jaxcam.evaluate.measures import Measures, Piece, timed
 from jaxcam.evaluate.unfinished import Unfinished
 from jaxcam.explanation.engine import Engine, Forward, Maps
+from jaxcam.explanation.targets import PREDICTED, FunctionTarget, first_class, of_data, of_picture
 from jaxcam.methods.registry import Request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
@@ -61,6 +62,7 @@ class Worker:
         self.kept = Unfinished()
         self.network, self.options = network, options
         self.known_labels, self.stopping = known_labels, stopping
+        self.target = of_data(network, options.targets)
         asked = options.precision or network.precision
         self.engine = Engine(
             network, options.layer, options.batch_size, options.batch_size, seed=options.seed, precision=asked,
@@ -122,7 +124,8 @@ class Worker:
         return self.engine.forward(inputs[fine], [names[i] for i in fine])
 
     def _pairs(self, good: Sequence[Loaded], logits: np.ndarray) -> list[tuple[int, int]]:
-        if self.options.targets == "predicted":
+        """Pairs of a row and a class, the one that is measured."""
+        if first_class(self.target) == PREDICTED:
             return [(row, int(z.argmax())) for row, z in enumerate(logits)]
         return [(row, target) for row, x in enumerate(good) for target in x.item.labels]
 
@@ -149,7 +152,7 @@ class Worker:
         kept: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for method in options.methods:
             maps = found[method.label]
-            again = functools.partial(self._again, method, forward.sources, pairs, passes)
+            again = functools.partial(self._again, method, forward, pairs, passes)
             with self.kept.within(method.label):
                 values, curves = self.measures.of_maps(
                     maps, shared, reference, seconds["metrics"], self._check, again, self.kept.once
@@ -178,20 +181,31 @@ class Worker:
 
     def _maps(self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]]) -> Maps:
         return _maps(
-            self.kept.once(("maps", request.label), lambda: _arrays(self.engine.maps(request, forward, pairs, None)))
+            self.kept.once(
+                ("maps", request.label),
+                lambda: _arrays(self.engine.maps(request, forward, self._explained(forward, pairs), None)),
+            )
         )
 
+    def _explained(self, forward: Forward, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int | FunctionTarget]]:
+        """Pairs of a row and what is explained of it."""
+        return [(row, of_picture(self.network, self.target, forward.logits[row], first)) for row, first in pairs]
+
     def _again(
-        self, request: Request, sources: Sequence[str], pairs: Sequence[tuple[int, int]],
+        self, request: Request, original: Forward, pairs: Sequence[tuple[int, int]],
         passes: dict[Hashable, Forward], piece: Piece, images: jax.Array, name: Hashable | None,
         classes: Sequence[int] | None = None,
     ) -> np.ndarray:  # fmt: skip
         """The maps of a method on changed images of a piece; NaN where the network gives no finite numbers for one."""
         own = pairs[piece.some]
-        targets = [target for _, target in own] if classes is None else classes
+        if classes is not None:
+            own = [(row, other) for (row, _), other in zip(own, classes, strict=True)]
+        targets = [target for _, target in self._explained(original, own)]
 
         def seen(rows: Sequence[int]) -> Forward:
-            return self.engine.forward(np.asarray(images)[np.asarray(rows)], [sources[own[i][0]] for i in rows])
+            return self.engine.forward(
+                np.asarray(images)[np.asarray(rows)], [original.sources[own[i][0]] for i in rows]
+            )
 
         def maps(rows: Sequence[int], forward: Forward) -> np.ndarray:
             return self.engine.maps(request, forward, [(i, targets[row]) for i, row in enumerate(rows)], None).maps

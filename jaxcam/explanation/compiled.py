@@ -16,6 +16,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.explanation.kept import kept
 from jaxcam.methods.registry import Request
 from jaxcam.methods.result import Inputs
+from jaxcam.methods.stepping import joined_target
 from jaxcam.models.classifier import Features, LogitsFunction
 from jaxcam.transforms.convolutions import enabled, for_cpu
 from jaxcam.transforms.precision import HIGHEST, at_precision, choosing
@@ -127,29 +128,29 @@ def forward(features: Features, head: LogitsFunction, passes: str | None = None)
 
 @functools.lru_cache(maxsize=128)
 def maps(request: Request, head: LogitsFunction, network: LogitsFunction, function: Callable | None = None) -> Any:
-    """`(params, activations, bypass, given, rows, targets) -> CAM` of pairs of a row of the batch and a class.
+    """`(params, activations, bypass, given, rows, targets, classes) -> CAM` of pairs of a row of the batch and a class.
 
-    With a function of the logits that one is explained, and `targets` only tell its draws from others'. `given` holds
-    what the method needs besides, by its field of `Inputs`, one row per picture.
+    With a function of the logits that one is explained, of `classes` where it is one of some, and `targets` only tell
+    its draws from others'. `given` holds what the method needs besides, by its field of `Inputs`, one row per picture.
     """
 
     @jax.jit
     @for_cpu
     @at_precision
-    def run(params, activations, bypass, given, rows, targets):
-        def one(row, target):
+    def run(params, activations, bypass, given, rows, targets, classes):
+        def one(row, target, classes):
             a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
             if "key" in more:
                 more["key"] = jax.random.fold_in(more["key"], target)
             first = head_params(params, bypassed)
-            explained = target if function is None else function
+            explained = target if function is None else joined_target(function, classes)
             return tuple(
                 request.call(Inputs(first, a, head, explained, network=network, network_params=params, **more))
             )
 
         if rows.shape[0] == 1:  # vmap over one would turn loops that stop early into slower ones
-            return jax.tree.map(lambda x: x[None], one(rows[0], targets[0]))
-        return jax.vmap(one)(rows, targets)
+            return jax.tree.map(lambda x: x[None], one(rows[0], targets[0], [c[0] for c in classes]))
+        return jax.vmap(one)(rows, targets, classes)
 
     return _saying(run, "maps", request, head, network, "a class" if function is None else None)
 

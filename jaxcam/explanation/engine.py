@@ -188,13 +188,13 @@ class Engine:
         Raises:
           JaxcamError: the method is not defined for this head, or for such a target.
         """
-        kinds: dict[FunctionTarget | None, list[int]] = {}
+        kinds: dict[Callable | None, list[int]] = {}
         for i, (_, target) in enumerate(pairs):
-            kinds.setdefault(target if isinstance(target, FunctionTarget) else None, []).append(i)
-        found = []
-        for function, places in kinds.items():
-            numbered: list[Any] = [(pairs[i][0], function.number if function else pairs[i][1]) for i in places]
-            found.append(self._maps(request, forward, numbered, function, references, done))
+            kinds.setdefault(target.kind if isinstance(target, FunctionTarget) else None, []).append(i)
+        found = [
+            self._maps(request, forward, [pairs[i] for i in places], kind, references, done)
+            for kind, places in kinds.items()
+        ]
         order = np.argsort(np.concatenate(list(kinds.values())), kind="stable")
         coefficients, maps, signed, gaps, evaluations = (
             np.concatenate(a)[order] for a in list(zip(*found, strict=True))[:5]
@@ -205,39 +205,46 @@ class Engine:
         return Maps(coefficients, maps, signed, gaps, evaluations, seconds, told, request.info.from_zero)
 
     def _maps(
-        self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]], function: FunctionTarget | None,
-        references: jax.Array | None, done: Callable[[float], None],
+        self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int | FunctionTarget]],
+        kind: Callable | None, references: jax.Array | None, done: Callable[[float], None],
     ) -> Maps:  # fmt: skip
-        """The maps of pairs of a row and a class; of a row and a function of the logits, where there is one."""
+        """The maps of pairs of a row and a class; of a row and a function of the logits, all of them of one kind."""
         info = request.info
         label, options = request.label, info.multi_label if self.network.multi_label else ()
-        if function is not None:
+        functions = [target for _, target in pairs if isinstance(target, FunctionTarget)]
+        if functions:
             if info.of_logits is None:
-                raise JaxcamError(f"{info.title} explains classes, and {function.name!r} is a function of the logits")
+                raise JaxcamError(
+                    f"{info.title} explains classes, and {functions[0].name!r} is a function of the logits"
+                )
             options = info.of_logits
         request = request.with_defaults(options)
-        program = compiled.maps(request, self.head, self.network.whole, function and function.function)
+        program = compiled.maps(request, self.head, self.network.whole, kind)
+        # Columns: the row, the class or what stands for it where draws are told apart, the classes of a function.
+        table = np.asarray(
+            [(row, t.number, *t.classes) if isinstance(t, FunctionTarget) else (row, t) for row, t in pairs], np.int32
+        )
         given, total = self._given(info.needs, forward, references)
         at_once = self.maps_at_once if info.batched else 1
         stepped = None
         if info.steps is not None:
-            stepped = self._stepped.division(request, self._inputs(forward, 0, 0, function, given))
+            stepped = self._stepped.division(request, self._inputs(forward, 0, pairs[0][1], given))
         parts = []
         for start in range(0, len(pairs), at_once):
-            some = np.asarray(pairs[start : start + at_once], np.int32)
-            rows, targets = map(jax.device_put, _pad(some, at_once).T)
+            some = table[start : start + at_once]
             if stepped is not None:
-                [(row, target)] = some.tolist()
-                where = (forward.sources[row], label, target)
+                row, target = pairs[start]
+                where = (forward.sources[row], label, int(some[0, 1]))
                 try:
                     result, seconds = self._stepped.run(
-                        stepped, self._placed(self._inputs(forward, row, target, function, given)), where, done
+                        stepped, self._placed(self._inputs(forward, row, target, given)), where, done
                     )
                 except JaxcamError as e:
-                    note = self._not_finite_at_zero(forward, row, target, function)
+                    note = self._not_finite_at_zero(forward, row, target)
                     raise JaxcamError(f"{e}; {note}") if note else e  # noqa: B904  # the same, and more of it
             else:
-                batch = (forward.padded, forward.bypass, given, rows, targets)
+                rows, targets, *classes = map(jax.device_put, _pad(some, at_once).T)
+                batch = (forward.padded, forward.bypass, given, rows, targets, classes)
                 result, seconds = self._timed(program, self.params, *batch, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
             total += seconds
@@ -251,43 +258,35 @@ class Engine:
             )
         gaps = diagnostics.get("completeness_gap")
         if gaps is None:
-            rows, targets = np.asarray(pairs).T
-            full, zero = (
-                _explained(z, rows, targets, function) for z in (forward.logits, self._logits_at_zero(forward))
-            )
+            full, zero = (_explained(z, pairs) for z in (forward.logits, self._logits_at_zero(forward)))
             difference = full - zero
             gaps = coefficients.sum(1, dtype=np.float64) - difference
         evaluations = diagnostics.get("evaluations", np.full(len(pairs), np.nan))
         left_out = diagnostics.get("references_left_out", np.zeros(len(pairs)))
         notes = tuple(
-            self._note(forward, *pair, function, c, int(n))
-            for pair, c, n in zip(pairs, coefficients, left_out, strict=True)
+            self._note(forward, *pair, c, int(n)) for pair, c, n in zip(pairs, coefficients, left_out, strict=True)
         )
         return Maps(coefficients, maps, diagnostics["signed_map"], gaps, evaluations, total / len(pairs), notes)
 
     def _note(
-        self, forward: Forward, row: int, target: int, function: FunctionTarget | None, coefficients: np.ndarray,
-        left_out: int,
-    ) -> str | None:  # fmt: skip
+        self, forward: Forward, row: int, target: int | FunctionTarget, coefficients: np.ndarray, left_out: int
+    ) -> str | None:
         """What is to be said of the references of a map."""
         if not left_out and np.isfinite(coefficients).all():
             return None
-        why = self._not_finite_at_zero(forward, row, target, function)
+        why = self._not_finite_at_zero(forward, row, target)
         return f"{left_out} of its references left out: {why or 'the logit is not finite there'}" if left_out else why
 
-    def _not_finite_at_zero(
-        self, forward: Forward, row: int, target: int, function: FunctionTarget | None
-    ) -> str | None:
+    def _not_finite_at_zero(self, forward: Forward, row: int, target: int | FunctionTarget) -> str | None:
         """Which operation makes F(0) not finite, and what to do; None where it is."""
-        zero = _explained(self._logits_at_zero(forward), np.asarray([row]), np.asarray([target]), function)
-        if np.isfinite(zero).all():
+        if np.isfinite(_explained(self._logits_at_zero(forward), [(row, target)])).all():
             return None
         # What is explained decides it, and the picture where values go around the layer.
         around = forward.sources[row] if jax.tree.leaves(forward.bypass) else None
-        owes = (target if function is None else function.function, around)
+        owes = (target, around)
         why = self._zero_origins.get(owes)
         if why is None:
-            inputs = self._inputs(forward, row, target, function)
+            inputs = self._inputs(forward, row, target)
             score = scalar_score(self.head, inputs.params, inputs.target)
             origin = origin_of_nonfinite(score, jnp.zeros_like(inputs.activations))
             why = self._zero_origins[owes] = str(origin or "a constant of it is not")
@@ -315,14 +314,13 @@ class Engine:
         return given, seconds
 
     def _inputs(
-        self, forward: Forward, row: int, target: int, function: FunctionTarget | None,
-        given: Mapping[str, jax.Array] | None = None,
-    ) -> Inputs:  # fmt: skip
+        self, forward: Forward, row: int, target: int | FunctionTarget, given: Mapping[str, jax.Array] | None = None
+    ) -> Inputs:
         """All that a method may take of one picture and target; references where they are given."""
         a, bypass, image = jax.tree.map(lambda x: x[row], (forward.padded, forward.bypass, forward.inputs))
-        key = jax.random.fold_in(forward.keys[row], target)
+        number, explained = (target.number, target.function) if isinstance(target, FunctionTarget) else (target, target)
+        key = jax.random.fold_in(forward.keys[row], number)
         first = head_params(self.params, bypass)
-        explained = target if function is None else function.function
         references = None if given is None or "references" not in given else given["references"][row]
         return Inputs(first, a, self.head, explained, key, references, image, self.network.whole, self.params)
 
@@ -352,11 +350,15 @@ def check_seed(seed: int) -> None:
         raise JaxcamError(f"the seed must be a whole number of at most 63 bits, not {seed}")
 
 
-def _explained(
-    logits: np.ndarray, rows: np.ndarray, targets: np.ndarray, function: FunctionTarget | None
-) -> np.ndarray:
+def _explained(logits: np.ndarray, pairs: Sequence[tuple[int, int | FunctionTarget]]) -> np.ndarray:
     """F `(p,)` of pairs, from the logits `(n, C)`."""
-    return logits[rows, targets].astype(np.float64) if function is None else function.of(logits[rows])
+    return np.asarray(
+        [
+            target.of(logits[row]) if isinstance(target, FunctionTarget) else logits[row, target]
+            for row, target in pairs
+        ],
+        np.float64,
+    )
 
 
 def _pad(rows: np.ndarray, count: int) -> np.ndarray:

@@ -270,7 +270,7 @@ def _gather(
 def _told(network: Classifier, target: int | FunctionTarget, logits: np.ndarray, probabilities: np.ndarray) -> dict:
     """What a target is, and its value."""
     if isinstance(target, FunctionTarget):
-        value = float(target.of(logits[None])[0])
+        value = target.of(logits)
         return {"target": None, "class_name": target.name, "probability": float("nan"), "logit": value}
     return {
         "target": target, "class_name": network.classes[target], "probability": float(probabilities[target]),

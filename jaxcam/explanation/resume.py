@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -12,7 +13,7 @@ import time
 import typing
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ INTERVAL = 10.0
 
 def settings_digest(
     network: Classifier, *, layer: str, methods: Sequence[str], targets: Any, seed: int,
-    precision: str | None = None,
+    precision: str | None = None, code: Mapping[str, str] | None = None,
 ) -> str:  # fmt: skip
     """What decides the numbers of a run besides the pictures; batches and devices do not."""
     named = {"classes": list(network.classes), "multi_label": network.multi_label, **network.described()}
@@ -47,8 +48,30 @@ def settings_digest(
     asked = precision or network.precision or HIGHEST
     if asked != HIGHEST:
         chosen["precision"] = asked
+    if code:
+        chosen["code"] = dict(code)
     text = json.dumps(named | chosen | {"weights": network.digest()}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def code_of_others(functions: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the files that functions stand in, so that results of another version of them are told apart.
+
+    Left out are this library's own, which have its version. Of a function that stands in no file it is of its own code.
+    """
+    found = {}
+    for name, function in functions.items():
+        plain = inspect.unwrap(getattr(function, "func", function))
+        home = plain if hasattr(plain, "__code__") else type(plain)
+        if home.__module__.partition(".")[0] in ("builtins", __name__.partition(".")[0]):
+            continue
+        try:
+            data = pathlib.Path(inspect.getfile(home)).read_bytes()
+        except (OSError, TypeError):
+            code = getattr(home, "__code__", None)
+            data = (code.co_code + repr(code.co_names).encode()) if code else home.__qualname__.encode()
+        found[name] = hashlib.sha256(data).hexdigest()[:16]
+    return found
 
 
 def from_first(data: bytes) -> bytes:

@@ -21,7 +21,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
-from jaxcam.methods.stepping import Data, Stepped
+from jaxcam.methods.stepping import Data, Stepped, split_target
 from jaxcam.shapley import moments, sparse
 from jaxcam.shapley.adjusted import Adjusted, Budget, budget
 from jaxcam.shapley.exact import Enumeration, is_enumerable
@@ -204,7 +204,7 @@ class HeadGame:
 
     Attributes:
       head: as in `shap_cam`.
-      score: the target, where it is a function.
+      score: the target, where it is a function, without the classes that it is of.
       precision: as in `shap_cam`.
     """
 
@@ -213,7 +213,7 @@ class HeadGame:
     precision: str | None
 
     def __call__(self, data: Data) -> Problem:
-        score = scalar_score(self.head, data.params, data.target if self.score is None else self.score)
+        score = scalar_score(self.head, data.params, data.explained(self.score))
         game = coalition_game(score, data.activations, precision=self.precision)
         return Problem(game, data.key, _present(data.activations), sampled_layer(game))
 
@@ -292,7 +292,7 @@ def stepped_shap_cam(
         steps = dataclasses.replace(steps, tolerance=tolerance)
     else:
         tolerance = None
-    return Stepped(steps, HeadGame(head, target if callable(target) else None, precision), _OfState(tolerance))
+    return Stepped(steps, HeadGame(head, split_target(target)[0], precision), _OfState(tolerance))
 
 
 @dataclasses.dataclass(frozen=True)

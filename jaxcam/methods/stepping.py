@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.result import CAM, Inputs, Params, Target
+from jaxcam.methods.targets import OfClasses
 from jaxcam.shapley.permutations import raw_key
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import State, Steps, drive, run
@@ -23,7 +24,7 @@ class Data(NamedTuple):
 
     Attributes:
       params, network_params, activations, image: as in `Inputs`.
-      target: `()` the class; 0 where the target is a function.
+      target: `()` the class, or the classes of a target that is a function of some; 0 of another function.
       key: the raw random key.
       references: as in `Inputs`.
     """
@@ -43,12 +44,21 @@ class Data(NamedTuple):
 
     def explained(self, function: Callable | None) -> Target:
         """The target: a function of the logits where there is one, else the class."""
-        return self.target if function is None else function
+        return joined_target(function, self.target)
 
 
 def split_target(target: Target) -> tuple[Callable | None, Any]:
-    """A target's two parts: the function, which is a part of programs, and the class, which is data."""
+    """A target's two parts: the function, which is a part of programs, and the class or classes, which are data."""
+    if isinstance(target, OfClasses):
+        return target.parts()
     return (target, None) if callable(target) else (None, target)
+
+
+def joined_target(function: Callable | None, data: Any) -> Target:
+    """The target of which these are the parts."""
+    if isinstance(function, OfClasses):
+        return function.with_classes(data)
+    return data if function is None else function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +120,8 @@ class Stepped:
     def states(self, inputs: Inputs, *, mesh: Mesh | None = None, state: State | None = None, **more: Any) -> Iterator:
         """The method step by step: `drive` on one example."""
         key = None if inputs.key is None else np.asarray(raw_key(inputs.key))
-        target = np.asarray(0 if callable(inputs.target) else inputs.target, np.int32)
+        _, classes = split_target(inputs.target)
+        target = jax.tree.map(lambda index: np.asarray(index, np.int32), 0 if classes is None else classes)
         given = inputs.params, inputs.network_params, inputs.activations, inputs.image
         data = Data(*given, target, key, inputs.references)
         return drive(self.steps, data, prepare=self.prepare, mesh=mesh, state=state, **more)

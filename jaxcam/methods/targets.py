@@ -1,13 +1,14 @@
 """What to explain besides one class: small functions of the logits, or of whatever a network returns.
 
 `jaxcam.targets.difference(3, 7)` is a target of every method; with names, `difference("cat", "dog")`, one of
-`jaxcam.explain`, where the network knows them. On the command line it is `--target "cat - dog"`.
+`jaxcam.explain`, where the network knows them. On the command line it is `--target difference:cat,dog`, or "cat - dog".
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,22 +24,67 @@ Class = int | str
 
 
 @dataclasses.dataclass(frozen=True)
+class TargetForm:
+    """What there is to know of a kind of target; nothing outside its entry in `TARGETS` knows it by name.
+
+    Attributes:
+      function: `(logits (C,), *classes) -> ()`, with numbers as keyword arguments. The classes are indices that exist,
+        and are traced where programs are compiled: one serves all classes.
+      written: what people read, with a `{}` for every single class, `{more}` for the others, and the numbers by name.
+      about: in a few words, for lists.
+      classes: how many single ones it takes.
+      more: whether one or more others follow them.
+      between: what stands between those others.
+      paper: where it comes from.
+    """
+
+    function: Callable[..., jax.Array]
+    written: str
+    about: str = ""
+    classes: int = 1
+    more: bool = False
+    between: str = ", "
+    paper: str = ""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers that it takes, with their defaults."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY}
+
+    def of(self, *classes: Class, **numbers: float) -> OfClasses:
+        """The target of some classes.
+
+        Raises:
+          JaxcamError: there are too few or too many classes, or there is no such number.
+        """
+        if len(classes) < self.classes + self.more or len(classes) > self.classes and not self.more:
+            wanted = f"{self.classes + self.more} class{'es' * (self.classes + self.more > 1)}"
+            raise JaxcamError(f"{self.written!r} takes {wanted}{' or more' * self.more}, not {len(classes)}")
+        known = self.numbers
+        for name, value in numbers.items():
+            if name not in known:
+                raise JaxcamError(f"{self.written!r} takes no {name}; there is {', '.join(known) or 'nothing'} to set")
+            if not np.isfinite(value):
+                raise JaxcamError(f"{name} must be finite, not {value}")
+        return OfClasses(self, tuple(classes), tuple(sorted({**known, **numbers}.items())))
+
+
+@dataclasses.dataclass(frozen=True)
 class OfClasses:
     """A function of the logits `(C,) -> ()` and of some classes; equal ones are compiled once.
 
     Attributes:
-      function: `(logits, *indices) -> ()`.
+      form: of which it is one.
       classes: by index or name.
-      form: how it is written, with a `{}` for every class.
+      numbers: pairs of keyword and value.
       names: of the classes, for people; what `classes` says unless given.
-      numbers: what the function takes besides, after the classes.
     """
 
-    function: Callable[..., jax.Array]
+    form: TargetForm
     classes: tuple[Class, ...]
-    form: str
+    numbers: tuple[tuple[str, float], ...] = ()
     names: tuple[str, ...] = ()
-    numbers: tuple[float, ...] = ()
 
     def __call__(self, logits: jax.Array) -> jax.Array:
         """The value.
@@ -47,6 +93,8 @@ class OfClasses:
           JaxcamError: a class is given by its name, or does not exist.
         """
         for index in self.classes:
+            if isinstance(index, jax.core.Tracer):
+                continue
             if isinstance(index, str):
                 raise JaxcamError(
                     f"{self} names the class {index!r}, and a method takes indices: network.class_index({index!r}) "
@@ -54,20 +102,39 @@ class OfClasses:
                 )
             if not 0 <= index < logits.shape[-1]:
                 raise JaxcamError(f"there is no class {index} among {logits.shape[-1]} logits, numbered from 0")
-        return self.function(logits, *self.classes, *self.numbers)
+        try:
+            return self.form.function(logits, *self.classes, **dict(self.numbers))
+        except jax.errors.JAXTypeError as e:
+            if not any(isinstance(index, jax.core.Tracer) for index in self.classes):
+                raise
+            raise JaxcamError(
+                f"{self.form.written!r} asks for the value of a class's index, which is traced so that one program "
+                "serves all classes; write it with logits[a] and jnp.arange(len(logits)) != a"
+            ) from e
 
     def __str__(self) -> str:
-        return self.form.format(*(self.names or self.classes))
+        names = [str(n) for n in self.names or self.classes]
+        single, others = names[: self.form.classes], names[self.form.classes :]
+        numbers = {name: f"{value:g}" for name, value in self.numbers}
+        return self.form.written.format(*single, more=self.form.between.join(others), **numbers)
 
     def known(self, index: Callable[[Class], int], names: Sequence[str]) -> OfClasses:
         """The same with the indices and names that a network has for the classes."""
         found = tuple(index(c) for c in self.classes)
         return dataclasses.replace(self, classes=found, names=tuple(names[i] for i in found))
 
+    def parts(self) -> tuple[OfClasses, tuple[Any, ...]]:
+        """What is a part of programs, and what is data: the target without its classes, and these."""
+        return dataclasses.replace(self, classes=(), names=()), self.classes
+
+    def with_classes(self, classes: Sequence[Any]) -> OfClasses:
+        """The first of the parts with other classes, which may be traced."""
+        return dataclasses.replace(self, classes=tuple(classes))
+
 
 def difference(a: Class, b: Class) -> OfClasses:
     """`z_a - z_b`: why one class, and not the other."""
-    return OfClasses(_difference, (a, b), "{} - {}")
+    return TARGETS["difference"].of(a, b)
 
 
 def total(classes: Sequence[Class]) -> OfClasses:
@@ -76,8 +143,7 @@ def total(classes: Sequence[Class]) -> OfClasses:
     Raises:
       JaxcamError: there is no class, or text in place of a sequence of classes.
     """
-    several = _several("total", classes)
-    return OfClasses(_total, several, " + ".join(["{}"] * len(several)))
+    return TARGETS["total"].of(*_several("total", classes))
 
 
 def against_rest(a: Class) -> OfClasses:
@@ -88,12 +154,12 @@ def against_rest(a: Class) -> OfClasses:
     Raises:
       JaxcamError: where it is called, there is no other class.
     """
-    return OfClasses(_against_rest, (a,), "{} against the rest")
+    return TARGETS["against_rest"].of(a)
 
 
 def not_class(a: Class) -> OfClasses:
     """`-z_a`: what speaks against the class. For one logit of two classes, the negative one."""
-    return OfClasses(_not_class, (a,), "not {}")
+    return TARGETS["not_class"].of(a)
 
 
 def finer(a: Class, similar: Sequence[Class], strength: float = 0.6) -> OfClasses:
@@ -107,9 +173,7 @@ def finer(a: Class, similar: Sequence[Class], strength: float = 0.6) -> OfClasse
     References:
       Zhang et al., Finer-CAM: Spotting the Difference Reveals Finer Details for Visual Explanation, CVPR 2025.
     """
-    others = _several("finer", similar)
-    form = f"{{}} - {strength:g} x mean of {', '.join(['{}'] * len(others))}"
-    return OfClasses(_finer, (a, *others), form, numbers=(strength,))
+    return TARGETS["finer"].of(a, *_several("finer", similar), strength=strength)
 
 
 def similar(weights: Any, a: int, count: int = 3) -> list[int]:
@@ -226,24 +290,36 @@ def _several(name: str, classes: Sequence[Class]) -> tuple[Class, ...]:
     return tuple(classes)
 
 
-def _difference(logits: jax.Array, a: int, b: int) -> jax.Array:
+def _difference(logits: jax.Array, a: Any, b: Any) -> jax.Array:
     return logits[a] - logits[b]
 
 
-def _total(logits: jax.Array, *classes: int) -> jax.Array:
+def _total(logits: jax.Array, *classes: Any) -> jax.Array:
     return functools.reduce(operator.add, [logits[c] for c in classes])
 
 
-def _against_rest(logits: jax.Array, a: int) -> jax.Array:
+def _against_rest(logits: jax.Array, a: Any) -> jax.Array:
     if logits.shape[-1] < 2:
         raise JaxcamError("against_rest: there is no other class")
-    return logits[a] - jax.nn.logsumexp(jnp.delete(logits, a))
+    return logits[a] - jax.nn.logsumexp(logits, where=jnp.arange(logits.shape[-1]) != a)
 
 
-def _not_class(logits: jax.Array, a: int) -> jax.Array:
+def _not_class(logits: jax.Array, a: Any) -> jax.Array:
     return -logits[a]
 
 
-def _finer(logits: jax.Array, *classes_and_strength: Any) -> jax.Array:
-    a, *similar, strength = classes_and_strength
+def _finer(logits: jax.Array, a: Any, *similar: Any, strength: float = 0.6) -> jax.Array:
     return logits[a] - strength / len(similar) * _total(logits, *similar)
+
+
+#: Kinds of targets by name; a new one is an entry, from outside as well.
+TARGETS: dict[str, TargetForm] = {
+    "difference": TargetForm(_difference, "{} - {}", "why one class and not another", classes=2),
+    "total": TargetForm(_total, "{more}", "several classes as one", classes=0, more=True, between=" + "),
+    "against_rest": TargetForm(_against_rest, "{} against the rest", "a class against all others: its log odds"),
+    "not_class": TargetForm(_not_class, "not {}", "what speaks against a class"),
+    "finer": TargetForm(
+        _finer, "{} - {strength} x mean of {more}", "a class less those that are easily taken for it", more=True,
+        paper="Zhang et al., CVPR 2025",
+    ),
+}  # fmt: skip
