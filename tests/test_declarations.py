@@ -31,6 +31,7 @@ from jaxcam.methods.heads import DefinedFor
 from jaxcam.methods.registry import METHODS, Method, request
 from jaxcam.methods.result import CAM, Inputs, cam_of_coefficients, cam_of_contributions
 from jaxcam.methods.stepping import Data, Stepped
+from jaxcam.methods.targets import TARGETS
 from jaxcam.shapley.stepping import run
 from jaxcam.zoo.store import save_network
 
@@ -117,6 +118,14 @@ def test_the_guides_table_says_what_is_declared():
         assert total.startswith("to F(A) - mean") == (info.complete == "references"), name
         assert (alike in ("yes", "as written")) == info.symmetric, name
         assert (linear.strip("*").startswith(("yes", "with the zero"))) == info.exact_on_linear, name
+
+
+def test_the_guide_to_targets_has_every_kind():
+    text = (ROOT.parent / "docs" / "targets.md").read_text()
+    rows = {m[1]: m[2].split("|") for m in re.finditer(r"^\| `(\w+)` \|(.*)\|$", text, re.MULTILINE)}
+    assert set(rows) == set(TARGETS)
+    for name, (_, python, command) in rows.items():
+        assert f"jaxcam.targets.{name}(" in python and f"`{name}:" in command
 
 
 def test_nothing_outside_the_methods_asks_for_one_by_name():

@@ -14,6 +14,7 @@ from jaxcam.cli.arguments import parse
 from jaxcam.cli.explain import EXAMPLE
 from jaxcam.cutting.libraries import LIBRARIES
 from jaxcam.methods.registry import METHODS
+from jaxcam.methods.targets import TARGETS
 from jaxcam.metrics import METRICS
 from jaxcam.models.registry import FAMILIES
 from jaxcam.models.resnet import RESNET_LAYERS
@@ -26,7 +27,7 @@ BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
 #: Blocks that hold one of these words need a package that may be absent.
 OPTIONAL = {"import equinox": "equinox", "import keras": "keras", "import haiku": "haiku", ".serialize(": "flatbuffers"}
 #: Commands so cheap that they are run, after the page's Python.
-CHEAP = ("report", "methods", "metrics", "models")
+CHEAP = ("report", "methods", "metrics", "models", "targets")
 
 
 def blocks(page: pathlib.Path, python: bool) -> list[tuple[int, str]]:
@@ -63,7 +64,7 @@ def make_pictures(folder: pathlib.Path) -> None:
 
 #: Where pages add entries.
 DECLARED = (
-    (METHODS, METRICS, VOCABULARY, RESNET_LAYERS, FAMILIES["resnet"].architectures)
+    (METHODS, METRICS, TARGETS, VOCABULARY, RESNET_LAYERS, FAMILIES["resnet"].architectures)
     + tuple(transformation.RULES._by_name for transformation in (deeplift, lrp, coalition))
     + (LIBRARIES,)
 )
@@ -104,6 +105,8 @@ def test_page(page, tmp_path, monkeypatch, capsys, quick_keys):
     monkeypatch.chdir(tmp_path)
     space: dict = {"__name__": f"docs_{page.stem.replace('-', '_')}"}
     for line, body in blocks(page, python=True):
+        if (named := re.match(r"# (\w+\.py)\n", body)) is not None:  # that file, which commands may name
+            (tmp_path / named[1]).write_text(body)
         if not lacking(body):
             # Blank lines before it: a traceback names the page's own line.
             exec(compile("\n" * line + body, str(page), "exec"), space)
@@ -121,6 +124,8 @@ def test_methods_of_commands_exist(page):
 
     for arguments in commands(page):
         options = parse(*parser(), arguments)
+        if options.plugin:  # which names some of its own
+            continue
         named = [*(getattr(options, "method", None) or ()), *(getattr(options, "methods", None) or ())]
         for name in [*named, *filter(None, [getattr(options, "reference", None)])]:
             assert name == "all" or request(name)

@@ -281,8 +281,8 @@ def test_evaluate_explains_a_target_of_every_picture(network, text, tmp_path):
     data = pictures(tmp_path / "set", each=2, broken=False)
     methods = ["lift_cam", "shap_cam:num_permutations=4"]
     run, plain = (
-        evaluate(network, data, out=tmp_path / name, methods=methods, metrics=["ic", "gap"], targets=targets, batch_size=3,
-                 seed=1)
+        evaluate(network, data, out=tmp_path / name, methods=methods, metrics=["ic", "gap"], targets=targets,
+                 batch_size=3, seed=1)
         for name, targets in (("run", text), ("plain", text.partition(":")[2].partition(",")[0] or "label"))
     )  # fmt: skip
     for name in ("image", "target", "score", "logit"):

@@ -121,8 +121,9 @@ def of_picture(network: Classifier, target: Any, logits: np.ndarray, first: int 
     Raises:
       JaxcamError: there is no other class that could be the rival.
     """
-    order, found = np.argsort(-logits, kind="stable"), [] if first is None else [first]
-    classes = target.classes if isinstance(target, OfClasses) else (target,)
+    order = np.argsort(-logits, kind="stable")
+    found: list[int] = [] if first is None else [first]
+    classes: tuple[Any, ...] = target.classes if isinstance(target, OfClasses) else (target,)
     for one in classes[len(found) :]:
         if one == PREDICTED:
             one = int(order[0])
