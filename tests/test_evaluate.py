@@ -416,10 +416,14 @@ def test_where_a_method_fails_on_a_changed_picture_the_others_keep_their_own_map
                 raise JaxcamError("not this one")
             return types.SimpleNamespace(maps=np.stack([forward[i] for i, _ in pairs]))
 
-    worker = types.SimpleNamespace(engine=Engine(), network=types.SimpleNamespace(layer_shape=lambda at: (2, 2, 1)))
+    worker = types.SimpleNamespace(
+        engine=Engine(), network=types.SimpleNamespace(layer_shape=lambda at: (2, 2, 1)),
+        _explained=lambda forward, pairs: pairs,
+    )  # fmt: skip
+    original = types.SimpleNamespace(sources=["a", "b", "c"])
     piece = types.SimpleNamespace(some=slice(0, 3))
     for passes in ({}, {"flipped": np.asarray(images)}):
-        found = Worker._again(worker, None, ["a", "b", "c"], [(0, 0), (1, 0), (2, 0)], passes, piece, images, "flipped")
+        found = Worker._again(worker, None, original, [(0, 0), (1, 0), (2, 0)], passes, piece, images, "flipped")
         np.testing.assert_array_equal(found[:, 0, 0], [1, np.nan, 3])
 
 

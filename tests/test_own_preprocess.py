@@ -140,7 +140,7 @@ def test_a_run_without_boxes_and_what_it_cannot_have(tmp_path, monkeypatch):
     options = {"methods": ["grad_cam"], "batch_size": 4, "steps": 2}
     for change, why in [
         ({"metrics": ["pointing"]}, "pointing needs boxes in the network's input"),
-        ({"metrics": ["ic"], "baseline": "zero"}, "the baseline zero is black before normalisation"),
+        ({"metrics": ["ic"], "baseline": "zero"}, "the baseline zero is made before normalisation"),
     ]:
         with pytest.raises(JaxcamError, match=why) as e:
             evaluate(network, data, out=tmp_path / "run", **options, **change)

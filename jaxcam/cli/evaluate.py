@@ -66,13 +66,13 @@ def add_commands(commands: Any) -> None:
     p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument(
         "--baseline",
-        choices=("mean", "zero", "blur", "rise"),
         default="mean",
-        help="what removed pixels become (default: mean)",
+        metavar="B",
+        help="what removed pixels become: mean, zero, blur or rise (default: mean)",
     )
     p.add_argument("--steps", type=int, default=50, metavar="N", help="of insertion and deletion (default: 50)")
     p.add_argument(
-        "--start", choices=("blur", "rise"), default="blur", help="how the picture is blurred that insertion starts "
+        "--start", default="blur", metavar="B", help="how the picture is blurred that insertion starts "
         "from: by a Gaussian, or exactly as RISE's code does (default: blur)",
     )  # fmt: skip
     p.add_argument("--seed", type=int, default=0, help="of the random methods (default: 0)")

@@ -69,8 +69,8 @@ def add_commands(commands: Any) -> None:
         "last); \"input\" is the picture itself; of several, as in conv4_3,conv5_3, one map is made",
     )  # fmt: skip
     p.add_argument(
-        "--fuse", choices=["max", "mean"], default="max", help="what becomes of the maps of several layers: the "
-        "largest at each place, as in LayerCAM's paper, or the mean of scaled ones (default: max)",
+        "--fuse", default="max", metavar="HOW", help="what becomes of the maps of several layers: max, the largest at "
+        "each place, as in LayerCAM's paper, or the mean of scaled ones (default: max)",
     )  # fmt: skip
     p.add_argument(
         "--views", action="append", metavar="V", help="average maps over views of each photo: flips, scales, or both",

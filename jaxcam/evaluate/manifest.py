@@ -29,7 +29,7 @@ from jaxcam.explanation.targets import of_data
 from jaxcam.files import check_writable, try_lock, whole_file
 from jaxcam.methods.registry import Request
 from jaxcam.methods.targets import OfClasses
-from jaxcam.metrics import BASELINES, BLURS, METRICS, step_counts
+from jaxcam.metrics import BASELINES, METRICS, step_counts
 from jaxcam.models.classifier import Classifier
 from jaxcam.transforms.precision import check_precision
 
@@ -97,7 +97,7 @@ class Options:
         check_seed(self.seed)
         for kind, names, known in (
             ("metric", self.metrics, METRICS), ("baseline", (self.baseline,), BASELINES),
-            ("blur to start from", (self.start,), BLURS),
+            ("blur to start from", (self.start,), [name for name, b in BASELINES.items() if b.blurs]),
             ("array to keep", self.keep, KEEP),
         ):  # fmt: skip
             for name in names:
@@ -132,10 +132,12 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
                     "is a function that does not say where they come to lie; leave the metric out, or use "
                     "jaxcam.Preprocessing"
                 )
-    if options.baseline == "zero" and not isinstance(rules, Preprocessing):
+    if BASELINES[options.baseline].normalizes and not isinstance(rules, Preprocessing):
+        others = [name for name, b in BASELINES.items() if not b.normalizes]
         raise JaxcamError(
-            f"the baseline zero is black before normalisation, and the preprocessing of {network.name} is a function "
-            "that does both in one; take mean, blur or rise, or use jaxcam.Preprocessing"
+            f"the baseline {options.baseline} is made before normalisation, and the preprocessing of {network.name} is a "
+            f"function that does both in one; take {', '.join(others[:-1])} or {others[-1]}, or use "
+            "jaxcam.Preprocessing"
         )
     if any(METRICS[n].perturbation for n in options.metrics):
         step_counts(rules.shape[:2], options.steps)  # which refuses more steps than there are pixels
@@ -195,6 +197,7 @@ def _code_of_others(network: Classifier, options: Options) -> dict[str, str]:
     functions: dict[str, Any] = {m.label: m.info.function for m in options.methods}
     if options.reference is not None:
         functions[options.reference.label] = options.reference.info.function
+    functions |= {name: BASELINES[name].function for name in (options.baseline, options.start)}
     functions |= {name: METRICS[name].function for name in options.metrics if METRICS[name].function is not None}
     if isinstance(target, OfClasses):
         functions[options.targets] = target.form.function

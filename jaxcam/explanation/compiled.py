@@ -137,7 +137,7 @@ def maps(request: Request, head: LogitsFunction, network: LogitsFunction, functi
     @jax.jit
     @for_cpu
     @at_precision
-    def run(params, activations, bypass, given, rows, targets, classes):
+    def run(params, activations, bypass, given, rows, targets, classes=()):
         def one(row, target, classes):
             a, bypassed, more = jax.tree.map(lambda x: x[row], (activations, bypass, given))
             if "key" in more:

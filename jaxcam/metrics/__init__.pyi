@@ -3,7 +3,7 @@
 from jaxcam.metrics.agreement import coefficient_cosine as coefficient_cosine
 from jaxcam.metrics.agreement import completeness_gap as completeness_gap
 from jaxcam.metrics.baselines import BASELINES as BASELINES
-from jaxcam.metrics.baselines import BLURS as BLURS
+from jaxcam.metrics.baselines import Baseline as Baseline
 from jaxcam.metrics.baselines import baseline as baseline
 from jaxcam.metrics.baselines import blur as blur
 from jaxcam.metrics.baselines import rise_blur as rise_blur

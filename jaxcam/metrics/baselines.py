@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -9,38 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError, unknown
-
-#: What `baseline` can make.
-BASELINES = ("mean", "zero", "blur", "rise")
-#: Those of them that blur, from which insertion can start.
-BLURS = ("blur", "rise")
-
-
-def baseline(kind: str, image: jax.Array, *, normalize: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
-    """The image `(H, W, 3)` in which nothing is left of `image`.
-
-    Args:
-      kind: "mean", the mean colour of the data set, which is 0 in a normalised image (what the LIFT-CAM paper
-        multiplies into its images); "zero", black pixels; "blur", the image under a Gaussian of RISE's size (`blur`);
-        "rise", the image blurred exactly as RISE's code does (`rise_blur`).
-      image: `(H, W, 3)`, normalised: the network's input.
-      normalize: turns pixel values in [0, 255] into the network's input (`Preprocessing.normalize`); only "zero"
-        asks for it, since black is not 0 after normalisation.
-
-    Raises:
-      JaxcamError: there is no such kind, or "zero" is asked for without `normalize`.
-    """
-    if kind == "mean":
-        return jnp.zeros_like(image)
-    if kind == "blur":
-        return blur(image)
-    if kind == "rise":
-        return rise_blur(image)
-    if kind != "zero":
-        raise unknown("baseline", kind, BASELINES)
-    if normalize is None:
-        raise JaxcamError("the baseline 'zero' is black before normalisation; give normalize=preprocessing.normalize")
-    return normalize(jnp.zeros_like(image)).astype(image.dtype)
 
 
 def blur(image: jax.Array, *, sigma: float = 5.0, radius: int = 5) -> jax.Array:
@@ -85,3 +54,61 @@ def _blur_matrix(size: int, sigma: float, radius: int) -> np.ndarray:
     distance = np.abs(np.arange(size)[:, None] - np.arange(size))
     weights = np.where(distance <= radius, np.exp(-0.5 * (distance / sigma) ** 2), 0.0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """One way to take a picture away; nothing outside its entry in `BASELINES` knows it by name.
+
+    Attributes:
+      function: `(image (H, W, 3), normalised) -> (H, W, 3)`; with `normalize` after it where that is needed.
+      about: in a few words.
+      normalizes: whether it needs to know what pixel values become in the network's input.
+      blurs: whether something of the picture is left, so that insertion can start from it.
+    """
+
+    function: Callable[..., jax.Array]
+    about: str = ""
+    normalizes: bool = False
+    blurs: bool = False
+
+
+def _mean(image: jax.Array) -> jax.Array:
+    return jnp.zeros_like(image)
+
+
+def _black(image: jax.Array, normalize: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    return normalize(jnp.zeros_like(image)).astype(image.dtype)
+
+
+#: What `baseline` can make; a new one is an entry, from outside as well.
+BASELINES: dict[str, Baseline] = {
+    "mean": Baseline(_mean, "the mean colour of the data set: 0 in a normalised image, as the LIFT-CAM paper has it"),
+    "zero": Baseline(_black, "black pixels", normalizes=True),
+    "blur": Baseline(blur, "the image under a Gaussian of RISE's size", blurs=True),
+    "rise": Baseline(rise_blur, "the image blurred exactly as RISE's code does", blurs=True),
+}
+
+
+def baseline(kind: str, image: jax.Array, *, normalize: Callable[[jax.Array], jax.Array] | None = None) -> jax.Array:
+    """The image `(H, W, 3)` in which nothing is left of `image`.
+
+    Args:
+      kind: of `BASELINES`: "mean", the mean colour of the data set, which is 0 in a normalised image (what the LIFT-CAM
+        paper multiplies into its images); "zero", black pixels; "blur", the image under a Gaussian of RISE's size
+        (`blur`); "rise", the image blurred exactly as RISE's code does (`rise_blur`).
+      image: `(H, W, 3)`, normalised: the network's input.
+      normalize: turns pixel values in [0, 255] into the network's input (`Preprocessing.normalize`); of these only
+        "zero" asks for it, since black is not 0 after normalisation.
+
+    Raises:
+      JaxcamError: there is no such kind, or it needs `normalize`, which is not given.
+    """
+    if kind not in BASELINES:
+        raise unknown("baseline", kind, BASELINES)
+    made = BASELINES[kind]
+    if not made.normalizes:
+        return made.function(image)
+    if normalize is None:
+        raise JaxcamError(f"the baseline {kind!r} is made before normalisation; give normalize=preprocessing.normalize")
+    return made.function(image, normalize)
