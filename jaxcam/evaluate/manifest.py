@@ -135,8 +135,8 @@ def make_manifest(network: Classifier, data: Dataset, options: Options, about: d
     if BASELINES[options.baseline].normalizes and not isinstance(rules, Preprocessing):
         others = [name for name, b in BASELINES.items() if not b.normalizes]
         raise JaxcamError(
-            f"the baseline {options.baseline} is made before normalisation, and the preprocessing of {network.name} is a "
-            f"function that does both in one; take {', '.join(others[:-1])} or {others[-1]}, or use "
+            f"the baseline {options.baseline} is made before normalisation, and the preprocessing of {network.name} is "
+            f"a function that does both in one; take {', '.join(others[:-1])} or {others[-1]}, or use "
             "jaxcam.Preprocessing"
         )
     if any(METRICS[n].perturbation for n in options.metrics):
