@@ -179,7 +179,10 @@ def cut_traced(traced: listing.Traced, at: str, layout: str | Layout | None = No
     axis = listing.batch_axis(place, traced.batched)
     shape = tuple(n for i, n in enumerate(place.shape) if i != axis)
     resolved = layouts.resolve(traced.layout if layout is None else layout)
-    activations, rest = layouts.checked(resolved, jax.ShapeDtypeStruct(shape, place.dtype), name)
+    value = jax.ShapeDtypeStruct(shape, place.dtype)
+    activations, rest = layouts.checked(resolved, value, name)
+    if (axes := listing.axes(traced).get(name)) is not None:
+        layouts.check_axes(resolved, axes, value, name)
     halves = program.halve(traced.closed, place.name, occurrence, len(jax.tree.leaves(traced.params)))
     around = tuple(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in halves.features.out_avals[1:])
     told = halves.bypass + [f"{r.shape} beside the map" for r in jax.tree.leaves(rest)]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxcam.cutting.axes import COLUMNS, ROWS, Axes, grid, order
 from jaxcam.errors import JaxcamError
 
 
@@ -100,3 +101,39 @@ def checked(layout: Layout, value: jax.ShapeDtypeStruct, name: str) -> tuple[jax
     if back.shape != value.shape:
         raise JaxcamError(f"from_map gives shape {back.shape} for {name!r}, whose output is {value.shape}")
     return activations, rest
+
+
+def check_axes(layout: Layout, axes: Axes, value: jax.ShapeDtypeStruct, name: str) -> None:
+    """What is known of the axes of a layer's output must not speak against the layout.
+
+    Raises:
+      JaxcamError: it does; the message says which layout fits.
+    """
+    if layout in _LAYOUTS.values() and (fits := _FITTING.get(order(axes))):
+        if layout != _LAYOUTS.get(fits):
+            said = ", ".join(what or "channels" for what in order(axes))
+            raise JaxcamError(f"the axes of {name!r}, {value.shape}, are {said}: say so, with layout={_SPELT[fits]}")
+    elif layout not in _LAYOUTS.values() and value.ndim == 2 and (lie := grid(axes[0])):
+        (slow, _), (n, m) = lie
+        seen = jax.eval_shape(layout.as_map, value)[0].shape[:2]
+        if slow != ROWS and seen[0] * seen[1] == n * m:
+            raise JaxcamError(
+                f"the tokens of {name!r} lie column by column, {m} x {n} of them, and the map would be mirrored: give "
+                "a layout=(as_map, from_map) that turns it"
+            )
+        if slow == ROWS and seen != (n, m) and seen[0] * seen[1] == n * m:
+            raise JaxcamError(
+                f"the tokens of {name!r} lie {n} x {m}, not {seen[0]} x {seen[1]}: say so, with "
+                f"layout=jaxcam.tokens(prefix={value.shape[0] - n * m}, grid=({n}, {m}))"
+            )
+
+
+#: By what is known of the three axes of a map, the layout that fits.
+_FITTING: dict[tuple[str | None, ...], str] = {
+    (ROWS, COLUMNS, ""): "hwk", ("", ROWS, COLUMNS): "khw", (COLUMNS, ROWS, ""): "whk", ("", COLUMNS, ROWS): "kwh",
+}  # fmt: skip
+_SPELT = {
+    "hwk": "'hwk'", "khw": "'khw'",
+    "whk": "(lambda v: (v.transpose(1, 0, 2), ()), lambda a, rest: a.transpose(1, 0, 2))",
+    "kwh": "(lambda v: (v.transpose(2, 1, 0), ()), lambda a, rest: a.transpose(2, 1, 0))",
+}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jaxcam.cutting import program, tags
 from jaxcam.cutting.activations import name_activations
 from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
+from jaxcam.cutting.axes import Axes, axes_of_places
 from jaxcam.cutting.libraries import imported
 from jaxcam.errors import JaxcamError
 
@@ -147,6 +149,18 @@ def unbatched(traced: Traced) -> Iterator[tuple[str, program.Place, tuple[int, .
         except JaxcamError:
             continue
         yield name, place, tuple(n for i, n in enumerate(place.shape) if i != axis)
+
+
+def axes(traced: Traced) -> dict[str, Axes]:
+    """What is known of the axes of each place, but for the network's batch axis; of no place of a signal or volume."""
+    if traced.image.ndim != 3:
+        return {}
+    found = {}
+    for (name, (place, _)), of_place in zip(numbered(traced).items(), axes_of_places(traced.closed), strict=True):
+        with contextlib.suppress(JaxcamError):
+            axis = batch_axis(place, traced.batched)
+            found[name] = tuple(a for i, a in enumerate(of_place) if i != axis)
+    return found
 
 
 def layers(

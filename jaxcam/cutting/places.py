@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxcam.cutting import layouts, listing, program
 from jaxcam.cutting.adapters import Call
+from jaxcam.cutting.axes import COLUMNS, ROWS, is_unknown, order
 from jaxcam.cutting.bounds import bounds
 from jaxcam.cutting.checks import Checked, like
 from jaxcam.cutting.cut import Cut, cut_traced
@@ -69,15 +70,24 @@ class Places:
         self.whole = Whole(self._traced.closed, self._traced.params, HIGHEST, self._traced.image)
         self.logits = int(self._traced.closed.out_avals[0].shape[0])
         [self.outputs] = bounds(self._traced.closed)
+        self._axes = listing.axes(self._traced)
+        self._unfit = ""
         self.maps = self._maps()
 
     def _maps(self) -> dict[str, tuple[int, ...]]:
         found = {}
         for name, place, shape in listing.unbatched(self._traced):
+            value = jax.ShapeDtypeStruct(shape, place.dtype)
             try:
-                activations, _ = layouts.checked(self._resolved, jax.ShapeDtypeStruct(shape, place.dtype), name)
+                activations, _ = layouts.checked(self._resolved, value, name)
             except Exception:  # noqa: BLE001, S112 - a layout of the user's meets shapes that it was not written for
                 continue
+            if name in self._axes:
+                try:
+                    layouts.check_axes(self._resolved, self._axes[name], value, name)
+                except JaxcamError as e:
+                    self._unfit = str(e)
+                    continue
             found[name] = activations.shape
         return found
 
@@ -96,10 +106,11 @@ class Places:
     def last(self, matters: Callable[[Cut], bool] = lambda cut: True) -> str:
         """The last place whose map has more than one row and column, and where the network can be cut.
 
-        Unless the layout was given, a map has the image's proportions (the heads and tokens of an attention have not),
-        and no tokens come after it, which would be the later map if it were told how they lie. Where it was given, one
-        value at most goes around the map, as a residual does, if there is such a place: around the keys of an
-        attention go its queries and its values.
+        A map's axes are the image's rows and columns. Where nothing is known of them, and no layout was given, it has
+        the image's proportions, which the heads and tokens of an attention have not. Unless the layout was given, no
+        tokens come after it, which would be the later map if it were told how they lie. Where it was given, one value
+        at most goes around the map, as a residual does, if there is such a place: around the keys of an attention go
+        its queries and its values.
 
         Args:
           matters: whether a cut is worth explaining.
@@ -108,10 +119,12 @@ class Places:
           JaxcamError: there is none; the message says what would make one.
         """
         why = ""
+        if self._unfit and not self.maps:
+            raise JaxcamError(self._unfit)
         for most, (name, (h, w, _)) in itertools.product(
             (1, None) if self._layout_given else (None,), reversed(self.maps.items())
         ):
-            if h > 1 and w > 1 and (self._layout_given or self._is_like_the_image(h, w)):
+            if h > 1 and w > 1 and self._may_be_a_map(name, h, w):
                 try:
                     cut = self.cut(name)
                 except JaxcamError as e:  # a result that is not used, for example
@@ -130,6 +143,14 @@ class Places:
             f"no named layer gives a map with more than one position{why}: mark one in the network's code with "
             f"`x = jaxcam.tag(x, 'name')`{hint}"
         )
+
+    def _may_be_a_map(self, name: str, h: int, w: int) -> bool:
+        known = self._axes.get(name, ())
+        if not is_unknown(known):
+            return self._layout_given or {ROWS, COLUMNS} <= set(order(known))
+        if self._layout_given:
+            return all(map(is_unknown, self._axes.values()))
+        return self._is_like_the_image(h, w)
 
     def _is_like_the_image(self, h: int, w: int) -> bool:
         """Whether a map has the image's proportions, up to a row or column that was lost or added at the edges."""

@@ -1,0 +1,135 @@
+"""Where rows, columns, channels and tokens lie is read from the program, and a layout that does not fit is told so."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcam
+from jaxcam.errors import JaxcamError
+
+RNG = np.random.default_rng(0)
+K = 8
+PARAMS = {
+    "conv": RNG.normal(size=(3, 3, 3, K)).astype("f4"), "next": RNG.normal(size=(3, 3, K, K)).astype("f4"),
+    "out": RNG.normal(size=(K, 5)).astype("f4"), "mix": RNG.normal(size=(16, 16)).astype("f4"),
+    "bias": np.ones(16, "f4"),
+}  # fmt: skip
+
+
+def conv(x, w, stride=(1, 1)):
+    return jax.lax.conv_general_dilated(x, w, stride, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def ends(x, params):
+    return x.mean((1, 2)) @ params["out"]
+
+
+def channels_first(params, x):
+    """As many channels as rows and columns."""
+    x = jnp.moveaxis(conv(x, params["conv"], (2, 2)), -1, 1)
+    return jaxcam.tag(jax.nn.relu(x), "map").mean((2, 3)) @ params["out"]
+
+
+def columns_first(params, x):
+    return ends(jaxcam.tag(jax.nn.relu(conv(jnp.swapaxes(x, 1, 2), params["conv"])), "map"), params)
+
+
+def wrap(net, size=16, **options):
+    rules = jaxcam.Preprocessing(size=size, resize="squash")
+    return jaxcam.wrap(net, PARAMS, preprocessing=rules, classes=list("abcde"), **options)
+
+
+IMAGE = jax.ShapeDtypeStruct((16, 16, 3), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("net", "why", "layout"),
+    [(channels_first, "channels, rows, columns.*layout='khw'", "khw"),
+     (columns_first, r"columns, rows, channels.*layout=\(lambda v",
+      (lambda v: (v.transpose(1, 0, 2), ()), lambda a, rest: a.transpose(1, 0, 2)))],
+)  # fmt: skip
+def test_a_map_with_its_axes_elsewhere_is_told_the_layout_that_fits(net, why, layout):
+    with pytest.raises(JaxcamError, match=why):
+        wrap(net)
+    with pytest.raises(JaxcamError, match=why):
+        jaxcam.split(net, PARAMS, at="map", example=IMAGE)
+    network = wrap(net, layout=layout)
+    image = jnp.asarray(RNG.normal(size=(16, 16, 3)), jnp.float32).at[:8].set(0)  # all that there is lies below
+    assert network.default_layer == "map"
+    seen = network.split()[0](network.params, image)
+    assert jnp.abs(seen[: len(seen) // 4]).max() == 0 < jnp.abs(seen[-len(seen) // 4 :]).min(0).max()
+
+
+def test_strides_that_differ_do_not_make_an_earlier_layer_the_default():
+    def net(params, x):
+        x = jaxcam.tag(jax.nn.relu(conv(x, params["conv"])), "first")
+        return ends(jaxcam.tag(jax.nn.relu(conv(x, params["next"], (4, 1))), "last"), params)
+
+    network = wrap(net)
+    assert network.default_layer == "last" and network.layer_shape("last") == (4, 16, K)
+
+
+def windows(x, side=4):
+    b, h, w, k = x.shape
+    x = x.reshape(b, h // side, side, w // side, side, k).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, -1, side * side, k)
+
+
+def together(x, n=4, side=4):
+    x = x.reshape(x.shape[0], n, n, side, side, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], n * side, n * side, -1)
+
+
+@pytest.mark.parametrize("together_again", [False, True])
+def test_windows_and_their_tokens_are_no_rows_and_columns(together_again):
+    def net(params, x):
+        x = jaxcam.tag(conv(x, params["conv"]), "map")
+        seen = together(jaxcam.tag(jax.nn.relu(windows(x)), "windows"))  # 16 of 16 tokens, like the image
+        return ends(jaxcam.tag(seen, "again") if together_again else seen, params)
+
+    assert wrap(net).default_layer == ("again" if together_again else "map")
+
+
+def patches(params, x, down=False):
+    x = conv(x, params["conv"], (4, 4))
+    return (jnp.swapaxes(x, 1, 2) if down else x).reshape(x.shape[0], -1, K)
+
+
+def test_tokens_that_lie_otherwise_than_the_layout_says():
+    wide = jax.ShapeDtypeStruct((16, 64, 3), jnp.float32)
+    net = lambda params, x: jaxcam.tag(patches(params, x), "tokens").mean(1) @ params["out"]  # noqa: E731
+    at = {"at": "tokens", "example": wide}
+    with pytest.raises(JaxcamError, match=r"lie 4 x 16, not 8 x 8.*prefix=0, grid=\(4, 16\)"):
+        jaxcam.split(net, PARAMS, layout=jaxcam.tokens(prefix=0), **at)
+    assert jaxcam.split(net, PARAMS, layout=jaxcam.tokens(prefix=0, grid=(4, 16)), **at)
+    down = lambda params, x: jaxcam.tag(patches(params, x, True), "tokens").mean(1) @ params["out"]  # noqa: E731
+    with pytest.raises(JaxcamError, match="column by column"):
+        jaxcam.split(down, PARAMS, layout=jaxcam.tokens(prefix=0), at="tokens", example=IMAGE)
+
+
+def test_what_mixes_tokens_is_no_default():
+    """As many features as tokens: exchanged, nothing would show it."""
+    params = PARAMS | {"conv": RNG.normal(size=(3, 3, 3, 16)).astype("f4"), "out": np.ones((16, 5), "f4")}
+
+    def net(params, x):
+        x = jaxcam.tag(conv(x, params["conv"], (4, 4)).reshape(x.shape[0], 16, 16), "patches")
+        mixed = jaxcam.tag(jnp.swapaxes(x, 1, 2) @ params["mix"] + params["bias"], "mixed")
+        return jnp.swapaxes(mixed, 1, 2).mean(1) @ params["out"]
+
+    rules = jaxcam.Preprocessing(size=16, resize="squash")
+    layout = jaxcam.tokens(prefix=0)
+    network = jaxcam.wrap(net, params, preprocessing=rules, classes=list("abcde"), layout=layout)
+    assert network.default_layer == "patches"
+
+
+@pytest.mark.parametrize("method", ["nearest", "bilinear"])
+def test_a_map_that_was_resized_is_one(method):
+    def net(params, x):
+        x = jaxcam.tag(jax.nn.relu(conv(x, params["conv"], (2, 2))), "small")
+        x = jax.image.resize(x, (x.shape[0], 16, 16, K), method)
+        return ends(jaxcam.tag(jax.nn.relu(conv(x, params["next"])), "large"), params)
+
+    assert wrap(net).default_layer == "large"
