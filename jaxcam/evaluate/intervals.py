@@ -66,7 +66,8 @@ def bootstrap(
     (Efron and Tibshirani 1993, 12.5); of differences, `m -+ e q` for the quantile of `|t|`, which for their nearly
     symmetric values keeps its level where the two others lie too near (Hall 1988). Where so many replicates have equal
     values that a quantile is infinite, as with two values in ten that are not 0, that end is Wilson's for a share at
-    the bounds; so are both ends of equal values.
+    the bounds; so are both ends of equal values. Without bounds it is Student's where that lies farther out: of two or
+    three clusters the range of the values says nothing.
 
     From `MANY` clusters on the quantiles q at a normal quantile z are those of Edgeworth's expansion (Hall 1992, 3.5;
     for ratios with one term more), `q = z - (g (2 z^2 + 1) / 6 - k z^2) / sqrt(N)`, where g is the skewness of the
@@ -106,6 +107,8 @@ def bootstrap(
     count = present.sum(0)
     with np.errstate(invalid="ignore"):
         mean = np.where(present, values, 0.0).sum(0) / count
+    most_of, least_of = (np.where(present, sign * values, -np.inf).max(0, initial=-np.inf) * sign for sign in (1, -1))
+    mean = np.where(most_of == least_of, most_of, mean)  # of equal values, which rounding would take for a spread
     centred = np.where(present, values - mean, 0.0)  # keeps the sums small
     sums, sizes = _by_cluster(centred, clusters), _by_cluster(present.astype(np.float64), clusters)
     number = (sizes > 0).sum(0)
@@ -137,6 +140,8 @@ def bootstrap(
                 piled[:] = False
             least, most = bounds or (-np.inf, np.inf)
             if not np.isfinite([least, most]).all():  # nothing is the most that values can vary
+                far = _student(level, number) * error
+                low, high = (np.clip(e, least, most) for e in (np.fmin(low, mean - far), np.fmax(high, mean + far)))
                 inner = np.clip(inner, least, most)
                 low, high = (np.where(np.isfinite(i), i, o) for i, o in zip(inner, (low, high), strict=True))
             else:
@@ -256,6 +261,13 @@ def _shares_differ(
         up, down = (more * n + 1) / (n + 2), (fewer * n + 1) / (n + 2)
         half = z * np.sqrt((up + down - (up - down) ** 2) / (n + 2))
     return most * np.maximum(up - down - half, -1), most * np.minimum(up - down + half, 1)
+
+
+def _student(level: float, number: np.ndarray) -> np.ndarray:
+    """The quantile of Student's t for means of so many clusters; NaN below two."""
+    from scipy import special
+
+    return np.where(number > 1, special.stdtrit(np.maximum(number - 1, 1), (1 + level) / 2), np.nan)
 
 
 def _z(level: float) -> float:
