@@ -14,6 +14,7 @@ SHAPE = (4, 4, K)
 _W = jnp.sin(jnp.arange(1.0, 1.0 + 4 * 4 * K)).reshape(SHAPE)
 _DENSE = jnp.cos(jnp.arange(K * 5.0)).reshape(K, 5)
 _KERNEL = jnp.sin(jnp.arange(3.0 * 3 * K * 5)).reshape(3, 3, K, 5)
+_TRIANGLE = jnp.broadcast_to(jnp.eye(4) * 2 + jnp.tril(jnp.ones((4, 4))), (4, 4, 4))
 _ROWS = jnp.array([[0], [2]])
 
 
@@ -199,7 +200,17 @@ EXAMPLES = {
     "custom_vjp_call": own_vjp,
     "scan": loop,
     "cond": lambda x: lax.cond(_W[0, 0, 0] > 0, jnp.tanh, jnp.sin, x),
+    # effect
+    "debug_callback": lambda x: (jax.debug.callback(lambda seen: None, x + 1), jnp.tanh(x))[1],
     # opaque
+    "cholesky": lambda x: lax.linalg.cholesky(jnp.einsum("hwi,hwj->ij", x, x) + jnp.eye(K)),
+    "triangular_solve": lambda x: lax.linalg.triangular_solve(_TRIANGLE, x, left_side=True, lower=True),
+    "custom_linear_solve": lambda x: lax.custom_linear_solve(
+        lambda v: 2 * v, x, lambda _, b: b / 2, lambda _, b: b / 2, symmetric=True
+    ),
+    "pure_callback": lambda x: jax.pure_callback(
+        lambda v: 2 * v, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims"
+    ),
     "while": endless,
     "argmax": lambda x: x * jnp.argmax(x, 0)[None],
     "argmin": lambda x: x * jnp.argmin(x, 0)[None],
@@ -226,6 +237,9 @@ WITHOUT_EXAMPLE = {
     "core_call": "made by transformations", "call": "made by transformations", "eval_jaxpr": "made by transformations",
     "custom_vjp_call_jaxpr": "another name of custom_vjp_call",
     "eq_to": "made by jnp.sort alone", "lt_to": "made by jnp.sort alone", "le_to": "made by jnp.sort alone",
+    "debug_print": "as debug_callback", "io_callback": "as pure_callback",
+    "shard_map": "needs a mesh", "xla_pmap": "needs devices", "tridiagonal_solve": "as triangular_solve",
+    **dict.fromkeys(("eig", "eigh", "hessenberg", "lu", "qr", "schur", "svd", "tridiagonal"), "as cholesky"),
     "population_count": "of integers", "clz": "of integers", "shift_left": "of integers",
     "shift_right_arithmetic": "of integers", "shift_right_logical": "of integers",
     "one_minus_square": "made by derivatives alone", "polynomial": "made by JAX's own functions alone",

@@ -176,3 +176,15 @@ def test_loops_branches_own_derivatives_and_what_goes_wrong():
         assert value == bias.sum() == steps(x) and not inputs.any()
     with pytest.raises(JaxcamError, match="one scalar result"):
         full_gradient(lambda x: x)(x)
+
+
+def test_what_prints_goes_on_printing(capfd):
+    def fn(x):
+        jax.debug.print("seen {}", x.sum())
+        return jnp.tanh(x).sum()
+
+    x = jnp.asarray([0.25, 0.5])
+    part = jax.jit(full_gradient(fn))(x)
+    np.testing.assert_allclose(part.inputs.sum() + sum(b.sum() for b in part.biases), fn(x), rtol=1e-6)
+    jax.effects_barrier()
+    assert capfd.readouterr().out == "seen 0.75\n" * 2

@@ -13,15 +13,11 @@ from jax.extend import core as jex
 from library_layers import LIBRARIES, NO_LAYERS, calls, layers_of
 
 from jaxcam.transforms.primitives import VOCABULARY, describe
-from jaxcam.transforms.walker import opened
+from jaxcam.transforms.walker import called, opened
 
 #: Primitives that the vocabulary does not know, and why.
-_DECOMPOSED = "a decomposition of a matrix: neither linear nor elementwise, and no rule is published"
-_SOLVED = "the solution of a linear system, which is linear in one operand only"
 _RAW = "of JAX's own insides, met only where they are called by name"
 UNKNOWN: dict[str, str] = {
-    **dict.fromkeys(("cholesky", "eig", "eigh", "hessenberg", "lu", "qr", "schur", "svd", "tridiagonal"), _DECOMPOSED),
-    **dict.fromkeys(("custom_linear_solve", "triangular_solve", "tridiagonal_solve"), _SOLVED),
     **dict.fromkeys(("geqrf", "ormqr", "householder_product", "dce_sink", "rng_bit_generator", "igamma_grad_a"), _RAW),
     **dict.fromkeys(("pmax", "pmin"), "an extreme over devices"),
     "bitcast_convert_type": "the bits of a number, by which its sign or its exponent is read",
@@ -54,7 +50,7 @@ def bodies(eqn: Any, ins: list[bool]) -> list[tuple[Any, list[bool]]]:
     """The programs inside an equation, and which of their inputs depend on something."""
     known = describe(eqn)
     if known.kind == "call":
-        return [(eqn.params[known.body], ins)]
+        return [(called(eqn), ins)]
     if eqn.primitive.name == "scan":
         return [(eqn.params["jaxpr"], [True] * len(ins))]
     if eqn.primitive.name == "cond":

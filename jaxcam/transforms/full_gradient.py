@@ -121,6 +121,8 @@ class _Value:
 def _rule(eqn: Any, ins: list) -> list:
     active = [isinstance(v, _Value) for v in ins]
     run = next(v.run for v in ins if isinstance(v, _Value))
+    if describe(eqn).kind == "effect":
+        return bind(eqn, [v.complete if isinstance(v, _Value) else v for v in ins])
     out = eqn.outvars[0].aval
     if sum(active) == 1 and describe(eqn).kind == "elementwise" and is_affine(eqn, active):
         (value,) = (v for v in ins if isinstance(v, _Value))

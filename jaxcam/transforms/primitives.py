@@ -30,6 +30,7 @@ KINDS = {
     "composite": "The same as another program, `program`, made of primitives that are known.",
     "call": "Runs another program, the parameter `body`, as it is.",
     "control": "Runs other programs by an order of its own.",
+    "effect": "Has no result: it prints what it is given, or looks at it.",
     "opaque": "Nothing can be said of it but `why`.",
 }
 
@@ -64,7 +65,7 @@ class Primitive:
       predicate: the result says which case holds, or counts: it has no derivative.
       sign: -1 for a minimum, and where the smallest come first.
       program: of a composite: `(*operands, **params) -> result`.
-      body: of a call: the parameter that holds the program.
+      body: of a call: the parameter that holds the program; several names in one string, where versions of JAX differ.
       why: of an opaque one: what makes it so.
     """
 
@@ -250,10 +251,13 @@ declare("cumlogsumexp", Primitive("composite", along=parameter("axis"), program=
 # Other programs.
 declare("jit pjit remat2 checkpoint", Primitive("call", body="jaxpr"))
 declare("closed_call core_call call custom_jvp_call custom_vjp_call", Primitive("call", body="call_jaxpr"))
-declare("eval_jaxpr", Primitive("call", body="jaxpr"))
+declare("eval_jaxpr", Primitive("call", body="jaxpr call_jaxpr"))
 declare("custom_vjp_call_jaxpr", Primitive("call", body="fun_jaxpr"))
 declare("scan cond", Primitive("control"))
 declare("while", Primitive("opaque", why="how often the loop runs is found while it runs"))
+
+# What is there to look on.
+declare("debug_callback debug_print", Primitive("effect"))
 
 # What has no rule, and why.
 _STEP = "its result is the place of an element, a step function of the input"
@@ -263,3 +267,10 @@ declare("reduce_and reduce_or reduce_xor", Primitive("choice", along=parameter("
 declare("approx_top_k", Primitive("opaque", why=_ORDER))
 _MEET = "several elements may meet at one place, and which do not add up"
 declare("scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max", Primitive("opaque", why=_MEET))
+_DECOMPOSED = "a decomposition of a matrix is neither linear nor elementwise, and no rule for it is published"
+declare("cholesky eig eigh hessenberg lu qr schur svd tridiagonal", Primitive("opaque", why=_DECOMPOSED))
+_SOLVED = "the solution of a linear system is linear in one operand only"
+declare("custom_linear_solve triangular_solve tridiagonal_solve", Primitive("opaque", why=_SOLVED))
+declare("pure_callback io_callback", Primitive("opaque", why="it calls Python, where nothing can be followed"))
+_DEVICES = "it runs on several devices, each with a part of its operands; explain the function that one of them runs"
+declare("shard_map xla_pmap", Primitive("opaque", why=_DEVICES))

@@ -64,7 +64,7 @@ def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list:
 def called(eqn: jex.JaxprEqn) -> Any | None:
     """The program that an equation merely wraps (jit, remat, custom derivatives); None if it is no call."""
     known = describe(eqn)
-    return eqn.params.get(known.body) if known.kind == "call" else None
+    return next((eqn.params[name] for name in known.body.split() if name in eqn.params), None)
 
 
 def opened(program: Any) -> tuple[jex.Jaxpr, Sequence[Any]]:

@@ -292,6 +292,7 @@ RULES = Rules(
         "maximum": maximum,
         "order": order,
         "choice": choice,
+        "effect": lambda eqn, ins: bind(eqn, [v.x if isinstance(v, Pair) else v for v in ins]),
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": lambda eqn, ins: control(eqn, ins, _CARRIED),
     },

@@ -337,6 +337,7 @@ RULES = Rules(
         "maximum": maximum,
         "order": order,
         "choice": constant,
+        "effect": constant,
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": _control,
     },
