@@ -346,6 +346,8 @@ def test_why_a_map_is_empty_is_told_of_the_map_that_was_made():
 def test_every_cause_for_both_kinds_of_maps():
     a, zeros = np.ones((2, 2, 3)), np.zeros((2, 2))
     why = jaxcam.why_empty
+    tiny = np.full((2, 2, 2), 1e-25, np.float32)
+    assert "below what float32 can hold" in why(np.zeros((2, 2)), np.asarray([1e-25, 0], np.float32), tiny)
     assert why(np.eye(2), np.ones(3), a) is None
     assert "dead layer" in why(zeros, np.ones(3), 0 * a)
     assert "every coefficient is zero" in why(zeros, np.zeros(3), a)

@@ -144,3 +144,17 @@ def test_mistakes_are_told_in_one_line(name, options, message):
     with pytest.raises(JaxcamError, match=message) as caught:
         METHODS[name].call(Inputs(P32, A32, head, 1, KEY), **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e20])
+@pytest.mark.parametrize("name", ["sobol_cam", "hsic_cam"])
+def test_indices_do_not_depend_on_the_unit_of_the_score(name, unit):
+    """An improbable class has probabilities whose squares are 0 in float32: the map was empty, or NaN where large."""
+    options = {"cells": 2, "num_designs": 8} if name == "sobol_cam" else {"cells": 2, "num_samples": 40}
+
+    def run(unit):
+        method = METHODS[name].function
+        return method(P32, A32, KEY, head=lambda p, a: head(p, a) * unit, target=1, **options).map
+
+    assert run(1.0).max() > 0
+    np.testing.assert_allclose(run(unit), run(1.0), rtol=1e-4)

@@ -120,6 +120,10 @@ def why_empty(
         return "dead layer: every activation is zero"
     if not alpha.any():
         return "every coefficient is zero: the class does not depend on this layer here"
+    if jnp.issubdtype(a.dtype, jnp.floating) and alpha.shape == a.shape[-1:]:
+        exact = np.maximum(a.astype(np.float64) @ alpha.astype(np.float64), 0).max()
+        if 0 < exact < float(jnp.finfo(a.dtype).tiny):
+            return f"the map's values are below what {a.dtype} can hold: activations and coefficients are tiny"
     alive = np.abs(a).sum((0, 1)) > 0
     if (a >= 0).all() and (alpha[alive] <= 0).all():
         return "no evidence for the class: every channel that is active has a non-positive coefficient"

@@ -271,12 +271,19 @@ class Replicated(Cells):
 
     def finish(self, state: Said, activations: jax.Array) -> CAM:
         """Jansen's estimate of the total order indices."""
-        values = state.values.reshape(-1, self.designs)
+        values = _in_their_own_unit(state.values).reshape(-1, self.designs)
         plain = values[0]
         varied = jnp.mean((plain[None] - values[1:]) ** 2, 1) / 2
         variance = jnp.sum((plain - jnp.mean(plain)) ** 2) / (self.designs - 1)
         found = jnp.where(variance > 0, varied / jnp.where(variance > 0, variance, 1), 0)
         return self.shown(state, found.reshape(self.cells, self.cells), activations)
+
+
+def _in_their_own_unit(values: jax.Array) -> jax.Array:
+    """Scores over the largest distance from their mean: the square of an improbable class's probability is 0."""
+    apart = values - jnp.mean(values)
+    most = jax.lax.stop_gradient(jnp.max(jnp.abs(apart)))  # what follows does not depend on the unit
+    return apart / jnp.where(most > 0, most, 1)
 
 
 def stepped_sobol_cam(
@@ -382,7 +389,7 @@ class Halves(Cells):
 
     def finish(self, state: Chosen, activations: jax.Array) -> CAM:
         """The criterion of each cell."""
-        y = state.values
+        y = _in_their_own_unit(state.values)
         variance = jnp.mean((y - jnp.mean(y)) ** 2)
         spread = jnp.where(variance > 0, variance, 1)
         alike = jnp.exp(-((y[:, None] - y[None]) ** 2) / (2 * spread))
