@@ -140,3 +140,19 @@ def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan_or_anothe
     assert cam.coefficients[1] == 0 or not METHODS[name].null_channels
     floats = [x for x in jax.tree.leaves(cam) if jnp.issubdtype(jnp.result_type(x), jnp.floating)]
     assert {x.dtype.name for x in floats} == {"float32"}
+
+
+def test_no_rule_of_relevance_keeps_a_traced_value():
+    """`jax_check_tracer_leaks`: dense layers, sums, products, a softmax, a maximum, a broadcast, a quotient."""
+    w = draw(0, 6, 6)
+
+    def head(w, a):
+        x = a.reshape(-1, 6) @ w + 0.1
+        x = jax.nn.relu(x) + x / (1 + jnp.abs(x))
+        x = x * jax.nn.sigmoid(x) + jax.nn.softmax(x @ x.T) @ x
+        return (x * x.mean(0) + jnp.broadcast_to(x.mean(0)[None], x.shape)).max(0) @ w / jnp.linalg.norm(x)
+
+    with jax.checking_leaks():
+        for options in ({}, {"attention": "attnlrp"}):
+            pulled = jax.jit(lambda a, o=options: jaxcam.lrp(lambda a: head(w, a)[0], **o)(a).relevance)
+            assert jnp.isfinite(pulled(draw(1, 4, 4, 6))).all()

@@ -150,9 +150,9 @@ def _affine(eqn: Any, ins: list, v: Value, y: Any) -> Value:
     """A constant factor or summand: part of the linear layer before it, or a layer of its own."""
     first = len(ins) == 2 and ins[1] is v
     other = None if len(ins) == 1 else jnp.asarray(ins[0] if first else ins[1])
-    layer = v.linear
-    if v.plain.shape != y.shape:
-        layer = Linear(v, lambda x, _: jnp.broadcast_to(x, y.shape), None, Epsilon(v.run.epsilon))
+    layer, shape = v.linear, y.shape
+    if v.plain.shape != shape:
+        layer = Linear(v, lambda x, _: jnp.broadcast_to(x, shape), None, Epsilon(v.run.epsilon))
     elif layer is None:
         layer = Linear(v, lambda x, _: x, None, Epsilon(v.run.epsilon))
     layer = _AFFINE[eqn.primitive.name](layer, other, first)
@@ -169,10 +169,11 @@ def _passed(v: Value, y: Any) -> Value:
 def _sum(eqn: Any, ins: list, y: Any) -> Value:
     """A sum of two active values: relevance in proportion to the summands (Bach et al., 2015, eq. 56)."""
     run, signs = run_of(ins), _SUMS[eqn.primitive.name]
+    epsilon = run.epsilon
 
     def backward(residual, relevance):
         *parts, total = residual
-        s = relevance / stabilised(total, run.epsilon)
+        s = relevance / stabilised(total, epsilon)
         shares = tuple(unbroadcast(sign * part * s, part.shape) for sign, part in zip(signs, parts, strict=True))
         return shares, 0.0, jnp.sum(relevance - s * total)
 

@@ -235,11 +235,11 @@ def _several(eqn: Any, ins: list, at: list[int]) -> list:
     (z,) = bind(eqn, values)
     where = range(len(ins))[describe(eqn).indices]
     constants = [i for i in range(len(ins)) if i not in at and i not in where]
-    places = at + constants
+    places, epsilon = at + constants, run.epsilon
 
     def backward(residual, relevance):
         *operands, z = residual
-        s = relevance / stabilised(z, run.epsilon)
+        s = relevance / stabilised(z, epsilon)
 
         def again(moving):
             full = list(operands)
@@ -283,11 +283,12 @@ def _weighted_by_value(eqn: Any, ins: list) -> Value:
 def _both(eqn: Any, ins: list) -> Value:
     """A product of two ordinary values: each gets half, shared by the epsilon rule."""
     run = run_of(ins)
+    epsilon = run.epsilon
     (z,) = bind(eqn, plain(ins))
 
     def backward(residual, relevance):
         a, b, z = residual
-        s = relevance / stabilised(z, run.epsilon) / 2
+        s = relevance / stabilised(z, epsilon) / 2
         to_a, to_b = jax.vjp(lambda u, v: bind(eqn, [u, v])[0], a, b)[1](s)
         return (a * to_a, b * to_b), 0.0, jnp.sum(relevance - 2 * s * z)
 

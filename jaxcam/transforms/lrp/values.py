@@ -63,6 +63,8 @@ def propagate(backward: Callable, carriers: Any, sinks: Sinks, residual: Any, ou
       out: pytree of arrays.
     """
 
+    dtype = sinks[0].dtype
+
     @jax.custom_vjp
     def value(carriers, sinks, residual, out):
         return out
@@ -72,7 +74,6 @@ def propagate(backward: Callable, carriers: Any, sinks: Sinks, residual: Any, ou
 
     def pull(residual, relevance):
         to_carriers, to_biases, to_stabiliser = backward(residual, relevance)
-        dtype = sinks[0].dtype
         return to_carriers, (jnp.asarray(to_biases, dtype), jnp.asarray(to_stabiliser, dtype)), None, None
 
     value.defvjp(forward, pull)
@@ -129,10 +130,11 @@ class Linear:
 
     def carrier(self, z: jax.Array, sinks: Sinks) -> jax.Array:
         """The carrier of the layer's output `z`."""
+        rule, fn = self.rule, self.fn  # which hold no traced value, and `self` does: it would be taken for a leak
 
         def backward(residual, relevance):
             x, weights, gain, offset, z = residual
-            return share(self.rule, self.fn, x, weights, gain, offset, z, relevance)
+            return share(rule, fn, x, weights, gain, offset, z, relevance)
 
         residual = (self.source.plain, self.weights, self.gain, self.offset, z)
         return propagate(backward, self.source.carrier, sinks, residual, z)
