@@ -26,8 +26,8 @@ def add_commands(commands: Any) -> None:
     p.add_argument("source", metavar="SRC", help="a file, a folder that holds a network, or a name of `jaxcam models`")
     p.add_argument("--out", required=True, metavar="DIR", help="the folder to write (or a file X.safetensors)")
     p.add_argument(
-        "--to", choices=("orbax", "safetensors"), default="orbax",
-        help="orbax: jaxcam's own; safetensors: for PyTorch (default: orbax)",
+        "--to", choices=("orbax", "safetensors"),
+        help="orbax: jaxcam's own; safetensors: for PyTorch (default: orbax, or as --out ends)",
     )  # fmt: skip
     p.add_argument(
         "--model", metavar="NAME", help="a network of `jaxcam models` that the weights are for; its preprocessing and, "
@@ -50,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
     from jaxcam.zoo.load import load
 
     out = pathlib.Path(options.out)
-    to_file = options.to == "safetensors" and out.suffix == ".safetensors"
+    ending = out.suffix.lower() == ".safetensors"
+    to = options.to or ("safetensors" if ending else "orbax")
+    to_file = to == "safetensors" and ending
     check_writable(out.absolute().parent)  # before minutes of work
     started = time.perf_counter()
     source = options.source
@@ -60,10 +62,12 @@ def run(options: argparse.Namespace) -> int:
         network = load(options.model, weights=source, table=options.table)
     elif options.model:
         raise JaxcamError(f"{source}: is no file of weights; --model goes with one")
+    elif options.table is not None:
+        raise JaxcamError(f"{source}: is no file of weights; --table goes with one")
     else:
         network = load(source)
     network = _labelled(network, options)
-    if options.to == "safetensors":
+    if to == "safetensors":
         from jaxcam.converters import save_torchvision_safetensors
 
         out = out if to_file else check_writable(out) / f"{_file_name(network.name)}.safetensors"
@@ -72,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         from jaxcam.zoo.store import save_checkpoint
 
         save_checkpoint(out, network)
-    target = "safetensors in torchvision's names" if options.to == "safetensors" else "an Orbax checkpoint"
+    target = "safetensors in torchvision's names" if to == "safetensors" else "an Orbax checkpoint"
     print(visible(_report(source, network, out, target, time.perf_counter() - started)))
     return 0
 

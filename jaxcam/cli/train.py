@@ -6,6 +6,7 @@ import argparse
 import csv
 import io
 import math
+import os
 import pathlib
 import shlex
 import sys
@@ -117,6 +118,7 @@ def run(options: argparse.Namespace) -> int:
     numbers = {name: getattr(options, name) for name in NUMBERS}
     recipe = Recipe(schedule=schedule, freeze=options.freeze or "", **numbers)
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
+    _check_apart(pathlib.Path(options.data), pathlib.Path(options.out))
     train, val = train_and_validation(pathlib.Path(options.data), names=names, holdout=options.holdout)
     classes = len(train.classes)
     arch = options.arch or (None if of_file and not fields else DEFAULT_ARCHITECTURE)
@@ -144,6 +146,19 @@ def run(options: argparse.Namespace) -> int:
     print(f"{what} of the released network: {100 * network.provenance['accuracy']:.2f} %")
     print(visible(f"written to {out}: network/, metrics.csv, learning_curve.png"))
     return 0
+
+
+def _check_apart(data: pathlib.Path, out: pathlib.Path) -> None:
+    """Refuses a run's folder that would be read as a class of the data, when the run goes on at the latest."""
+    from jaxcam.data.datasets import class_roots
+
+    if os.path.isfile(out):  # which is told later
+        return
+    real = pathlib.Path(os.path.realpath(out))
+    for root in class_roots(data):
+        place = pathlib.Path(os.path.realpath(root))
+        if place == real or place in real.parents:
+            raise JaxcamError(f"{out}: lies in {root}, of which every folder is read as a class; give another --out")
 
 
 def _fields(options: argparse.Namespace) -> dict[str, Any]:

@@ -91,6 +91,14 @@ def image_folder(root: pathlib.Path, names: dict[str, str] | None = None) -> Lab
     return LabelledImages(tuple(paths), np.asarray(labels, np.int32), classes)
 
 
+def class_roots(root: pathlib.Path) -> list[pathlib.Path]:
+    """The folders of a data set in which every folder is read as a class; none in a VOC devkit."""
+    if (root / "ImageSets" / "Main").is_dir():
+        return []
+    parts = [root / "train", root / "val"]
+    return parts if all(p.is_dir() for p in parts) else [root]
+
+
 def voc_devkit(root: pathlib.Path, split: str) -> LabelledImages:
     """Reads one split of a PASCAL VOC devkit (`JPEGImages`, `Annotations`, `ImageSets/Main`).
 

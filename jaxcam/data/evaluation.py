@@ -99,7 +99,8 @@ def _with_masks(data: Dataset, folder: pathlib.Path) -> Dataset:
         for label in item.labels:
             places = [folder / c / n for c in (data.ids[label], data.classes[label]) for n in (name, name.name)]
             places += [folder / name, folder / name.name] if len(item.labels) == 1 else []
-            if (file := next(filter(os.path.isfile, places), None)) is not None:
+            there = (p for p in places if os.path.isfile(p) and not _is_the_picture(p, item))
+            if (file := next(there, None)) is not None:
                 found[label] = (Painted(file),)
         if not found:
             problems.append(Problem("picture without mask", item.name, ""))
@@ -107,6 +108,11 @@ def _with_masks(data: Dataset, folder: pathlib.Path) -> Dataset:
     if not any(item.masks for item in items):
         raise JaxcamError(f"{folder}: holds no mask; that of {data.items[0].name} would be a PNG of the same name")
     return dataclasses.replace(data, items=tuple(items), problems=tuple(problems))
+
+
+def _is_the_picture(file: pathlib.Path, item: Item) -> bool:
+    """Whether what lies where a mask would is the picture itself: a folder of pictures given for one of masks."""
+    return item.picture is None and os.path.isfile(item.path) and os.path.samefile(file, item.path)
 
 
 def _is_coco(root: pathlib.Path) -> bool:

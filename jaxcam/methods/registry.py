@@ -469,6 +469,8 @@ def request(text: str | Request) -> Request:
             raise unknown(f"option of {key}", option, known)
         if not equals or not value:
             raise JaxcamError(f"{key}: the option {option} needs a value, as in {key}:{option}=...")
+        if option in found:
+            raise JaxcamError(f"{key}: the option {option} is given twice; name the method twice to compare two values")
         found[option] = _value(f"{key}: {option}", value, known[option].default)
     return Request(key, tuple(sorted(found.items())))
 
@@ -478,6 +480,8 @@ def _name(name: str) -> str:
     for candidate in (key, f"{key}_cam", key.replace("cam", "_cam")):
         if candidate in METHODS:
             return candidate
+    if key == "all":
+        raise JaxcamError("all stands for every method, as it is; options go with the methods that have them")
     raise unknown("method", name, METHODS)
 
 

@@ -81,7 +81,8 @@ class Trainer:
         self.val_data: Any = Loader(val, cache_side=cache_side)
         self.steps_per_epoch = len(train) // recipe.batch_size
         if self.steps_per_epoch == 0:
-            raise JaxcamError(f"{len(train)} training pictures do not fill one batch of {recipe.batch_size}")
+            lacking = f"{len(train)} training pictures do not fill one batch of {recipe.batch_size}"
+            raise JaxcamError(f"{lacking}; make it smaller")
         smallest = min([recipe.eval_size, *recipe.sizes])
         if smallest < config.smallest_input:
             raise JaxcamError(f"this network needs inputs of at least {config.smallest_input} pixels, not {smallest}")

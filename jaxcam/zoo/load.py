@@ -16,6 +16,8 @@ from jaxcam.zoo.catalogue import CATALOGUE, Published
 from jaxcam.zoo.download import fetch
 from jaxcam.zoo.store import load_network, read_manifest
 
+#: Of files of weights; what ends so is meant for one.
+_ENDINGS = {".pth", ".pt", ".th", ".ckpt", ".bin", ".tar", ".safetensors", ".npz", ".h5", ".hdf5", ".keras"}
 _BUNDLED = pathlib.Path(__file__).parent / "bundled"
 DEFAULT_MODEL = "efficientnet_lite0"
 
@@ -56,6 +58,8 @@ def load(
         return load_network(path)
     if os.path.isfile(path):
         return _foreign(path)
+    if os.sep in name or path.suffix.lower() in _ENDINGS:
+        raise JaxcamError(f"there is no such file or folder, and no model called {name!r}")
     raise unknown("model", name, [*bundled(), *CATALOGUE])
 
 

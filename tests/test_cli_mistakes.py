@@ -1,0 +1,69 @@
+"""Mistakes on the command line that used to be passed over, or were told with another reason than their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from evaluation_sets import class_folders
+from PIL import Image
+
+from jaxcam.cli import main
+from jaxcam.data.evaluation import load_dataset
+from jaxcam.errors import JaxcamError
+from jaxcam.methods.registry import request
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (
+            ["convert", "missing.pth", "--out", "o"],
+            "no such file or folder, and no model called 'missing.pth'",
+        ),
+        (["convert", "some/where", "--out", "o"], "there is no such file or folder, and no model called 'some/where'"),
+        (["convert", "missing", "--out", "o"], "no model called 'missing'"),
+        (["train", "data", "--out", "r", "--init", "missing.safetensors"], "there is no such file"),
+        (["convert", "resnet50_slim", "--out", "o", "--table", "ema"], "--table goes with one"),
+        (["explain", "a.png", "--method", "all:seed=3"], "all stands for every method"),
+        (["explain", "a.png", "--method", "shap_cam:num_permutations=5,num-permutations=6"], "is given twice"),
+    ],
+)
+def test_a_mistake_is_told_with_its_own_reason(tmp_path, monkeypatch, capsys, command, why):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "data", 2)
+    assert main(command) == 2
+    assert why in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_options_of_a_method_are_given_once():
+    with pytest.raises(JaxcamError, match="shap_cam: the option num_permutations is given twice"):
+        request("shap_cam:num_permutations=5,num_permutations=6")
+
+
+@pytest.mark.parametrize("to", [None, "safetensors", "orbax"])
+def test_a_name_that_ends_in_safetensors_is_a_file(tmp_path, to):
+    out = tmp_path / "x.safetensors"
+    assert main(["convert", "resnet50_slim", "--out", str(out), *(["--to", to] if to else [])]) == 0
+    assert out.is_file() == (to != "orbax")
+
+
+def test_pictures_are_no_masks_of_themselves(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((9, 9, 3), 99, np.uint8)).save(tmp_path / name / f"{name}.png")
+    with pytest.raises(JaxcamError, match="holds no mask"):
+        load_dataset(tmp_path, masks=tmp_path)
+
+
+@pytest.mark.parametrize("out", ["data/run", "data", "data/train/run"])
+def test_a_training_run_is_no_class_of_its_data(tmp_path, monkeypatch, capsys, out):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "data", 2)
+    if "train" in out:
+        for part in ("train", "val"):
+            class_folders(tmp_path / "data" / part, 2)
+    assert main(["train", "data", "--out", out]) == 2
+    assert "of which every folder is read as a class; give another --out" in capsys.readouterr().err
+    assert main(["train", "data", "--out", "run"]) == 2
+    assert "do not fill one batch of 64; make it smaller" in capsys.readouterr().err
