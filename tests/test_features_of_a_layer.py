@@ -85,3 +85,15 @@ def test_factorisation_of_nothing_and_of_what_is_none():
         jaxcam.deep_feature_factorisation(A32[0], KEY)
     with pytest.raises(JaxcamError, match="num_concepts must be"):
         jaxcam.deep_feature_factorisation(A32, KEY, num_concepts=0)
+
+
+@pytest.mark.parametrize(("unit", "dtype"), [(1e25, "float32"), (1e-25, "float32"), (200, "float16")])
+def test_what_is_unusual_does_not_depend_on_the_unit(unit, dtype):
+    """Squares overflowed: of halves from 256 on, and nothing was unusual."""
+    a = jnp.asarray(np.random.default_rng(3).integers(0, 4, (6, 6, 5)) ** 3, jnp.float32)
+
+    def run(a):
+        return jaxcam.fem_cam(None, a, head=lambda p, a: jnp.mean(a, (0, 1)), target=0).map
+
+    assert run(a).max() > 0
+    np.testing.assert_allclose(np.asarray(run((a * unit).astype(dtype)), np.float64) / unit, run(a), rtol=3e-3)

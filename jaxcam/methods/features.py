@@ -47,6 +47,8 @@ def fem_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Tar
     mean = jnp.mean(activations, (0, 1), keepdims=True)
     fixed = jax.lax.stop_gradient(activations - mean)  # which a threshold has no derivative of
     varies = jnp.max(activations, (0, 1), keepdims=True) > jnp.min(activations, (0, 1), keepdims=True)
+    most = jnp.max(jnp.abs(fixed), (0, 1), keepdims=True)  # the unit: squares of halves overflow from 256 on
+    fixed = fixed / jnp.where(most > 0, most, 1)
     deviation = jnp.sqrt(jnp.mean(fixed**2, (0, 1), keepdims=True))
     unusual = varies & (fixed > jnp.asarray(sigmas, deviation.dtype) * deviation)
     return cam_of_contributions(jnp.where(unusual, mean, 0), logit=logit)
