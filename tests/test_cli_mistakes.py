@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from evaluation_sets import class_folders
@@ -67,3 +71,21 @@ def test_a_training_run_is_no_class_of_its_data(tmp_path, monkeypatch, capsys, o
     assert "of which every folder is read as a class; give another --out" in capsys.readouterr().err
     assert main(["train", "data", "--out", "run"]) == 2
     assert "do not fill one batch of 64; make it smaller" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "status", "said"),
+    [
+        ("methods >&-", {}, 0, ""), ("methods nope >&-", {}, 2, "no method called"), ("methods nope 2>&-", {}, 2, ""),
+        ("explain --example --quiet --no-figure", {"JAX_PLATFORMS": "nope"}, 2, "Unable to initialize backend 'nope'"),
+        ("explain --example --quiet --method grad_cam", {"MPLBACKEND": "module://nowhere"}, 0, ""),
+    ],
+)  # fmt: skip
+def test_closed_outputs_and_settings_of_others(tmp_path, command, environment, status, said):
+    run = subprocess.run(
+        f"'{sys.executable}' -m jaxcam {command}", shell=True, env=os.environ | environment, cwd=tmp_path,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == status, run.stderr
+    assert said in run.stderr and "Traceback" not in run.stderr
+    assert said or not run.stderr

@@ -40,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       line on stderr; 130 when interrupted.
     """
     typed = sys.argv[1:] if argv is None else list(argv)
+    if argv is None:  # the process is this command's: no window is ever opened, whatever a notebook around it asks for
+        os.environ["MPLBACKEND"] = "agg"
+    _open_output()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of files and classes may hold anything
@@ -66,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except RuntimeError as e:
             if "RESOURCE_EXHAUSTED" in str(e):  # what the accelerator's runtime says
                 return _say("error: not enough memory on the device; lower --batch-size", 2)
+            if "Unable to initialize backend" in str(e):  # what JAX says of JAX_PLATFORMS
+                return _say(f"error: {e}", 2)
             raise
 
 
@@ -81,6 +86,12 @@ def _run(typed: list[str]) -> int:
         return options.run(options)
     finally:
         sys.stdout.flush()  # here, where a full disk can still be told in a line
+
+
+def _open_output() -> None:
+    """Where standard output or error is closed, as in `jaxcam models >&-`, lets what is written there go nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _close_output() -> None:
