@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from jaxcam.cli import main
 from jaxcam.data.evaluation import load_dataset
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.registry import request
+from jaxcam.zoo.load import load
+from jaxcam.zoo.store import save_network
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,16 @@ def test_a_name_that_ends_in_safetensors_is_a_file(tmp_path, to):
     out = tmp_path / "x.safetensors"
     assert main(["convert", "resnet50_slim", "--out", str(out), *(["--to", to] if to else [])]) == 0
     assert out.is_file() == (to != "orbax")
+
+
+@pytest.mark.parametrize("value", ["false", 0, None, []])
+def test_a_manifest_says_true_or_false(tmp_path, value):
+    """Of sigmoids: a text would be true, whatever it says."""
+    save_network(tmp_path, load("resnet50_slim"))
+    file = tmp_path / "network.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"multi_label": value}))
+    with pytest.raises(JaxcamError, match="multi_label is true or false"):
+        load(tmp_path)
 
 
 def test_pictures_are_no_masks_of_themselves(tmp_path):

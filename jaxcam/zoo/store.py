@@ -151,6 +151,8 @@ def load_network(folder: str | os.PathLike, *, fits: bool = False) -> Network:
         classes = tuple(manifest["classes"])
         if not all(isinstance(c, str) for c in classes):
             raise TypeError("classes that are no names")
+        if not isinstance(manifest.get("multi_label", False), bool):  # "false", as a text, would be true
+            raise TypeError(f"multi_label is true or false, not {manifest['multi_label']!r}")
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
     if expected is None:
