@@ -108,3 +108,11 @@ def test_frames_and_bombs_of_wide_colours(tmp_path):
     with pytest.raises(JaxcamError, match="cut off"):
         open_image(tmp_path / "b.png")
     assert isinstance(open_image(png(tmp_path / "c.png", COLOURS * 0)), Image.Image)
+
+
+def test_a_thumbnail_is_not_taken_for_the_picture(tmp_path):
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.dng", format="TIFF", tiffinfo={254: 1})
+    with pytest.raises(JaxcamError, match=r"a.dng: begins with a thumbnail"):
+        open_image(tmp_path / "a.dng")
+    Image.new("RGB", (6, 4)).save(tmp_path / "b.tif", tiffinfo={254: 2})  # a page
+    assert open_image(tmp_path / "b.tif").size == (6, 4)

@@ -29,6 +29,8 @@ MAX_BYTES = 8 * MAX_PIXELS + (1 << 20)
 #: Formats that hold frames, or pages, and how many of a picture are given at the most.
 _MOVING, MAX_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF"), 1000
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: What a TIFF says of a picture that is another one, made small.
+_REDUCED = 1
 _TIFF_LOCK = threading.Lock()
 
 #: What a picture can be given as: a path, the bytes of a file, an opened picture, or an array of pixels.
@@ -103,6 +105,8 @@ def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
     try:
         with _quiet_libtiff() if data[:4] in _TIFF else contextlib.nullcontext():
             image = opened(data, _readable(data), lambda image: _check_size(image, name, max_pixels))
+        if data[:4] in _TIFF and getattr(image, "tag_v2", {}).get(254) == _REDUCED:
+            raise JaxcamError(f"{name}: begins with a thumbnail, as a camera's raw files do; save the picture as PNG")
         return _decode(image, name, max_pixels)
     except Image.UnidentifiedImageError:
         raise JaxcamError(f"{name}: {_unreadable(data)}") from None
