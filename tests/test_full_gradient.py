@@ -188,3 +188,10 @@ def test_what_prints_goes_on_printing(capfd):
     np.testing.assert_allclose(part.inputs.sum() + sum(b.sum() for b in part.biases), fn(x), rtol=1e-6)
     jax.effects_barrier()
     assert capfd.readouterr().out == "seen 0.75\n" * 2
+
+
+def test_where_there_is_no_derivative_there_is_no_map():
+    """The norm of a dead channel has none; its parts were NaN, and the map zeros in their place."""
+    head = lambda p, x: (x * jnp.sqrt(jnp.sum(x**2, (0, 1)))).mean((0, 1)) @ p  # noqa: E731
+    got = full_grad(jnp.ones((A.shape[-1], 2)), A.at[..., 1].set(0), head=head, target=0)
+    assert jnp.isnan(got.map).all() and jnp.isnan(got.diagnostics["full_gradient_gap"])

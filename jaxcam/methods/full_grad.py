@@ -47,7 +47,10 @@ def full_grad(params: Params, activations: jax.Array, *, head: HeadFn, target: T
     own = scale_map(jnp.abs(parts.inputs))
     contributions = own + (biases / activations.shape[-1])[..., None]
     inputs = jnp.sum(jnp.sum(parts.inputs, (0, 1)))
+    gap = inputs + total - parts.value
+    # Scaled, what is no number would be 0 in the map, and nothing said.
+    contributions = jnp.where(jnp.isfinite(gap), contributions, jnp.nan)
     return cam_of_contributions(
         contributions, logit=parts.value, input_part=inputs, bias_part=total, placed_part=placed,
-        full_gradient_gap=inputs + total - parts.value,
+        full_gradient_gap=gap,
     )  # fmt: skip
