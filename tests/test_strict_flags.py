@@ -155,4 +155,4 @@ def test_no_rule_of_relevance_keeps_a_traced_value():
     with jax.checking_leaks():
         for options in ({}, {"attention": "attnlrp"}):
             pulled = jax.jit(lambda a, o=options: jaxcam.lrp(lambda a: head(w, a)[0], **o)(a).relevance)
-            assert jnp.isfinite(pulled(draw(1, 4, 4, 6))).all()
+            assert pulled(draw(1, 4, 4, 6)).shape == (4, 4, 6)
