@@ -268,6 +268,30 @@ def test_running_statistics_that_are_left_out_are_told():
         jaxcam.split(model, at="conv", example=IMAGE)
 
 
+class Trains(Plain):
+    """Trains unless told otherwise, whatever mode it is in."""
+
+    def __call__(self, x, train=True):
+        x = nnx.relu(self.norm(self.conv(x), use_running_average=not train))
+        return self.out(self.drop(x.mean((1, 2)), deterministic=not train))
+
+
+def test_a_model_whose_call_overrides_eval_mode_is_told():
+    model = Trains(nnx.Rngs(0))
+    with pytest.warns(UserWarning, match=r"changed drop.*norm.mean.*call={'train': False}"):
+        names(model, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert names(model, None, call={"train": False}) == names(Trains(nnx.Rngs(0)), None, call={"train": False})
+
+
+def test_what_is_proposed_for_several_outputs_is_taken():
+    net = lambda params, x: (jaxcam.tag(nn.relu(x @ params), "map").mean((-3, -2)), x)  # noqa: E731
+    with pytest.raises(JaxcamError, match=r"picked by a function of your own.*lambda params, x: f\(params, x\)\[0\]"):
+        names(net, np.ones((3, 5), "f4"))
+    assert names(lambda params, x: net(params, x)[0], np.ones((3, 5), "f4")) == ["map"]
+
+
 def test_a_wrapped_network_takes_the_weights_of_later():
     model = Plain(nnx.Rngs(0))
     network = jaxcam.wrap(model, preprocessing=RULES, classes=CLASSES)

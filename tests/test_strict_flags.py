@@ -142,6 +142,17 @@ def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan_or_anothe
     assert {x.dtype.name for x in floats} == {"float32"}
 
 
+def test_draws_do_not_depend_on_the_batch_under_other_generators():
+    """Those of `rbg` do: two pictures at once would get other maps than one by one."""
+    pictures = [picture(20, 20, seed=i) for i in range(2)]
+    options = {"methods": "random_cam", "targets": [0]}
+    with flags({"jax_default_prng_impl": "rbg"}):
+        network = wrapped(False)
+        one, two = (jaxcam.explain(network, pictures, batch_size=n, **options) for n in (1, 2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a.results[0].coefficients, b.results[0].coefficients, rtol=1e-5)
+
+
 def test_no_rule_of_relevance_keeps_a_traced_value():
     """`jax_check_tracer_leaks`: dense layers, sums, products, a softmax, a maximum, a broadcast, a quotient."""
     w = draw(0, 6, 6)

@@ -81,7 +81,7 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
             reasons.append(f"given {'a batch of one' if guess else 'a single image'}: {what[:300]}")
     raise JaxcamError(
         f"the network does not give logits for an image {image.shape}; {'; '.join(reasons)}. Its arguments can be "
-        "given as call={'train': False}, what it returns can be picked by call=lambda module, x: module(x)[0], and "
+        f"given as call={{'train': False}}, what it returns can be picked by {adapter.picked}, and "
         "batched=True or False shows the whole error"
     ) from first
 

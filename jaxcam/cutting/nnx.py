@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+import jax
+
 from jaxcam.cutting.libraries import Adapter, Call, Library, calls_named, has_call, invoke, register
 from jaxcam.cutting.tags import mark_in_order
 from jaxcam.errors import JaxcamError
@@ -40,9 +42,24 @@ def _adapt(nnx: Any, model: Any, params: Any, call: Call) -> Adapter:
                 cls: Any = type(node)
                 object.__setattr__(node, "__class__", _naming(cls))
                 node.__dict__["_jaxcam_layer"] = ".".join(map(str, path))
-        return invoke(copy, x, call)
+        before = _changing(nnx, copy)
+        out = invoke(copy, x, call)
+        if changed := [path for path, value in _changing(nnx, copy).items() if value is not before.get(path)]:
+            warnings.warn(
+                f"the model changed {', '.join(sorted(changed)[:2])}, as models do that train: its call overrides eval "
+                "mode, and what it computes for a picture depends on chance or on a batch of one; give what its call "
+                "takes for eval mode, as in call={'train': False}",
+                stacklevel=2,
+            )
+        return out
 
     return Adapter(run)
+
+
+def _changing(nnx: Any, model: Any) -> dict[str, Any]:
+    """What training changes at each call: running statistics, and the counts of random keys that were drawn."""
+    leaves = jax.tree_util.tree_flatten_with_path(nnx.to_pure_dict(nnx.state(model, (nnx.BatchStat, nnx.RngCount))))[0]
+    return {".".join(str(getattr(k, "key", k)) for k in path): leaf for path, leaf in leaves}
 
 
 def _say_what_is_frozen(nnx: Any, model: Any, params: Any) -> None:

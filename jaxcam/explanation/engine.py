@@ -371,4 +371,5 @@ def _keys(seed: int, sources: tuple[str, ...]) -> jax.Array:
     """A random key per picture: the file's name and the seed decide, not its place in a batch or folder."""
     names = [os.path.basename(source).encode("utf-8", "surrogateescape") for source in sources]
     data = jnp.asarray([zlib.crc32(name) for name in names], jnp.uint32)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed), data)
+    # Threefry whatever JAX's default is: others draw other numbers in a batch than alone.
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.key(seed, impl="threefry2x32"), data)
