@@ -50,7 +50,7 @@ class Linen(nn.Module):
 
 ACTIVATIONS = {
     "relu": nnx.relu, "silu": nnx.silu, "gelu": nnx.gelu, "relu6": nnx.relu6, "hard_silu": nnx.hard_silu,
-    "tanh": jnp.tanh, "leaky_relu": nnx.leaky_relu,
+    "tanh": jnp.tanh, "leaky_relu": nnx.leaky_relu, "elu": nnx.elu, "selu": nnx.selu,
 }  # fmt: skip
 
 

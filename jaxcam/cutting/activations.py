@@ -180,7 +180,9 @@ def _operation(eqn: jex.JaxprEqn) -> str:
 def _acts_on_elements(eqn: jex.JaxprEqn) -> bool:
     inner = called(eqn)
     if inner is None:
-        return is_elementwise(eqn) or describe(eqn).kind == "identity" and tags.read(eqn) is None
+        first: Any = eqn.invars[0] if eqn.invars else None
+        number = eqn.primitive.name == "broadcast_in_dim" and not first.aval.shape  # 0 of where(x > 0, x, 0)
+        return number or is_elementwise(eqn) or describe(eqn).kind == "identity" and tags.read(eqn) is None
     return len(eqn.outvars) == 1 and all(_acts_on_elements(e) for e in opened(inner)[0].eqns)
 
 
