@@ -190,3 +190,13 @@ def test_a_traced_class_that_does_not_exist_is_nan_and_the_end_has_a_gradient():
         strict=True,
     ):
         np.testing.assert_allclose(got, want, rtol=0, atol=2e-5 * float(jnp.abs(want).max()))
+
+
+def test_a_padding_of_infinity_stays_what_it_is():
+    def score(x):
+        padded = jnp.pad(x, ((0, 0), (0, 0), (1, 0)), constant_values=-jnp.inf)
+        return jnp.maximum(padded[..., :-1], x).sum()
+
+    a = jnp.arange(12.0).reshape(2, 2, 3)
+    masks = jnp.asarray([[1, 0, 1], [0, 1, 1], [0, 0, 0]])
+    np.testing.assert_allclose(coalition_game(score, a)(masks), masked_game(score, a)(masks), rtol=1e-6)

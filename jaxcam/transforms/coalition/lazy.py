@@ -50,12 +50,17 @@ class Diagonal(Lazy):
         weights = jnp.take(masks, self.owner.reshape(-1), axis=1).reshape(-1, *self.owner.shape)
         if not jnp.issubdtype(self.on.dtype, jnp.inexact):  # predicates have no differences
             return jnp.where(weights != 0, self.on[None], self.off[None])
-        return self.off[None] + weights.astype(self.on.dtype) * (self.on - self.off)[None]
+        return self.off[None] + weights.astype(self.on.dtype) * self.change[None]
+
+    @property
+    def change(self) -> jax.Array:
+        """What the owner adds; 0 for equal infinities, as of a padding."""
+        return jnp.where(self.on == self.off, jnp.zeros_like(self.on), self.on - self.off)
 
     def additive(self) -> Additive:
         """The same value as a sum over channels; K times as large."""
         owned = self.owner[None] == np.arange(self.players).reshape(-1, *[1] * self.owner.ndim)
-        return Additive(self.off, jnp.where(owned, self.on - self.off, 0))
+        return Additive(self.off, jnp.where(owned, self.change, 0))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
