@@ -49,7 +49,7 @@ def full_grad(params: Params, activations: jax.Array, *, head: HeadFn, target: T
     inputs = jnp.sum(jnp.sum(parts.inputs, (0, 1)))
     gap = inputs + total - parts.value
     # Scaled, what is no number would be 0 in the map, and nothing said.
-    contributions = jnp.where(jnp.isfinite(gap), contributions, jnp.nan)
+    contributions = contributions + 0 * gap
     return cam_of_contributions(
         contributions, logit=parts.value, input_part=inputs, bias_part=total, placed_part=placed,
         full_gradient_gap=gap,

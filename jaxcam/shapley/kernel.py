@@ -148,7 +148,8 @@ def kernel_shapley(
     error = jnp.sqrt((scores**2).sum(1) * (count // group) / jnp.maximum(free, 1).astype(scores.dtype))
     # Coalitions that determine no more than they are, however often they were drawn, leave no residual to judge by.
     seen, others = _different(masks, paired), players > 2  # of two players there is one pair, which says all
-    error = jnp.where(fit.determined & (free > 0) & ((seen > fit.rank) | (not others)), error, jnp.inf)
+    judged = (seen.astype(fit.rank.dtype) > fit.rank) | (not others)
+    error = jnp.where(fit.determined & (free > 0) & judged, error, jnp.inf)
     return checked(Estimate(fit.values, error, jnp.asarray(count + 2, jnp.int32), v_full, v_empty))
 
 
