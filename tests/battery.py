@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import squeezenet
+from networks import needs_attention
 
 from jaxcam import cutting
 from jaxcam.errors import JaxcamError
@@ -42,6 +43,7 @@ class Row:
     Attributes:
       network: "vgg16_slim", "resnet50_slim", "squeezenet" or the name of a guest.
       layer: where it is cut.
+      attention: whether it has attentions over the layer's positions.
       weights: of a row that is a global average pool and a linear layer: `params -> (K, C)`.
       plain: whether methods are run here that do not depend on what the head is made of.
       whole: whether those of `WHOLE` are run here as well.
@@ -55,6 +57,7 @@ class Row:
     plain: bool = False
     whole: bool = False
     alike: bool = False
+    attention: bool = False
     refuses: tuple[tuple[str, str], ...] = ()
 
     def __str__(self):
@@ -62,6 +65,8 @@ class Row:
 
     def has(self, method: str) -> bool:
         """Whether a method is run here."""
+        if needs_attention(METHODS[method]):
+            return self.attention
         also = (self.whole or method not in WHOLE) and (self.alike or method not in ALIKE)
         return takes_apart(method, self.weights is not None) or (self.plain and also)
 
@@ -97,8 +102,8 @@ ROWS = (
     Row("linen_residual", "block1.Conv_1", plain=True, whole=True),
     Row("equinox_cnn", "convs.1"),
     Row("squeezenet", "fire9"),
-    Row("vit_class_token", "block0"),
-    Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"], plain=True, alike=True),
+    Row("vit_class_token", "block0", attention=True),
+    Row("vit_mean", "norm", weights=lambda p: p["params"]["Dense_0"]["kernel"], plain=True, alike=True, attention=True),
     Row("convnext", "block0"),
     Row(
         "log_sum_exp",

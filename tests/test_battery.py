@@ -235,6 +235,15 @@ def is_the_mean_where_a_channel_is_unusual(e, one, name):
     close(one.map[sure], np.maximum(want, 0)[sure], np.abs(mean).sum() + 1e-30)
 
 
+@formula("attention_rollout", "legrad")
+def is_made_of_attentions(e, one, name):
+    """What test_rollout.py computes slowly: here that it is right wherever it came from, a library's own program."""
+    assert one.map.min() >= 0 and one.map.max() > one.map.min()
+    close(one.coefficients, one.map.sum() / len(one.coefficients), one.map.sum())
+    if name == "attention_rollout":  # with a class token the rest of 1 is its own
+        assert one.map.sum() <= 1 + 1e-5 and (e.weights is None or one.map.sum() >= 1 - 1e-5)
+
+
 @formula("full_grad")
 def is_all_of_the_logit(e, one, name):
     told = one.diagnostics
@@ -264,8 +273,8 @@ def test_cell(row, name, explained):
     close(one.diagnostics["logit"], e.logit_whole, size(e, 0))
     assert np.isfinite(one.coefficients).all()
     # What the engine, and the eager call, refuse.
-    defined = info.heads is None or one.diagnostics[info.heads.diagnostic] <= info.heads.at_most
-    assert defined == (info.heads is None or e.weights is not None)
+    defined = info.heads is None or not info.heads.why_not(one.diagnostics)
+    assert defined == (info.heads is None or row.attention or e.weights is not None)
     if defined:
         assert np.abs(one.coefficients).max() > 0
     keeps_its_promises(e, one, info)

@@ -180,6 +180,8 @@ def test_declared_channels():
         jaxcam.Preprocessing(channels="L")
     with pytest.raises(JaxcamError, match="no kind of channels called 'HSV'"):
         jaxcam.Preprocessing(channels="HSV")
+    with pytest.raises(JaxcamError, match=r"size is one whole number of pixels, the side of a square, not \(24, 32\)"):
+        jaxcam.Preprocessing(size=(24, 32))
 
 
 @pytest.mark.parametrize("rules", ["function", "declared"])

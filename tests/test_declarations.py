@@ -77,6 +77,12 @@ def test_who_needs_a_gradient_is_who_takes_one(name):
     def head(params, a):
         return opaque(jnp.tanh(a.reshape(-1) @ params["w1"] + params["b1"])) @ params["w2"]
 
+    if networks.needs_attention(info):
+
+        def head(params, a):  # noqa: F811
+            tokens = a.reshape(-1, a.shape[-1])
+            return opaque(jax.nn.softmax(tokens @ tokens.T) @ tokens).mean(0)[:2]
+
     params = {k: jnp.asarray(v, jnp.float32) for k, v in heads.HEADS["gelu_tanh"].params.items()}
     references = jnp.stack([A, 0.5 * A])
     inputs = Inputs(params, A, head, 1, jax.random.key(0), references, A, head, params)

@@ -6,6 +6,7 @@ A method or metric gets these tests by its entry.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
-from networks import of_each_kind
+from networks import needs_attention, of_each_kind
 
 import jaxcam
 from jaxcam.data.preprocessing import Preprocessing
@@ -56,18 +57,30 @@ def convolutions(params, x):
     return x.mean((0, 1)) @ params["out"]
 
 
+def attentive(params, x):
+    """Attention over the patches of a map, which they are numbered by."""
+    x = jaxcam.tag(jax.nn.relu(conv(x, params["in"], (4, 4))), "map")
+    tokens = x.reshape(-1, CHANNELS)
+    return (jax.nn.softmax(tokens @ tokens.T) @ tokens).mean(0) @ params["out"]
+
+
 SHAPES = {
     "in": (4, 4, 3, CHANNELS), "before": (3, 3, 1, CHANNELS), "after": (3, 3, 1, CHANNELS),
     "point": (1, 1, CHANNELS, CHANNELS), "out": (CHANNELS, CLASSES),
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def network():
+@functools.cache
+def wrapped(program):
     rng = np.random.default_rng(0)
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
     rules = Preprocessing(size=SIZE, resize="squash")
-    return jaxcam.wrap(convolutions, params, preprocessing=rules, classes=["a", "b", "c"], layer="map")
+    return jaxcam.wrap(program, params, preprocessing=rules, classes=["a", "b", "c"], layer="map")
+
+
+@pytest.fixture(scope="module")
+def network():
+    return wrapped(convolutions)
 
 
 def shaped(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -126,9 +139,11 @@ def shapes_at(network: Any, layer: str) -> tuple[Any, Any, Any]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_method_in_the_program_that_explain_runs(case, network):
+def test_every_method_in_the_program_that_explain_runs(case):
     asked = request(case)
-    activations, bypass, head = shapes_at(network, "last" if asked.info.heads else "map")
+    attention = needs_attention(asked.info)
+    network = wrapped(attentive if attention else convolutions)
+    activations, bypass, head = shapes_at(network, "last" if asked.info.heads and not attention else "map")
     pairs = PAIRS if asked.info.batched else 1
     needs = {
         "key": shaped(2, 2, dtype=jnp.uint32), "image": shaped(2, SIZE, SIZE, 3),

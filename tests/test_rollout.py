@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from networks import needs_attention
 
 import jaxcam
 from jaxcam.errors import JaxcamError
+from jaxcam.methods.registry import METHODS
 from jaxcam.transforms.attention import attention_slopes, attention_weights
 
 RNG = np.random.default_rng(0)
@@ -20,6 +22,7 @@ P = {
 }  # fmt: skip
 P |= {"class": RNG.normal(size=3), "out": RNG.normal(size=(3, 4))}
 IMAGE = RNG.normal(size=(*GRID, 3))
+LAYER = jnp.ones((*GRID, WIDTH), jnp.float32)
 
 
 def network(xp, softmax, p, image, with_class=True, seen=None):
@@ -59,9 +62,13 @@ def test_rollout_is_the_slow_one(with_class):
     for weights in seen:
         flow = (0.5 * weights.mean(0) + 0.5 * np.eye(len(flow))) @ flow
     want = (flow[0, 1:] if with_class else flow.mean(0)).reshape(GRID)
-    got = jax.jit(lambda p, x: jaxcam.attention_rollout(p, x, predict=predict, grid=GRID))(params, image)
-    np.testing.assert_allclose(got, want, atol=1e-6)
-    assert float(got.sum()) == pytest.approx(1 - flow[0, 0] * with_class, abs=1e-5)
+    got = jax.jit(lambda p, x: jaxcam.attention_rollout(p, LAYER, x, predict=predict, target=1))(params, image)
+    np.testing.assert_allclose(got.map, want, atol=1e-6)
+    assert float(got.map.sum()) == pytest.approx(1 - flow[0, 0] * with_class, abs=1e-5)
+    np.testing.assert_allclose(got.coefficients, got.map.sum() / WIDTH, rtol=1e-6)
+    np.testing.assert_allclose(got.diagnostics["logit"], predict(params, image)[1], rtol=1e-5)
+    residual = jaxcam.attention_rollout(params, LAYER, image, predict=predict, target=1, residual=1.0)
+    np.testing.assert_array_equal(residual.map, np.full(GRID, 0.0 if with_class else 1 / len(flow), np.float32))
 
 
 @pytest.mark.parametrize("with_class", [True, False])
@@ -85,7 +92,7 @@ def test_legrad_is_the_slow_one(with_class):
     @jax.jit
     def run(p, x, target):
         predict = lambda p, x: network(jnp, jax.nn.softmax, p, x, with_class)  # noqa: E731
-        return jaxcam.legrad(p, x, predict=predict, grid=GRID, target=target)
+        return jaxcam.legrad(p, LAYER, x, predict=predict, target=target).map
 
     image = jnp.asarray(IMAGE, jnp.float32)
     np.testing.assert_allclose(run(params, image, target), want, atol=1e-4 * want.max())
@@ -123,8 +130,37 @@ def test_what_there_is_no_rollout_of():
         return jax.lax.scan(step, x.reshape(-1, 3), None, length=2)[0].mean(0)
 
     with pytest.raises(JaxcamError, match="no attention in the network, for 2 x 3 patches"):
-        jaxcam.attention_rollout(params, image, predict=lambda p, x: x.mean((0, 1)), grid=GRID)
-    with pytest.raises(JaxcamError, match="legrad: no attention in the network"):
-        jaxcam.legrad(params, image, predict=lambda p, x: x.mean((0, 1)), grid=GRID, target=1)
+        jaxcam.attention_rollout(params, LAYER, image, predict=lambda p, x: x.mean((0, 1)), target=1)
+    with pytest.raises(JaxcamError, match="legrad is defined for networks with attention .*; use grad_cam"):
+        jaxcam.legrad(params, LAYER, image, predict=lambda p, x: x.mean((0, 1)), target=1)
     with pytest.raises(JaxcamError, match="attentions in it do not come out"):
-        jaxcam.attention_rollout(params, image, predict=looped, grid=GRID)
+        jaxcam.attention_rollout(params, LAYER, image, predict=looped, target=1)
+    with pytest.raises(JaxcamError, match="a share from 0 to 1, not 1.5"):
+        jaxcam.attention_rollout(params, LAYER, image, predict=lambda p, x: x[0, 0], target=1, residual=1.5)
+
+
+def test_explain_has_them_where_there_is_attention():
+    """By the entries alone; where a network has none they are left out of "all", and refused where they are named."""
+    params = jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), P)
+
+    def predict(p, x):
+        tokens = jaxcam.tag(x.reshape(2, 3, 3, 2, 3).mean((1, 3)), "patches")
+        return network(jnp, jax.nn.softmax, p, tokens)
+
+    rules = jaxcam.Preprocessing(size=6, resize="squash")
+    names = ["a", "b", "c", "d"]
+    net = jaxcam.wrap(predict, params, preprocessing=rules, classes=names, layer="patches")
+    photo = np.asarray(RNG.integers(0, 256, (8, 12, 3)), np.uint8)
+    few = [m for m in METHODS if not needs_attention(METHODS[m])]
+    [found] = jaxcam.explain(net, photo, methods=["attention_rollout:residual=0.25", "legrad"], targets=["b"])
+    x = net.preprocess(photo)
+    for result, options in zip(found.results, ({"residual": 0.25}, {}), strict=True):
+        function = METHODS[result.method.partition(":")[0]].function
+        want = function(params, jnp.ones((*GRID, 3)), x, predict=predict, target=1, **options)
+        np.testing.assert_allclose(result.map, want.map, rtol=1e-4)
+    plain = jaxcam.wrap(
+        lambda p, x: jaxcam.tag(x, "map").mean((0, 1)) @ p["out"], params, preprocessing=rules, classes=names
+    )
+    with pytest.raises(JaxcamError, match="legrad is defined for networks with attention"):
+        jaxcam.explain(plain, photo, methods="legrad")
+    assert set(METHODS) - set(few) == {"attention_rollout", "legrad"}

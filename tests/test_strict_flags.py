@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from networks import of_each_kind, picture
+from networks import needs_attention, of_each_kind, picture
 from PIL import Image
 from reference import seeded
 
@@ -124,9 +124,19 @@ def test_methods_of_each_kind_and_every_metric_give_the_same_under_all_flags(dat
         np.testing.assert_allclose(found[key], value, rtol=0, atol=2e-5 * scale, err_msg=key)
 
 
+def attentive(params, a):
+    tokens = a.reshape(-1, a.shape[-1])
+    return (jax.nn.softmax(tokens @ tokens.T) @ tokens).mean(0) @ params["w"] + params["b"]
+
+
+#: A head of attention without a broadcast of its own, which these flags forbid.
+ATTENTIVE = heads.HEADS["linear_gap"]._replace(fn=attentive)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_runs_op_by_op_and_no_operation_of_it_makes_a_nan_or_another_dtype(name):
-    head, a = heads.HEADS["linear_gap"], jnp.asarray(seeded.activations(7, heads.SHAPE), jnp.float32)
+    head = ATTENTIVE if needs_attention(METHODS[name]) else heads.HEADS["linear_gap"]
+    a = jnp.asarray(seeded.activations(7, heads.SHAPE), jnp.float32)
     a = a.at[..., 1].set(0)  # a dead channel: 0 / 0 wherever it can be
     few = {"lime_cam": {"num_samples": 6, "beta": 0.5}, "ss_cam": {"num_samples": 2}, "is_cam": {"num_samples": 2},
            "opti_cam": {"steps": 2}, "rise_cam": {"num_samples": 6}, "gradient_shap": {"num_samples": 1},

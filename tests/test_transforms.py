@@ -36,8 +36,8 @@ OPTIONS = {
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 #: Of the multipliers of `lift_cam`, and of the relevance of `lrp_cam`.
 ALIKE = ("hires_lift_cam", "multiplier_cam", "deep_shap_cam", "hires_lrp_cam")
-#: The heads that a method is defined for, by the diagnostic that tells; any other has all of them.
-DEFINED = {"not_gap_linear": ["linear_gap"]}
+#: The heads that a method is defined for, by the diagnostic that tells, or the program; any other has all of them.
+DEFINED = {"not_gap_linear": ["linear_gap"], None: ["attention"]}
 
 
 def heads_of(method: str) -> list[str]:
@@ -225,13 +225,14 @@ def test_a_batch_without_vmap_is_refused(method):
 def derivatives(method: str, head: str):
     """`(point, direction) -> (exact, by central differences, gradient at the point)`, compiled once, for float64.
 
-    The derivative of a fixed combination of the coefficients along a direction in parameters and activations.
+    The derivative of a fixed combination of the coefficients along a direction in parameters and activations; of a
+    method that tells no channels apart, of the map, whose sum may be 1 whatever happens.
     """
-    weights = np.random.RandomState(1).standard_normal(heads.CHANNELS)
 
     def along(point):
         cam_ = explain(method, *point, head=heads.HEADS[head].fn, target=1)
-        return cam_.coefficients @ weights
+        found = cam_.coefficients if METHODS[method].by_channel else cam_.map.ravel()
+        return found @ np.random.RandomState(1).standard_normal(found.shape)
 
     @jax.jit
     def everything(point, direction):

@@ -70,6 +70,10 @@ class Preprocessing:
             if value not in known:
                 raise unknown(kind, value, known)
         for name in ("size",) if self.resize == "squash" else ("size", "resize_to"):
+            if not isinstance(getattr(self, name), int | np.integer):
+                raise JaxcamError(
+                    f"{name} is one whole number of pixels, the side of a square, not {getattr(self, name)}"
+                )
             if not 1 <= getattr(self, name) <= _LONGEST_SIDE:
                 raise JaxcamError(f"{name} must lie between 1 and {_LONGEST_SIDE:,} pixels, not {getattr(self, name)}")
         count = _CHANNELS[channels][1]

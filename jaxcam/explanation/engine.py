@@ -251,10 +251,10 @@ class Engine:
             if stepped is None:
                 done(len(some))
         coefficients, maps, diagnostics = jax.tree.map(lambda *x: np.concatenate(x)[: len(pairs)], *parts)
-        if info.heads is not None and not (deviation := diagnostics[info.heads.diagnostic].max()) <= info.heads.at_most:
+        if info.heads is not None and (why := info.heads.why_not(diagnostics)):
             raise JaxcamError(
                 f"{info.title} is defined for {info.heads.kind}, which what follows {self.layer} in "
-                f"{self.network.name} is not (by {deviation:.2g} relative); use {info.heads.instead}"
+                f"{self.network.name} is not ({why}); use {info.heads.instead}"
             )
         gaps = diagnostics.get("completeness_gap")
         if gaps is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class DefinedFor(NamedTuple):
@@ -10,18 +11,29 @@ class DefinedFor(NamedTuple):
 
     Attributes:
       kind: the heads, in words.
-      diagnostic: the name of the diagnostic that says how far a head is from being one.
+      diagnostic: the name of the diagnostic that says how far a head is from being one; None where the program alone
+        tells, and the function raises.
       at_most: how far it may be.
       instead: methods for other heads.
     """
 
     kind: str
-    diagnostic: str
+    diagnostic: str | None
     at_most: float
     instead: str
+
+    def why_not(self, diagnostics: Mapping[str, Any]) -> str | None:
+        """How far a head is from being one, by the diagnostics of one map or more; None where it is one."""
+        if self.diagnostic is None or (deviation := float(diagnostics[self.diagnostic].max())) <= self.at_most:
+            return None
+        return f"by {deviation:.2g} relative"
 
 
 #: What CAM of 2016 is for.
 GAP_LINEAR = DefinedFor(
     "a global average pool followed by one linear layer", "not_gap_linear", 1e-4, "lift_cam or grad_cam"
+)
+#: What is made of the weights of attentions.
+ATTENTION = DefinedFor(
+    "networks with attention over the positions of the layer", None, 0.0, "grad_cam or hires_lift_cam"
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jaxcam.deferred import Deferred
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
-from jaxcam.methods.heads import GAP_LINEAR, DefinedFor
+from jaxcam.methods.heads import ATTENTION, GAP_LINEAR, DefinedFor
 from jaxcam.methods.signs import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
 
 if TYPE_CHECKING:
@@ -407,6 +407,16 @@ METHODS: dict[str, Method] = {
         "occluding.hsic_cam", "HSIC", "num_samples forward", "dependence: not signed", "Novello et al., NeurIPS 2022",
         map_from="positions", needs=("key",), by_channel=False, batched=False, steps="occluding.stepped_hsic_cam",
         range=(0.0, math.inf),
+    ),
+    "attention_rollout": Method(
+        "attention.attention_rollout", "Attention rollout", "1 forward of the whole network",
+        "where information may have come from; transformers only", "Abnar & Zuidema, ACL 2020", map_from="positions",
+        by_class=False, needs=("image",), by_channel=False, heads=ATTENTION, range=(0.0, math.inf),
+    ),
+    "legrad": Method(
+        "attention.legrad", "LeGrad", "1 forward + 1 backward of the whole network",
+        "positive slopes by attention; transformers only", "Bousselham et al., ICCV 2025", map_from="positions",
+        needs=("image", "gradient"), by_channel=False, heads=ATTENTION, range=(0.0, math.inf),
     ),
     "cam": Method(
         "gradient.cam", "CAM", "3 forward + 3 backward", "the classifier's weights; GAP + linear heads only",
