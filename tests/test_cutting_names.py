@@ -106,6 +106,43 @@ def test_activations_have_names_in_equinox_and_in_functions():
     assert "first" in (found := names(function, params)) and any(n.startswith("first.") for n in found)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["channels_last", "channels_first"])
+def test_branches_side_by_side_are_a_layer_and_the_default(first):
+    """An Inception block, or a densely connected one, written inline; its branches alone would be half the network."""
+    axis, order = (0, ("NCHW", "OIHW", "NCHW")) if first else (-1, ("NHWC", "HWIO", "NHWC"))
+
+    def conv(w, x):
+        return jax.lax.conv_general_dilated(x[None], w, (1, 1), "SAME", dimension_numbers=order)[0]
+
+    def function(p, x):
+        x = x.transpose(2, 0, 1) if first else x
+        one, two = (jaxcam.tag(conv(p[k], x), k) for k in ("one", "two"))
+        return jnp.concatenate([jax.nn.relu(one), jax.nn.relu(two)], axis).mean((1, 2) if first else (0, 1)) @ p["out"]
+
+    rng, flip = np.random.default_rng(0), (3, 2, 0, 1) if first else (0, 1, 2, 3)
+    params = {
+        k: jnp.asarray(rng.normal(size=(n, n, 3, 4)).transpose(flip), jnp.float32) for k, n in (("one", 1), ("two", 3))
+    }
+    params["out"] = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    layout = {"layout": "khw"} if first else {}
+    found = jaxcam.layers(function, params, example=IMAGE, **layout)
+    assert [layer.name for layer in found] == ["one", "two", "one.relu", "two.relu", "two.relu.concatenate"]
+    activations = halves_agree(function, params, found[-1].name, function(params, IMAGE), **layout)
+    assert activations.shape == (*IMAGE.shape[:2], 8)
+    rules = jaxcam.Preprocessing(size=IMAGE.shape[0], resize="squash")
+    network = jaxcam.wrap(function, params, preprocessing=rules, classes=list("abcde"), **layout)
+    assert network.layer == found[-1].name
+
+
+def test_a_class_token_before_patches_is_no_concatenation_of_channels():
+    def function(p, x):
+        patches = jaxcam.tag(x.reshape(1, -1, 3) @ p["w"], "patches")
+        tokens = jnp.concatenate([patches.mean(1, keepdims=True), patches], 1)
+        return (jax.nn.softmax(tokens @ tokens.swapaxes(1, 2)) @ tokens)[0, 0]
+
+    assert names(function, {"w": jnp.ones((3, 4))}) == ["patches"]
+
+
 def test_what_a_layer_does_inside_gets_no_name():
     """A norm's squares and a softmax's exponentials are nobody's layer."""
 

@@ -1,8 +1,8 @@
 """Names for what follows a layer element by element: `relu(norm(x))` is `norm.relu`, `x + block(x)` is `block.add`.
 
-Most networks apply their activation functions and residual sums as plain functions, which no library can name. They are
-found in the traced program: a value that is an elementwise, non-linear function of a named one, and the sum of two
-values of which at least one has a name.
+Most networks apply activation functions, sum residuals and put branches side by side by plain functions, which no
+library can name. They are found in the traced program: a value that is an elementwise, non-linear function of a named
+one, and the sum, or the channels one behind the other, of values of which at least one has a name.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _labelled(jaxpr: jex.Jaxpr, from_image: list[bool]) -> jex.Jaxpr:
         eqns.append(eqn.replace(invars=[v if isinstance(v, jex.Literal) else renamed.get(v, v) for v in eqn.invars]))
         out = eqn.outvars[0] if eqn.outvars else None
         if out in values and _deserves(out, values, uses, eqn):
-            eqns.append(_label(out, values[out].name, values[out].made_of[-1] if values[out].made_of else "add"))
+            last = values[out].made_of[-1] if values[out].made_of else values[out].name.rpartition(".")[2]
+            eqns.append(_label(out, values[out].name, last))
             renamed[out] = eqns[-1].outvars[0]
     outvars = [v if isinstance(v, jex.Literal) else renamed.get(v, v) for v in jaxpr.outvars]
     return jaxpr.replace(eqns=eqns, outvars=outvars)
@@ -93,7 +94,22 @@ def _values(jaxpr: jex.Jaxpr, from_image: list[bool]) -> dict[Any, _Value]:
         if label is None and len(eqn.outvars) == 1 and _acts_on_elements(eqn):
             (out,) = eqn.outvars
             values[out] = _of_elements(eqn, operands, active, out, order)
+        elif label is None and _joins_channels(eqn) and all(active) and (named := [v for v in operands if v.layer]):
+            values[eqn.outvars[0]] = _Value(eqn.outvars[0], f"{_latest(named)}.concatenate", order)
     return values
+
+
+def _latest(named: list[_Value]) -> str:
+    return max(named, key=lambda v: v.order).name
+
+
+def _joins_channels(eqn: jex.JaxprEqn) -> bool:
+    """Whether maps, or tokens, are put one behind the other along their channels, which are last, or before both rows
+    and columns; along another axis it is a class token before patches, or a batch."""
+    if eqn.primitive.name != "concatenate":
+        return False
+    dims = len(eqn.outvars[0].aval.shape)
+    return dims >= 3 and eqn.params["dimension"] in (dims - 1, dims - 3) and len(eqn.invars) > 1
 
 
 def _of_elements(eqn: Any, operands: list[_Value], active: list[bool], out: Any, order: int) -> _Value:
@@ -111,11 +127,11 @@ def _of_elements(eqn: Any, operands: list[_Value], active: list[bool], out: Any,
     named = [v for v in operands if v.layer]
     if not branches or not named:
         return _Value(out)
-    return _Value(out, f"{max(named, key=lambda v: v.order).name}.add", order)
+    return _Value(out, f"{_latest(named)}.add", order)
 
 
 def _deserves(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.JaxprEqn]], made_by: jex.JaxprEqn) -> bool:
-    """Whether a value gets a label: an activation that is done, or a sum of two branches, that has no other."""
+    """Whether a value gets a label: an activation that is done, or what joins branches, that has no other."""
     value = values[out]
     if len(made_by.outvars) != 1 or not value.layer or tags.read(made_by) is not None:
         return False
@@ -124,7 +140,7 @@ def _deserves(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.Jaxp
     if any(tags.read(eqn) is not None for eqn in uses.get(out, [])):
         return False
     if value.root is out:
-        return not value.made_of  # a sum
+        return not value.made_of  # a sum, or a concatenation
     if not value.worth or is_affine(made_by, [not isinstance(v, jex.Literal) and v in values for v in made_by.invars]):
         return False
     return not _is_part(out, values, uses)
