@@ -106,10 +106,15 @@ _INERT = {
     ("torch", "float32"), ("torch", "float16"), ("torch", "float64"), ("torch", "bfloat16"), ("torch", "int64"),
     ("builtins", "dict"), ("builtins", "list"), ("__builtin__", "dict"), ("__builtin__", "list"),
 }  # fmt: skip
+#: Libraries whose objects training scripts keep beside the weights, settings, callbacks and results: `Inert` as well.
+_BESIDE = frozenset(
+    "pytorch_lightning lightning lightning_fabric lightning_utilities omegaconf hydra torchmetrics ml_collections yacs "
+    "easydict addict box munch enum typing".split()
+)
 
 
 def _named(module: str, name: str) -> Global:
-    known = (module, name) in _BUILDERS or (module, name) in _INERT
+    known = (module, name) in _BUILDERS or (module, name) in _INERT or module.partition(".")[0] in _BESIDE
     if known or (module in ("torch", "torch.cuda") and name in STORAGES):
         return Global(module, name)
     what = shown(f"{module}.{name}")

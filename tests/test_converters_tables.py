@@ -51,6 +51,17 @@ def test_what_stands_beside_is_named_and_left(tmp_path, prefix, name, capsys):
     assert "1 beside them left: " in out and "\x1b" not in out
 
 
+def test_settings_and_callbacks_of_training_libraries_lie_beside_the_weights(tmp_path):
+    """A checkpoint of Lightning's, with hyperparameters of its own class and of OmegaConf's; nothing of it is built."""
+    settings = b"cpytorch_lightning.utilities.parsing\nAttributeDict\n)\x81}" + ff.text("lr") + b"K\x01sb"
+    configured = b"comegaconf.dictconfig\nDictConfig\n)\x81}" + ff.text("_content") + b"}sb"
+    kind = b"cenum\nAuto\n" + ff.text("x") + b"\x85R"
+    beside = ff.text("hyper_parameters") + settings + ff.text("config") + configured + ff.text("kind") + kind
+    pickled = b"\x80\x02}(" + beside + ff.text("state_dict") + ff.table(STATE) + b"u."
+    path = ff.write_zip(tmp_path / "w.ckpt", STATE, pickled=pickled)
+    np.testing.assert_array_equal(first(convert(path)), STATE[FIRST])
+
+
 def test_an_unknown_layer_within_the_network_is_still_refused(tmp_path):
     with pytest.raises(JaxcamError, match=r"features.99.weight \(10,\) belongs to no layer"):
         convert(stored(tmp_path, under("module.", STATE) | {"module.features.99.weight": ONE}))
