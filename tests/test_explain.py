@@ -285,3 +285,10 @@ def test_a_bfloat16_network_is_saved_as_float32(tmp_path):
         for name in ("all_logits", "coefficients", "maps"):
             assert stored[name].dtype == np.float32 and np.isfinite(stored[name]).all()
         np.testing.assert_array_equal(stored["all_logits"], np.asarray(found.logits, np.float32))
+
+
+def test_a_name_of_several_classes_is_asked_for_by_number(vgg):
+    twice = dataclasses.replace(vgg, classes=("crane", "tench", "crane", "Crane"))
+    assert twice.class_index("Crane") == 3 and twice.class_index(2) == 2 and twice.class_index("TENCH") == 1
+    with pytest.raises(jaxcam.JaxcamError, match="2 classes called 'crane'; say which by number: 0 and 2"):
+        twice.class_index("crane")

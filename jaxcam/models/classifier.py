@@ -167,12 +167,17 @@ class Classifier:
         """The index of a class given by its name or index; case, hyphens and underscores do not matter.
 
         Raises:
-          JaxcamError: no class has that name or index; the message names the nearest ones.
+          JaxcamError: no class has that name or index, and the message names the nearest ones; or several have it.
         """
-        for plain in (str.casefold, _plain):
-            known = list(map(plain, self.classes))
-            if plain(str(name)) in known:
-                return known.index(plain(str(name)))
+        for plain in (str, str.casefold, _plain):
+            called = [i for i, known in enumerate(self.classes) if plain(known) == plain(str(name))]
+            if len(called) > 1:
+                numbers = " and ".join(map(str, called))
+                raise JaxcamError(
+                    f"{self.name} has {len(called)} classes called {name!r}; say which by number: {numbers}"
+                )
+            if called:
+                return called[0]
         try:
             index = int(name) if isinstance(name, str) else operator.index(name)
         except (ValueError, TypeError):
