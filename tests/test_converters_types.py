@@ -43,7 +43,7 @@ def test_a_safetensors_file_with_another_type(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "value",
-    [np.array(["cat", "dog"]), np.array({"a": print}, object), np.ones(3, complex), np.ones(3, ">f4"),
+    [np.array(["cat", "dog"]), np.array({"a": len}, object), np.ones(3, complex), np.ones(3, ">f4"),
      np.zeros(2, [("a", "f4")]), np.array("2020-01-01", "M8[D]"), np.ones(3, np.uint16)],
 )  # fmt: skip
 def test_an_npz_with_another_type(tmp_path, value):

@@ -113,7 +113,7 @@ def test_each_class_is_told_its_own_operation(around):
     pictures = [np.full((8, 8, 3), v, np.uint8) for v in (90, 220)]
     engine = Engine(network, None, 2, 1)
     forward = engine.forward(np.stack([rules(p) for p in pictures]), ["dark", "bright"])
-    told = [[engine._not_finite_at_zero(forward, row, c, None) for c in range(3)] for row in (0, 1)]
+    told = [[engine._not_finite_at_zero(forward, row, c) for c in range(3)] for row in (0, 1)]
     for first, second, third in told:
         assert "'log' at" in first and third is None
         assert second is None or "'div' at" in second

@@ -271,7 +271,7 @@ def test_heatmaps_and_what_removed_pixels_become(network):
 def test_nothing_in_the_library_asks_for_a_kind_of_device():
     root = pathlib.Path(jaxcam.__file__).parent
     asks = re.compile(
-        r"""devices\(\s*["']|backend\s*=\s*["']|jax_platforms|JAX_PLATFORMS|pure_callback|io_callback|debug\.callback"""
+        r"""devices\(\s*["']|backend\s*=\s*["']|["']jax_platforms|environ.*JAX_PLATFORMS|\.(pure_|io_|debug\.)callback\("""
     )
     asking = [str(f.relative_to(root)) for f in sorted(root.rglob("*.py")) for _ in asks.findall(f.read_text())]
     assert asking == ["cli/evaluate.py"]  # the writer of a cluster's run leaves its devices to the workers, and says so
