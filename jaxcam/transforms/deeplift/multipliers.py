@@ -15,6 +15,9 @@ import numpy as np
 
 from jaxcam.transforms.maxima import once
 
+#: Of a product: from how many times the size of the other order one is given up little by little, and altogether.
+ORDERS = (4.0, 16.0)
+
 
 def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
     """The rescale rule for an elementwise `fn(x, consts)`, whatever it is: jumps, kinks, infinite slopes.
@@ -85,10 +88,11 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
     """The product, element by element: the two-player Shapley rule, unless its two halves would cancel each other.
 
     With b changing first, a is given `(a - a') b` and b `a' (b - b')`; with a first, `(a - a') b'` and `a (b - b')`.
-    Either adds up to the difference of the products, and so does the mean of both, which is `bilinear`. In front of a
-    norm with a tiny epsilon, `b'` is a million times `b`, and the second would leave nothing but rounding errors of
-    large numbers that cancel: where one order is larger than the other by more than float32 has room for, the smaller
-    one is taken; in float64 too, where a map shall be the same.
+    Either adds up to the difference of the products, and so does the mean of both, which is `bilinear`. Where all
+    activations are zero the factor `b'` of a norm is a hundred to a million times `b`, by its epsilon alone, and the
+    second order would give large numbers that cancel, of which a map shows nothing but the norm: where one order is
+    larger than the other, `ORDERS` times, the smaller one takes over, alone from the second number on. What goes
+    through a norm is then what is there times its scale, as in LRP (Ali et al., 2022), and still adds up.
     """
 
     @jax.custom_vjp
@@ -99,9 +103,7 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
         da, db = change(a, a_ref), change(b, b_ref)
         b_first = jnp.abs(da * b) + jnp.abs(a_ref * db)
         a_first = jnp.abs(da * b_ref) + jnp.abs(a * db)
-        room = max(1e-4 / max(float(jnp.finfo(d).eps) for d in (b_first.dtype, jnp.float32)), 1.0)
-        share = jnp.where(a_first > room * b_first, 0.0, jnp.where(b_first > room * a_first, 1.0, 0.5))
-        share = jax.lax.stop_gradient(share.astype(b_first.dtype))
+        share = _part_of_the_second(b_first, a_first)
         return a * b, ((1 - share) * b + share * b_ref, (1 - share) * a_ref + share * a)
 
     def backward(saved, g):
@@ -111,6 +113,16 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
     value.defvjp(forward, backward)
     shape = jnp.broadcast_shapes(a.shape, b.shape)
     return value(*(jnp.broadcast_to(v, shape) for v in (a, a_ref, b, b_ref)))
+
+
+def _part_of_the_second(first: jax.Array, second: jax.Array) -> jax.Array:
+    """How much of the second order, of two of those sizes, is taken: 1/2 of each, or more of the smaller one."""
+    larger, smaller = jnp.maximum(first, second), jnp.minimum(first, second)
+    low, high = ORDERS
+    between = (larger > low * smaller) & (larger < high * smaller)
+    times = jnp.where(between, larger, low) / jnp.where(between, smaller, 1)
+    gone = jnp.where((larger >= high * smaller) & (larger > 0), 1, jnp.log(times / low) / np.log(high / low))
+    return jnp.where(second > first, 1 - gone, 1 + gone) / 2
 
 
 def change(x: jax.Array, r: jax.Array) -> jax.Array:
