@@ -66,6 +66,7 @@ ROWS = (
     _row("LIME of channels", "method lime_cam", "", "", "Lime with a mask", "", "Lime"),
     _row("LRP at a layer", "method lrp_cam", "", "", "LayerLRP"),
     _row("LRP by positions", "method hires_lrp_cam"),
+    _row("LRP's mean multiplier", "method lrp_multiplier_cam"),
     _row("Contrastive LRP (Relevance-CAM)", "method relevance_cam"),
     _row("Integrated gradients", "method integrated_gradients", "", "", "IntegratedGradients", "",
          "IntegratedGradients"),

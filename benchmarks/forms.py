@@ -43,7 +43,7 @@ from jaxcam.models.trees import flatten, unflatten
 from jaxcam.transforms import for_cpu
 
 #: A method, and the other forms of the same contributions.
-FORMS = {"lift_cam": ("multiplier_cam", "hires_lift_cam"), "lrp_cam": ("hires_lrp_cam",)}
+FORMS = {"lift_cam": ("multiplier_cam", "hires_lift_cam"), "lrp_cam": ("lrp_multiplier_cam", "hires_lrp_cam")}
 BESIDE = ("grad_cam", "hires_cam", "layer_cam")
 ASKED = tuple(m for form, others in FORMS.items() for m in (form, *others)) + BESIDE
 MEASURED = ("pointing", "hit", "ic", "ad", "add", "road", "adcc")

@@ -30,6 +30,7 @@ from jaxcam.methods.contribution import hires_lift_cam as hires_lift_cam
 from jaxcam.methods.contribution import hires_lrp_cam as hires_lrp_cam
 from jaxcam.methods.contribution import lift_cam as lift_cam
 from jaxcam.methods.contribution import lrp_cam as lrp_cam
+from jaxcam.methods.contribution import lrp_multiplier_cam as lrp_multiplier_cam
 from jaxcam.methods.contribution import multiplier_cam as multiplier_cam
 from jaxcam.methods.contribution import relevance_cam as relevance_cam
 from jaxcam.methods.controls import random_cam as random_cam

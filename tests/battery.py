@@ -111,7 +111,9 @@ ROWS = (
         plain=True,
         whole=True,
         alike=True,
-        refuses=tuple((m, "rule for 'exp'") for m in ("lrp_cam", "hires_lrp_cam", "relevance_cam")),
+        refuses=tuple(
+            (m, "rule for 'exp'") for m in ("lrp_cam", "hires_lrp_cam", "lrp_multiplier_cam", "relevance_cam")
+        ),
     ),
 )
 

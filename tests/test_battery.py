@@ -92,6 +92,15 @@ def is_conserved(e, one, name):
     close(one.coefficients.sum(dtype=np.float64) + np.sum(parts), e.logit, scale)
 
 
+@formula("lrp_multiplier_cam")
+def is_the_mean_slope_where_there_is_something(e, one, name):
+    parts = [one.diagnostics[k] for k in ("relevance_sum", "absorbed_by_biases", "absorbed_by_stabiliser")]
+    close(np.sum(parts, dtype=np.float64), e.logit, size(e, np.asarray(parts)))
+    if e.weights is not None:
+        want = (e.gradient * (e.activations != 0)).mean((0, 1))
+        close(one.coefficients, want, np.abs(want).max())
+
+
 @formula("grad_cam", "grad_cam_pp", "xgrad_cam", "smooth_grad_cam_pp")
 def is_the_formula_by_hand(e, one, name):
     name = name.removeprefix("smooth_")  # of which there is no noise here

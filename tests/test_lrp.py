@@ -13,7 +13,7 @@ import oracle_lrp
 import pytest
 
 from jaxcam.errors import JaxcamError
-from jaxcam.methods.contribution import hires_lrp_cam
+from jaxcam.methods.contribution import hires_lrp_cam, lrp_multiplier_cam
 from jaxcam.transforms.lrp import lrp
 from jaxcam.transforms.lrp.layer_rules import AlphaBeta, Composite, Epsilon, Gamma, WeightedLayer
 from jaxcam.transforms.walker import UnsupportedPrimitive
@@ -82,16 +82,21 @@ def test_every_rule_on_every_layer_is_that_of_the_papers(name, signed, rule):
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "z_plus"])
-def test_the_map_by_position_is_the_relevance_summed_over_the_channels(rule):
+def test_the_map_by_position_is_the_relevance_summed_over_the_channels_and_slopes_are_what_a_unit_has(rule):
     net, x = lrp_networks.networks()["max_pool"], lrp_networks.activations()
     logits = oracle_lrp.forward(net, x)
     start = np.where(np.arange(len(logits)) == logits.argmax(), logits, 0.0)
     want, _ = oracle_lrp.lrp(net, x, start, itertools.repeat(RULES[rule][1]))
     with jax.enable_x64(True):
         head = lambda _, x: lrp_networks.run(net, x)  # noqa: E731
-        got = jax.jit(lambda x, t: hires_lrp_cam(None, x, head=head, target=t, rule=rule))(x, int(logits.argmax()))
+        both = hires_lrp_cam, lrp_multiplier_cam
+        run = jax.jit(lambda x, t: [cam(None, x, head=head, target=t, rule=rule) for cam in both])
+        got, slopes = run(x, int(logits.argmax()))
     np.testing.assert_allclose(got.map, np.maximum(want.sum(-1), 0), rtol=0, atol=1e-9 * np.abs(want).max())
     np.testing.assert_allclose(got.coefficients, want.sum((0, 1)), rtol=0, atol=1e-9 * np.abs(want).max())
+    per_unit = np.divide(want, x, out=np.zeros_like(want), where=x != 0)
+    assert (x == 0).any()
+    np.testing.assert_allclose(slopes.coefficients, per_unit.mean((0, 1)), rtol=0, atol=1e-9 * np.abs(per_unit).max())
 
 
 @pytest.mark.parametrize("how", ["by_index", "sequence"])

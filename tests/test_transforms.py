@@ -35,7 +35,7 @@ OPTIONS = {
 }
 HEADS = ["linear_gap", "vgg", "gelu_tanh", "attention"]
 #: Of the multipliers of `lift_cam`, and of the relevance of `lrp_cam`.
-ALIKE = ("hires_lift_cam", "multiplier_cam", "deep_shap_cam", "hires_lrp_cam")
+ALIKE = ("hires_lift_cam", "multiplier_cam", "deep_shap_cam", "hires_lrp_cam", "lrp_multiplier_cam")
 #: The heads that a method is defined for, by the diagnostic that tells, or the program; any other has all of them.
 DEFINED = {"not_gap_linear": ["linear_gap"], None: ["attention"]}
 

@@ -222,6 +222,34 @@ def hires_lrp_cam(
     return cam_of_contributions(relevance, **diagnostics)
 
 
+def lrp_multiplier_cam(
+    params: Params,
+    activations: jax.Array,
+    *,
+    head: HeadFn,
+    target: Target,
+    rule: RuleChoice = "epsilon",
+    epsilon: float = 1e-9,
+    gamma: float = 0.25,
+    attention: str = "fixed",
+) -> CAM:
+    """LRP-Multiplier-CAM: `alpha_k = mean over positions of R_k / A_k`, R the relevance of `lrp_cam`.
+
+    To LRP-CAM what `multiplier_cam` is to LIFT-CAM: relevance per unit of activation, so that the map, which multiplies
+    by the activations, does so once, and is right where they are negative as well. Where an activation is 0 it has no
+    relevance, and the quotient counts as 0 (0/0); a channel that is zero everywhere gets exactly 0. With the epsilon
+    rule on a head of ReLUs, maxima and linear layers it is Grad-CAM with the slopes at activations of 0 left out.
+    Arguments, diagnostics, which are those of the relevance, cost and errors as in `lrp_cam`.
+
+    References:
+      Bach et al., PLoS ONE 10(7), 2015; Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
+    """
+    relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma, attention)
+    there = activations != 0
+    slopes = jnp.where(there, relevance / jnp.where(there, activations, 1), 0)
+    return cam_of_coefficients(jnp.mean(slopes, axis=(0, 1)), activations, **diagnostics)
+
+
 def relevance_cam(
     params: Params,
     activations: jax.Array,

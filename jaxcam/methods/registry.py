@@ -358,6 +358,11 @@ METHODS: dict[str, Method] = {
         "the map, too, sums to F(A) less what biases absorb", "Bach et al., PLoS ONE 2015", map_from="positions",
         needs=("rules",), exact_on_linear=True, null_channels=True, contains_activation=True,
     ),
+    "lrp_multiplier_cam": Method(
+        "contribution.lrp_multiplier_cam", "LRP-Multiplier-CAM", "1 forward + 1 backward",
+        "relevance per unit of activation; Grad-CAM on a linear head", "Bach et al., PLoS ONE 2015", needs=("rules",),
+        null_channels=True,
+    ),
     "relevance_cam": Method(
         "contribution.relevance_cam", "Relevance-CAM", "2 forward + 2 backward", "relevance against all other classes",
         "Lee et al., CVPR 2021", needs=("rules",), null_channels=True, contains_activation=True, of_logits=None,
