@@ -108,7 +108,8 @@ def _joins_channels(eqn: jex.JaxprEqn) -> bool:
     and columns; along another axis it is a class token before patches, or a batch."""
     if eqn.primitive.name != "concatenate":
         return False
-    dims = len(eqn.outvars[0].aval.shape)
+    joined: Any = eqn.outvars[0].aval
+    dims = len(joined.shape)
     return dims >= 3 and eqn.params["dimension"] in (dims - 1, dims - 3) and len(eqn.invars) > 1
 
 
