@@ -287,6 +287,11 @@ def test_a_bfloat16_network_is_saved_as_float32(tmp_path):
         np.testing.assert_array_equal(stored["all_logits"], np.asarray(found.logits, np.float32))
 
 
+def test_methods_are_asked_for_by_name(vgg):
+    with pytest.raises(jaxcam.JaxcamError, match="asked for by its name, as in 'grad_cam', not by 'lift_cam'"):
+        jaxcam.explain(vgg, PICTURES[0], methods=[jaxcam.lift_cam])
+
+
 def test_a_name_of_several_classes_is_asked_for_by_number(vgg):
     twice = dataclasses.replace(vgg, classes=("crane", "tench", "crane", "Crane"))
     assert twice.class_index("Crane") == 3 and twice.class_index(2) == 2 and twice.class_index("TENCH") == 1

@@ -160,6 +160,8 @@ def test_neither_the_network_nor_a_method_is_traced_again(monkeypatch):
     [
         ({"classes": CLASSES}, "LinenNet: 4 class names for 5 logits"),
         ({"classes": "imagenets"}, "no list of classes called 'imagenets'; did you mean imagenet"),
+        ({"classes": 5}, "classes are names, as in ['cat', 'dog'], one for each logit, not 5"),
+        ({"classes": {"cat": 0, "dog": 1}}, "must have the indices 0 to 1 as their keys, not 'cat', 'dog'"),
         ({"layer": "block3"}, "no layer called 'block3'; did you mean block"),
         ({"call": {}}, "does not give logits for an image"),
         ({"preprocessing": 224}, "preprocessing must be a jaxcam.Preprocessing or a function"),
@@ -170,6 +172,11 @@ def test_mistakes_are_told_in_one_line(options, why):
     with pytest.raises(JaxcamError) as e:
         wrapped(made("linen_residual"), **options)
     assert why in str(e.value) and "\n" not in str(e.value)
+
+
+def test_classes_by_their_index_are_in_its_order():
+    network = wrapped(made("function_tagged"), classes={i: NAMES[i] for i in (3, 0, 1, 4, 2)})
+    assert network.classes == tuple(NAMES)
 
 
 def test_a_wrapped_network_cannot_be_saved(residual, tmp_path):

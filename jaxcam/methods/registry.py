@@ -471,6 +471,10 @@ def request(text: str | Request) -> Request:
     """
     if isinstance(text, Request):
         return text
+    if not isinstance(text, str):
+        raise JaxcamError(
+            f"a method is asked for by its name, as in 'grad_cam', not by {getattr(text, '__name__', text)!r}"
+        )
     name, _, settings = text.partition(":")
     key = _name(name)
     known = METHODS[key].options

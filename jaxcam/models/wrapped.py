@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -108,9 +108,9 @@ class Wrapped(Classifier):
 
 @on_purpose
 def wrap(
-    model: Any, params: Any = None, *, preprocessing: Any, classes: str | Sequence[str], layer: str | None = None,
-    multi_label: bool = False, name: str | None = None, provenance: dict | None = None, call: Call = None,
-    layout: str | Layout | None = None, batched: bool | None = None, precision: str | None = None,
+    model: Any, params: Any = None, *, preprocessing: Any, classes: str | Sequence[str] | Mapping[int, str],
+    layer: str | None = None, multi_label: bool = False, name: str | None = None, provenance: dict | None = None,
+    call: Call = None, layout: str | Layout | None = None, batched: bool | None = None, precision: str | None = None,
 ) -> Wrapped:  # fmt: skip
     """Any network as one that `jaxcam.explain` and `jaxcam.evaluate.evaluate` take; the model itself is left as it is.
 
@@ -125,7 +125,8 @@ def wrap(
         it is deeper), or as RGB where it does not take that. For arrays `(h, w, channels)` that are no such picture, it
         has an attribute `channels`. A function that does not use the whole picture needs an attribute `region`, a
         function `(w, h) -> (x0, y0, x1, y1)`: the part that it uses, in pixels of the picture.
-      classes: names of the C logits; or "imagenet", "voc" or "coco".
+      classes: names of the C logits, in their order or by their index, as Hugging Face's `config.id2label` has them; or
+        "imagenet", "voc" or "coco".
       layer: where maps are made unless another layer is asked for; the last map with more than one row and
         column unless given (with class tokens, the last one on whose patches the logits depend). See `jaxcam.layers`.
       multi_label: whether the logits are independent, their probabilities sigmoids; a single logit must be.
@@ -147,6 +148,7 @@ def wrap(
         if classes not in _KNOWN_CLASSES:
             raise unknown("list of classes", classes, _KNOWN_CLASSES)
         classes = class_names(classes)
+    classes = _names(classes)
     params = own_params(model, params)
     example = jax.ShapeDtypeStruct(rules.shape, jnp.float32)
     places = Places(model, params, example=example, call=call, layout=layout, batched=batched)
@@ -165,7 +167,7 @@ def wrap(
     return Wrapped(
         name=name or _name(model),
         params=jax.tree.map(jnp.asarray, params),
-        classes=tuple(map(str, classes)),
+        classes=classes,
         preprocessing=rules,
         places=places,
         layer=places.cut(layer).layer.name if layer else places.last(lambda cut: _matters(cut, params, places.logits)),
@@ -173,6 +175,20 @@ def wrap(
         provenance=dict(provenance or {}),
         precision=check_precision(precision),
     )
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    """The names of classes in their order, however they were given."""
+    if not isinstance(classes, Iterable):
+        raise JaxcamError(f"classes are names, as in ['cat', 'dog'], one for each logit, not {classes!r}")
+    if isinstance(classes, Mapping):
+        if sorted(classes, key=str) != sorted(range(len(classes)), key=str):
+            raise JaxcamError(
+                f"classes by index must have the indices 0 to {len(classes) - 1} as their keys, not "
+                f"{', '.join(map(repr, list(classes)[:3]))} ..."
+            )
+        classes = [classes[i] for i in range(len(classes))]
+    return tuple(map(str, classes))
 
 
 def _name(model: Any) -> str:
