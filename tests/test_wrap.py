@@ -31,7 +31,11 @@ WRAPPED = [
     ("nnx_blocks", "blocks.2", False),
     ("function_tagged", "second.tanh", False),
 ]
-WRAPPED += [("linen_dense", "conv2.relu.concatenate", False), ("vit_mean", "norm", False), ("equinox_cnn", "dropout", False)]
+WRAPPED += [
+    ("linen_dense", "conv2.relu.concatenate", False),
+    ("vit_mean", "norm", False),
+    ("equinox_cnn", "dropout", False),
+]
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,10 @@
 The head of a network is a pure function and its jaxpr is the whole program, so nothing depends on
 which library wrote the model, on whether a ReLU is a module or a function, or on how often a layer
 is used. Linear operations keep their own derivative; non-linear elementwise ones get the rescale
-rule; products of two active values the two-player Shapley rule; maxima a rule of their own. An
-expression in which one value meets itself again elementwise, such as `x * sigmoid(x)`, is
-treated as the one function of `x` that it is.
+rule; products of two active values the two-player Shapley rule, elementwise ones unless its halves
+would cancel, as in front of a norm (`multipliers.multiply`); maxima a rule of their own. An
+expression in which one value meets itself again elementwise, such as `x * sigmoid(x)`, is treated as
+the one function of `x` that it is.
 """
 
 from __future__ import annotations
