@@ -122,6 +122,25 @@ def test_figure_table_and_saved_arrays_say_it(network, picture, tmp_path):
     assert len(notes) == 1 and notes[0].startswith("LIFT-CAM: ") and "take hires_lift_cam" in notes[0]
 
 
+def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture):
+    """A token through LayerNorm does not change with its size: its channels times their gradients add up to 0."""
+    rng = np.random.default_rng(0)
+    params = {"w": rng.normal(size=(3, 8)).astype("f4"), "out": rng.normal(size=(8, 2)).astype("f4")}
+
+    def read(p, x):
+        a = jaxcam.tag(x @ p["w"], "map")
+        centred = a - a.mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return normed.mean((0, 1)) @ p["out"]
+
+    network = jaxcam.wrap(read, params, preprocessing=RULES, classes=["a", "b"])
+    [e] = jaxcam.explain(network, picture, methods=["hires_cam", "hires_lift_cam", "grad_cam"], targets=["a"])
+    nothing, by_position, gradient = e.results
+    assert "cancel at every position" in nothing.doubt and "take hires_lift_cam" in nothing.doubt
+    assert by_position.doubt is None and gradient.doubt is None
+    assert np.abs(by_position.signed_map).sum() > 0.01 * np.abs(by_position.coefficients).sum()
+
+
 def test_contributions_that_nearly_cancel_are_told(picture):
     """Two channels, for and against, whose difference is a hundredth of their size: F(A) - F(0) is that."""
     params = {"w": np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], "f4"), "bias": np.array([0.0, 1.0], "f4")}

@@ -255,8 +255,9 @@ def _gather(
             completeness_gap=float(maps.gaps[i]), seconds=inputs.seconds + maps.seconds,
             empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
-            doubt="; ".join(filter(None, (doubts[name], infos[name].doubt_of(maps.coefficients[i]), maps.notes[i])))
-            or None,
+            doubt="; ".join(filter(None, (
+                doubts[name], infos[name].doubt_of(maps.coefficients[i], maps.signed[i]), maps.notes[i],
+            ))) or None,
             negative=negative,
         )
         for i, (of, target) in enumerate(pairs) if of == row for name, maps in found.items()

@@ -13,7 +13,7 @@ from jaxcam.deferred import Deferred
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 from jaxcam.methods.heads import ATTENTION, GAP_LINEAR, DefinedFor
-from jaxcam.methods.signs import CANCELS_FROM, SIGNED_FROM, cancellation, signed_share
+from jaxcam.methods.signs import CANCELS_FROM, LEFT_UP_TO, SIGNED_FROM, cancellation, left_over, signed_share
 
 if TYPE_CHECKING:
     import jax
@@ -135,8 +135,14 @@ class Method:
         """How much the contributions cancel, `sum |alpha| / |F(A) - F(0)|`; NaN of a method that is not complete."""
         return cancellation(coefficients) if self.complete == "zero" else float("nan")
 
-    def doubt_of(self, coefficients: np.ndarray | jax.Array) -> str | None:
-        """What speaks against a map with such coefficients `(K,)`: contributions that nearly cancel."""
+    def doubt_of(self, coefficients: np.ndarray | jax.Array, signed_map: np.ndarray | jax.Array) -> str | None:
+        """What speaks against a map `(h, w)` with such coefficients `(K,)`: contributions that nearly cancel."""
+        if self.map_from == "positions" and left_over(coefficients, signed_map) < LEFT_UP_TO:
+            return (
+                "the contributions of the channels cancel at every position, and the map is what rounding leaves: a "
+                "norm behind the layer lets no sum of activations times their gradients through; take "
+                f"{SIGNED_METHOD}, or a method whose map is made of coefficients"
+            )
         times = self.cancellation(coefficients)
         if not times >= CANCELS_FROM:
             return None
