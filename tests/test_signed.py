@@ -122,7 +122,7 @@ def test_figure_table_and_saved_arrays_say_it(network, picture, tmp_path):
     assert len(notes) == 1 and notes[0].startswith("LIFT-CAM: ") and "take hires_lift_cam" in notes[0]
 
 
-def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture):
+def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture, tmp_path):
     """A token through LayerNorm does not change with its size: its channels times their gradients add up to 0."""
     rng = np.random.default_rng(0)
     params = {"w": rng.normal(size=(3, 8)).astype("f4"), "out": rng.normal(size=(8, 2)).astype("f4")}
@@ -130,7 +130,7 @@ def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture):
     def read(p, x):
         a = jaxcam.tag(x @ p["w"], "map")
         centred = a - a.mean(-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        normed = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
         return normed.mean((0, 1)) @ p["out"]
 
     network = jaxcam.wrap(read, params, preprocessing=RULES, classes=["a", "b"])
@@ -139,6 +139,14 @@ def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture):
     assert "cancel at every position" in nothing.doubt and "take hires_lift_cam" in nothing.doubt
     assert by_position.doubt is None and gradient.doubt is None
     assert np.abs(by_position.signed_map).sum() > 0.01 * np.abs(by_position.coefficients).sum()
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        picture.save(tmp_path / "data" / name / "0.png")
+    asked = {"methods": ["hires_cam", "hires_lift_cam"], "metrics": ["ic"], "controls": False}
+    run = evaluate(network, tmp_path / "data", out=tmp_path / "run", **asked)
+    notes = [n for n in main_table(run, summarise(run)).notes if "rounding leaves" in n]
+    assert len(notes) == 1 and notes[0].startswith("HiResCAM: ")
+    assert (run.columns["left_over"] < 1e-6).tolist() == [True, False] * 2
 
 
 def test_contributions_that_nearly_cancel_are_told(picture):

@@ -147,7 +147,7 @@ class Columns(Mapping[str, np.ndarray]):
 
     def __init__(self, records: Records, methods: Sequence[str], metrics: Sequence[str]):
         self.records = records
-        others = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative")
+        others = ("label", "score", "logit", "completeness_gap", "evaluations", "seconds", "negative", "left_over")
         self._names = dict.fromkeys((*WHOLE, *TEXT, *others, *metrics))
         self._methods = methods
         self._read: dict[str, np.ndarray] = {}

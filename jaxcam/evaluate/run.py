@@ -59,8 +59,9 @@ class Run:
         target, in pixels of the input: `x0 y0 x1 y1`, and `;` between two), `method`, `score` (probability of the
         target), `logit`, one column per metric (fractions, NaN where undefined), `completeness_gap`,
         `evaluations` (of the head; NaN where the method does not say), `seconds` (of the method, per map),
-        `empty` (why the map shows nothing, or "") and `negative` (which share of the sum of absolute activations is
-        below zero at the layer; NaN in runs of before it was recorded).
+        `empty` (why the map shows nothing, or ""), `negative` (which share of the sum of absolute activations is
+        below zero at the layer) and `left_over` (of a map from positions, what its channels leave of each other;
+        NaN, as the former, in runs of before it was recorded).
       broken: pictures that could not be used, and why.
       units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (of boxes: kind, picture, reason),
         `seconds` by part.

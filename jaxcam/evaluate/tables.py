@@ -189,11 +189,13 @@ def _controls(run: Run) -> list[str]:
 def _doubts(run: Run) -> list[str]:
     """What speaks against the maps of whole methods, a sentence each, the same ones told together."""
     found = []
-    column = run.columns["negative"]
+    negative, left = run.columns["negative"], run.columns["left_over"]
     for rank, (method, title) in enumerate(titles(run).items()):
-        negative = column[run.ranks == rank]
+        own = run.ranks == rank
         info = METHODS.get(method.partition(":")[0])
-        found.append((title, info.doubt_at(float(negative.mean())) if info and negative.size else None))
+        if info is not None and own.any():
+            shares = info.doubt_at(float(negative[own].mean())), info.doubt_left(float(np.median(left[own])))
+            found += [(title, doubt) for doubt in shares]
     return told_together(found)
 
 

@@ -131,18 +131,28 @@ class Method:
             f"{SIGNED_METHOD}, whose map is the contributions themselves, or a layer behind a ReLU"
         )
 
+    def left_over(self, coefficients: np.ndarray | jax.Array, signed_map: np.ndarray | jax.Array) -> float:
+        """What channels leave of each other at the positions, `sum |M| / sum |alpha|`; NaN of a map from channels."""
+        return left_over(coefficients, signed_map) if self.map_from == "positions" else float("nan")
+
+    def doubt_left(self, share: float) -> str | None:
+        """What speaks against maps of which that share of their contributions is left; nothing is known of NaN."""
+        if not share < LEFT_UP_TO:
+            return None
+        return (
+            "the contributions of the channels cancel at every position, and the map is what rounding leaves: a norm "
+            "behind the layer lets no sum of activations times their gradients through; take "
+            f"{SIGNED_METHOD}, or a method whose map is made of coefficients"
+        )
+
     def cancellation(self, coefficients: np.ndarray | jax.Array) -> float:
         """How much the contributions cancel, `sum |alpha| / |F(A) - F(0)|`; NaN of a method that is not complete."""
         return cancellation(coefficients) if self.complete == "zero" else float("nan")
 
     def doubt_of(self, coefficients: np.ndarray | jax.Array, signed_map: np.ndarray | jax.Array) -> str | None:
         """What speaks against a map `(h, w)` with such coefficients `(K,)`: contributions that nearly cancel."""
-        if self.map_from == "positions" and left_over(coefficients, signed_map) < LEFT_UP_TO:
-            return (
-                "the contributions of the channels cancel at every position, and the map is what rounding leaves: a "
-                "norm behind the layer lets no sum of activations times their gradients through; take "
-                f"{SIGNED_METHOD}, or a method whose map is made of coefficients"
-            )
+        if rounding := self.doubt_left(self.left_over(coefficients, signed_map)):
+            return rounding
         times = self.cancellation(coefficients)
         if not times >= CANCELS_FROM:
             return None
