@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 #: Of the sum of absolute activations: with more than this below zero, a layer is signed. ReLU layers have none of it,
 #: linear bottlenecks and the inputs of norms about a half; the smooth activations (SiLU, GELU) lie below.
 SIGNED_FROM = 0.25
-#: `sum |alpha| / |F(A) - F(0)|` of contributions: from here on the zero reference is a poor one. 12 layers of five
-#: networks had 1.1 to 11, and maps by position well ahead of a uniform one; before a transformer's first norms it was
-#: 155, and they were not (benchmarks/results/forms.md).
+#: `sum |alpha| / |F(A) - F(0)|` of contributions: from here on the zero reference is a poor one. 15 layers of six
+#: networks had 1.1 to 7, and maps by position well ahead of a uniform one; while products in front of a transformer's
+#: first norms were halved it was 155, and they were not (benchmarks/results/forms.md).
 CANCELS_FROM = 40.0
 #: Of contributions by position, what the channels leave of each other. Four networks had 0.02 to 0.9; where nothing but
 #: a norm and a linear read-out or an attention followed, HiResCAM had 7e-8, all rounding, integrated gradients 4e-6.
