@@ -131,14 +131,19 @@ def test_a_map_that_a_norm_leaves_nothing_of_is_told(picture, tmp_path):
         a = jaxcam.tag(x @ p["w"], "map")
         centred = a - a.mean(-1, keepdims=True)
         normed = centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-12)
-        return normed.mean((0, 1)) @ p["out"]
+        return jaxcam.tag(normed, "normed").mean((0, 1)) @ p["out"]
 
-    network = jaxcam.wrap(read, params, preprocessing=RULES, classes=["a", "b"])
+    network = jaxcam.wrap(read, params, preprocessing=RULES, classes=["a", "b"], layer="map")
     [e] = jaxcam.explain(network, picture, methods=["hires_cam", "hires_lift_cam", "grad_cam"], targets=["a"])
     nothing, by_position, gradient = e.results
     assert "cancel at every position" in nothing.doubt and "take hires_lift_cam" in nothing.doubt
     assert by_position.doubt is None and gradient.doubt is None
     assert np.abs(by_position.signed_map).sum() > 0.01 * np.abs(by_position.coefficients).sum()
+    for more in ({"views": "flips"}, {"layer": ["map", "normed"]}):
+        [e] = jaxcam.explain(network, picture, methods=["hires_cam", "hires_lift_cam"], targets=["a"], **more)
+        assert "cancel at every position" in e.results[0].doubt and e.results[1].doubt is None
+    [e] = jaxcam.explain(network, picture, methods="hires_cam", targets=["a"], layer="normed")
+    assert e.results[0].doubt is None
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir(parents=True)
         picture.save(tmp_path / "data" / name / "0.png")

@@ -163,7 +163,7 @@ class Worker:
                     "completeness_gap": maps.gaps[i], "evaluations": maps.evaluations[i], "seconds": maps.seconds,
                     "empty": maps.why_empty(i, forward.activations[row]) or "",
                     "negative": forward.negative[row],
-                    "left_over": method.info.left_over(maps.coefficients[i], maps.signed[i]),
+                    "left_over": maps.left_over(i, method.info),
                 }
                 for i, (row, _) in enumerate(pairs)
             ])  # fmt: skip

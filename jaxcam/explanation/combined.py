@@ -13,7 +13,7 @@ from jaxcam.errors import unknown
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.targets import FunctionTarget
 from jaxcam.methods.fusion import FUSIONS, View, fuse, views_of
-from jaxcam.methods.registry import Request
+from jaxcam.methods.registry import Method, Request
 
 
 class Seen(NamedTuple):
@@ -65,6 +65,10 @@ class FusedMaps(NamedTuple):
     notes: tuple[str | None, ...]
     from_zero: bool
     parts: tuple[Maps, ...]
+
+    def left_over(self, i: int, info: Method) -> float:
+        """The least of what channels leave of each other at any layer: scaled, rounding is a map like another."""
+        return min(part.left_over(i, info) for part in self.parts)  # NaN of all layers, or of none
 
     def why_empty(self, i: int, activations: Sequence[np.ndarray]) -> str | None:
         """Why the map of a pair shows nothing at any layer; None where one does show something."""

@@ -19,7 +19,7 @@ from jaxcam.explanation.compiled import timed
 from jaxcam.explanation.stepped import States, SteppedMaps, agreed
 from jaxcam.explanation.targets import FunctionTarget
 from jaxcam.methods.maps import why_empty
-from jaxcam.methods.registry import METHODS, Request
+from jaxcam.methods.registry import METHODS, Method, Request
 from jaxcam.methods.result import Inputs, scalar_score
 from jaxcam.methods.signs import signed_share
 from jaxcam.models.classifier import Classifier
@@ -93,6 +93,10 @@ class Maps(NamedTuple):
     seconds: float
     notes: tuple[str | None, ...] = ()
     from_zero: bool = False
+
+    def left_over(self, i: int, info: Method) -> float:
+        """What the channels of map `i` leave of each other at the positions, as the method's entry says."""
+        return info.left_over(self.coefficients[i], self.signed[i])
 
     def why_empty(self, i: int, activations: np.ndarray) -> str | None:
         """Why the map of a pair shows nothing, and what is to be said of its references; None where it does."""

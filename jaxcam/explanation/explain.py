@@ -256,7 +256,8 @@ def _gather(
             empty=maps.why_empty(i, inputs.activations[row]),
             region=network.preprocessing.region(*picture.size), size=(picture.height, picture.width),
             doubt="; ".join(filter(None, (
-                doubts[name], infos[name].doubt_of(maps.coefficients[i], maps.signed[i]), maps.notes[i],
+                doubts[name], infos[name].doubt_left(maps.left_over(i, infos[name])),
+                infos[name].doubt_of(maps.coefficients[i]), maps.notes[i],
             ))) or None,
             negative=negative,
         )

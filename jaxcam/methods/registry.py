@@ -149,10 +149,8 @@ class Method:
         """How much the contributions cancel, `sum |alpha| / |F(A) - F(0)|`; NaN of a method that is not complete."""
         return cancellation(coefficients) if self.complete == "zero" else float("nan")
 
-    def doubt_of(self, coefficients: np.ndarray | jax.Array, signed_map: np.ndarray | jax.Array) -> str | None:
-        """What speaks against a map `(h, w)` with such coefficients `(K,)`: contributions that nearly cancel."""
-        if rounding := self.doubt_left(self.left_over(coefficients, signed_map)):
-            return rounding
+    def doubt_of(self, coefficients: np.ndarray | jax.Array) -> str | None:
+        """What speaks against a map with such coefficients `(K,)`: contributions that nearly cancel."""
         times = self.cancellation(coefficients)
         if not times >= CANCELS_FROM:
             return None
