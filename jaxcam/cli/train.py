@@ -157,8 +157,8 @@ def _check_apart(data: pathlib.Path, out: pathlib.Path) -> None:
     real = pathlib.Path(os.path.realpath(out))
     for root in class_roots(data):
         place = pathlib.Path(os.path.realpath(root))
-        hidden = place in real.parents and real.relative_to(place).parts[0].startswith(".")  # no class of the data's
-        if not hidden and (place == real or place in real.parents):
+        inside = place in real.parents and not real.relative_to(place).parts[0].startswith(".")  # which no class does
+        if inside or place == real:
             raise JaxcamError(f"{out}: lies in {root}, of which every folder is read as a class; give another --out")
 
 

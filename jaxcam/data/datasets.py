@@ -165,8 +165,8 @@ def train_and_validation(
         whole = voc_devkit(root, sorted(splits)[0])
         cut = len(whole) - max(1, round(len(whole) * holdout))
         return whole.take(np.arange(cut)), whole.take(np.arange(cut, len(whole)))
-    if (root / "train").is_dir() and (root / "val").is_dir():
-        train, val = image_folder(root / "train", names), image_folder(root / "val", names)
+    if len(parts := class_roots(root)) == 2:
+        train, val = (image_folder(part, names) for part in parts)
         if train.classes != val.classes:
             raise JaxcamError(f"{root}: train/ and val/ hold different classes")
         return train, val

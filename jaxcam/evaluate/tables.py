@@ -194,8 +194,8 @@ def _doubts(run: Run) -> list[str]:
         own = run.ranks == rank
         info = METHODS.get(method.partition(":")[0])
         if info is not None and own.any():
-            shares = info.doubt_at(float(negative[own].mean())), info.doubt_left(float(np.median(left[own])))
-            found += [(title, doubt) for doubt in shares]
+            doubts = info.doubt_at(float(negative[own].mean())), info.doubt_left(float(np.median(left[own])))
+            found += [(title, doubt) for doubt in doubts]
     return told_together(found)
 
 

@@ -68,7 +68,7 @@ class FusedMaps(NamedTuple):
 
     def left_over(self, i: int, info: Method) -> float:
         """The least of what channels leave of each other at any layer: scaled, rounding is a map like another."""
-        return min(part.left_over(i, info) for part in self.parts)  # NaN of all layers, or of none
+        return float(np.fmin.reduce([part.left_over(i, info) for part in self.parts]))  # a dead layer has NaN
 
     def why_empty(self, i: int, activations: Sequence[np.ndarray]) -> str | None:
         """Why the map of a pair shows nothing at any layer; None where one does show something."""

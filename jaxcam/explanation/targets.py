@@ -121,14 +121,14 @@ def of_picture(network: Classifier, target: Any, logits: np.ndarray, first: int 
     Raises:
       JaxcamError: there is no other class that could be the rival.
     """
-    order = np.argsort(-logits, kind="stable")
+    order = functools.cache(lambda: np.argsort(-logits, kind="stable"))  # which most targets do not ask for
     found: list[int] = [] if first is None else [first]
     classes: tuple[Any, ...] = target.classes if isinstance(target, OfClasses) else (target,)
     for one in classes[len(found) :]:
         if one == PREDICTED:
-            one = int(order[0])
+            one = int(order()[0])
         elif one == RIVAL:
-            others = [int(c) for c in order if c not in (found or order[:1])]
+            others = [int(c) for c in order() if c not in (found or order()[:1])]
             if not others:
                 raise JaxcamError(f"{network.name}: has no class left that could be the {RIVAL}")
             one = others[0]

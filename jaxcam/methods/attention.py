@@ -20,7 +20,7 @@ from jaxcam.methods.result import (
     pick,
     scalar_score,
 )
-from jaxcam.transforms.attention import attention_slopes, attention_weights
+from jaxcam.transforms.attention import attention_slopes, with_attention_weights
 
 
 def attention_rollout(
@@ -65,7 +65,8 @@ def attention_rollout(
     if not isinstance(residual, jax.core.Tracer) and not 0 <= residual <= 1:
         raise JaxcamError(f"attention_rollout: residual is a share from 0 to 1, not {residual}")
     grid = activations.shape[0], activations.shape[1]
-    found = _over_patches("attention_rollout", attention_weights(functools.partial(predict, params))(image), grid)
+    logits, weights = with_attention_weights(functools.partial(predict, params))(image)
+    found = _over_patches("attention_rollout", weights, grid)
     tokens = found[0].shape[-1]
     flow = jnp.eye(tokens, dtype=found[0].dtype)
     for w in found:
@@ -74,8 +75,8 @@ def attention_rollout(
         flow = jnp.matmul(mixed, flow, precision="highest")
     before = tokens - grid[0] * grid[1]
     row = flow[0] if before else jnp.mean(flow, 0)
-    logit = pick(predict(params, image), target)
-    return cam_of_map(row[before:].reshape(grid).astype(activations.dtype), activations, logit=logit)
+    map = row[before:].reshape(grid).astype(activations.dtype)
+    return cam_of_map(map, activations, logit=pick(logits, target))
 
 
 def legrad(params: Params, activations: jax.Array, image: jax.Array, *, predict: NetworkFn, target: Target) -> CAM:

@@ -182,7 +182,7 @@ def _names(classes: Any) -> tuple[str, ...]:
     if not isinstance(classes, Iterable):
         raise JaxcamError(f"classes are names, as in ['cat', 'dog'], one for each logit, not {classes!r}")
     if isinstance(classes, Mapping):
-        if sorted(classes, key=str) != sorted(range(len(classes)), key=str):
+        if set(classes) != set(range(len(classes))):
             raise JaxcamError(
                 f"classes by index must have the indices 0 to {len(classes) - 1} as their keys, not "
                 f"{', '.join(map(repr, list(classes)[:3]))} ..."

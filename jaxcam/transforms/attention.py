@@ -16,7 +16,12 @@ from jaxcam.transforms.walker import UnsupportedPrimitive, bind, trace, walk
 
 
 def attention_weights(fn: Callable) -> Callable[[Any], tuple[jax.Array, ...]]:
-    """The function `x -> weights` that returns every attention's weights inside `fn(x)`, in the order of the program.
+    """The function `x -> weights` of every attention inside `fn(x)`: see `with_attention_weights`."""
+    return lambda x: with_attention_weights(fn)(x)[1]
+
+
+def with_attention_weights(fn: Callable) -> Callable[[Any], tuple[Any, tuple[jax.Array, ...]]]:
+    """The function `x -> (fn(x), weights)`, the weights of every attention inside it, in the order of the program.
 
     Weights are what a softmax over the last axis makes `(..., n, n)`, n at least 2, wherever it stands: whichever
     library wrote it, `exp(s) / sum exp(s)` is a softmax. A fused kernel, which has none in its program, shows nothing.
@@ -29,7 +34,7 @@ def attention_weights(fn: Callable) -> Callable[[Any], tuple[jax.Array, ...]]:
     """
 
     def weights(x):
-        closed, _ = trace(fn, x)
+        closed, tree = trace(fn, x)
         found: list[jax.Array] = []
 
         def rule(eqn: Any, ins: list) -> list:
@@ -41,8 +46,8 @@ def attention_weights(fn: Callable) -> Callable[[Any], tuple[jax.Array, ...]]:
                 raise UnsupportedPrimitive("attention_weights", eqn, "the attentions in it do not come out")
             return [_Value(r, mark) for r in results]
 
-        walk(closed, [_Value(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)], active=_Value, rule=rule)
-        return tuple(found)
+        outs = walk(closed, [_Value(jnp.asarray(leaf)) for leaf in jax.tree.leaves(x)], active=_Value, rule=rule)
+        return jax.tree.unflatten(tree, [o.x if isinstance(o, _Value) else o for o in outs]), tuple(found)
 
     return weights
 
