@@ -39,6 +39,21 @@ def cond_on_params(p, a):
     return lax.cond(p["flag"][0] > 0, jax.nn.relu, jnp.tanh, x) @ p["w2"] + p["b2"]
 
 
+@head(PROGRAMS, **HIDDEN)
+def cond_on_input(p, a):
+    x = a.reshape(-1) @ p["w1"] + p["b1"]
+    return lax.cond(jnp.sum(a) > 1.0, jax.nn.relu, jnp.tanh, x) @ p["w2"] + p["b2"]
+
+
+@head(PROGRAMS, **POINTWISE)
+def above_the_mean(p, a):
+    """Average of the positions that exceed it, and a guard."""
+    x = jax.nn.relu(a @ p["w1"] + p["b1"])
+    high = x > x.mean((0, 1))
+    some = jnp.sum(x * high, (0, 1)) / jnp.maximum(jnp.sum(high, (0, 1)), 1)
+    return jnp.where(jnp.any(high), some, 0) @ p["w2"] + p["b2"]
+
+
 @head(PROGRAMS, flag=(1,), **HIDDEN)
 def switch_on_params(p, a):
     x = a.reshape(-1) @ p["w1"] + p["b1"]
@@ -125,7 +140,7 @@ def argmax_head(p, a):
 
 
 @head(UNSUPPORTED, "cond", **HIDDEN)
-def cond_on_input(p, a):
+def switch_on_input(p, a):
     x = a.reshape(-1) @ p["w1"] + p["b1"]
-    x = lax.cond(jnp.sum(a) > 1.0, jax.nn.relu, jnp.tanh, x)  # refused: cond
+    x = lax.switch(jnp.sum(a > 1.0), (jax.nn.relu, jnp.tanh, jnp.sin), x)  # refused: cond
     return x @ p["w2"] + p["b2"]

@@ -27,8 +27,8 @@ from jaxcam.zoo import load as zoo
 REFERENCE = pathlib.Path(__file__).parent / "reference"
 A = jnp.asarray(seeded.activations(5, heads.SHAPE), jnp.float32)
 EVERY = {**heads.HEADS, **heads_programs.PROGRAMS}
-#: What says where an element is, is a constant nearby to relevance.
-REFUSED = {"division": "div", "exp_log": "exp", **{n: n for n in heads_programs.UNSUPPORTED if n != "argmax"}}
+#: Where an element is, and which branch is taken, are constants nearby to relevance.
+REFUSED = {"division": "div", "exp_log": "exp", **{n: n for n in heads_programs.UNSUPPORTED if n == "while"}}
 #: Heads on which every function is ReLU-like, a maximum or linear: there LRP-epsilon is activation x gradient.
 RELU_LIKE = (
     "linear_gap vgg conv_relu_conv conv_relu_pool depthwise_conv batch_norm average_pool max_positions residual "

@@ -25,8 +25,7 @@ _ORDER = "the order of its elements depends on the input"
 _PLACE = "its result is the place of an element, a step function of the input"
 _PREDICATE = "its result is a predicate, a step function of the input"
 _MEET = "several elements may meet at one place, and which do not add up"
-_SOLVED = "the solution of a linear system is linear in one operand only"
-_INTEGER = "a predicate, an index or an integer that depends on the input"
+_INDEX = "an index that depends on the input"
 _COMPLEX = "relevance of complex numbers is not defined"
 _NOT_ZERO = "it is not 0 at 0, so that relevance in proportion to its value has nowhere to go"
 _STEP = "a step function of the input"
@@ -34,16 +33,15 @@ _NORM = "relevance has no published rule for it, other than as a norm that weigh
 _UNPUBLISHED = "relevance has no published rule for it"
 _OPAQUE = {
     "while": "how often the loop runs is found while it runs",
-    "argmax": _PLACE, "argmin": _PLACE, "reduce_and": _PREDICATE, "reduce_or": _PREDICATE, "reduce_xor": _PREDICATE,
+    "argmax": _PLACE, "argmin": _PLACE, "reduce_xor": _PREDICATE,
     "approx_top_k": _ORDER,
     "scatter-mul": _MEET, "scatter-min": _MEET, "scatter-max": _MEET,
     "cholesky": "a decomposition of a matrix is neither linear nor elementwise, and no rule for it is published",
-    "triangular_solve": _SOLVED, "custom_linear_solve": _SOLVED,
     "pure_callback": "it calls Python, where nothing can be followed",
 }  # fmt: skip
 #: What each transformation refuses, and the reason that it gives.
 REFUSED = {
-    "deeplift": _OPAQUE | {"call_hi_primitive": _INTEGER},
+    "deeplift": _OPAQUE | {"call_hi_primitive": _INDEX},
     "lrp": {name: why for name, why in _OPAQUE.items() if VOCABULARY[name].kind != "choice"}
     | dict.fromkeys(("fft", "conj", "complex", "real", "imag"), _COMPLEX)
     | dict.fromkeys(("exp", "exp2", "log", "log2", "erfc", "cos", "acos", "cosh", "lgamma", "digamma"), _NOT_ZERO)
@@ -62,7 +60,7 @@ PER_COALITION = {
     "top_k": "mixes the channels", "approx_top_k": "mixes the channels",
     "scatter-mul": "its own rule is not written", "scatter-min": "its own rule is not written",
     "scatter-max": "its own rule is not written",
-    **dict.fromkeys(("cholesky", "triangular_solve", "custom_linear_solve"), "mixes the channels"),
+    "cholesky": "mixes the channels",
     "pure_callback": "leaves the program",
 }  # fmt: skip
 

@@ -20,6 +20,8 @@ class ActiveValues(NamedTuple):
       rule: the transformation's rule.
       transformation: its name, for messages.
       as_one: which calls are not entered, as in `walk`.
+      choose: `(index, off, on)`, the second of two results where an active index is not 0; None where there is no
+        such thing.
     """
 
     active: type
@@ -28,6 +30,7 @@ class ActiveValues(NamedTuple):
     rule: Rule
     transformation: str
     as_one: Callable[[Any], bool] | None = None
+    choose: Callable[[Any, Any, Any], Any] | None = None
 
     def walk(self, program: Any, values: list) -> list:
         """The program's outputs, active or ordinary."""
@@ -92,11 +95,16 @@ def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
 
 
 def cond(eqn: Any, ins: list, how: ActiveValues) -> list:
-    """`jax.lax.cond` and `switch` whose predicate does not depend on the input."""
+    """`jax.lax.cond` and `switch`; of two branches, one of which the input picks, both run."""
     index, *operands = ins
-    if isinstance(index, how.active):
-        raise UnsupportedPrimitive(how.transformation, eqn, "the branch taken depends on the input")
     branches = eqn.params["branches"]
+    if isinstance(index, how.active):
+        if how.choose is not None and len(branches) == 2:
+            both = zip(*(how.walk(branch, operands) for branch in branches), strict=True)
+            found = [how.choose(index, off, on) for off, on in both]
+            if not any(v is None for v in found):
+                return found
+        raise UnsupportedPrimitive(how.transformation, eqn, "the branch taken depends on the input")
     active = [isinstance(v, how.active) for v in operands]
     kinds: list[list[bool]] = []
 

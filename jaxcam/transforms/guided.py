@@ -67,6 +67,10 @@ class _Active:
     def __init__(self, x: jax.Array):
         self.x = x
 
+    @property
+    def is_number(self) -> bool:
+        return jnp.issubdtype(self.x.dtype, jnp.inexact)
+
 
 def _relu(backward: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable:
     """A ReLU with another derivative: of `(on, what comes back)`."""
@@ -88,8 +92,8 @@ def _rules(relu: Callable) -> tuple[Callable, ActiveValues]:
     """The rule of a walk, and how its values are carried through control flow."""
 
     def rule(eqn: Any, ins: list) -> list:
-        if describe(eqn).kind == "control":
-            return control(eqn, ins, carried)
+        if describe(eqn).kind == "control":  # which branch is taken is a constant nearby
+            return control(eqn, [v.x if isinstance(v, _Active) and not v.is_number else v for v in ins], carried)
         active = [v for v in ins if isinstance(v, _Active)]
         if is_relu(eqn) and len(active) == 1 and active[0].x.shape == eqn.outvars[0].aval.shape:
             return [_Active(relu(active[0].x))]

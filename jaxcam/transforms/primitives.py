@@ -55,7 +55,7 @@ class Primitive:
 
     Attributes:
       kind: one of `KINDS`.
-      indices: which of its operands say where, and are no values.
+      indices: which of its operands say where, or what is done, and are no values; `why` says why not.
       along: `(params, rank of the first operand) -> axes` whose elements meet, of an operation that keeps or removes
         these and all others; elements that differ in another axis never meet. None where that is not so.
       affine: of an elementwise one: whether it is affine in the operands that are active, `(active) -> bool`.
@@ -63,10 +63,12 @@ class Primitive:
       passes: of an elementwise one: it is 0 at 0, and relevance in proportion to its value passes it whole.
       stops: it has no derivative, whatever it is.
       predicate: the result says which case holds, or counts: it has no derivative.
+      number: of what a predicate or a count is made by: the same for numbers, 0 and 1, as `(*operands, **params) ->
+        result`; by default the primitive itself.
       sign: -1 for a minimum, and where the smallest come first.
       program: of a composite: `(*operands, **params) -> result`.
       body: of a call: the parameter that holds the program; several names in one string, where versions of JAX differ.
-      why: of an opaque one: what makes it so.
+      why: what makes it opaque, or refuses operands that are not to depend on the input.
     """
 
     kind: str
@@ -77,6 +79,7 @@ class Primitive:
     passes: bool = False
     stops: bool = False
     predicate: bool = False
+    number: Callable | None = None
     sign: int = 1
     program: Callable | None = None
     body: str = ""
@@ -162,6 +165,9 @@ declare("fft", Primitive("sums", along=_last))
 declare("conj complex psum", Primitive("sums"))
 declare("dot_general conv_general_dilated", Primitive("product", scales=True))
 
+_SOLVED = "the solution of a linear system is linear in its right side only"
+declare("custom_linear_solve triangular_solve tridiagonal_solve", Primitive("sums", indices=slice(0, -1), why=_SOLVED))
+
 
 # Picks.
 declare("reduce_max", Primitive("maximum", along=parameter("axes")))
@@ -186,7 +192,8 @@ declare("top_k", Primitive("order", along=_chosen_axis, why=_ORDER))
 
 # Elementwise arithmetic.
 declare("add sub add_any", Primitive("elementwise", affine=lambda active: True))
-declare("neg convert_element_type", Primitive("elementwise", affine=lambda active: True))
+declare("neg", Primitive("elementwise", affine=lambda active: True))
+declare("convert_element_type", Primitive("elementwise", affine=lambda active: True, number=lambda x, **_: x))
 declare("real imag", Primitive("elementwise", affine=lambda active: True))
 declare("reduce_precision", Primitive("elementwise", affine=lambda active: True, passes=True))
 declare("mul", Primitive("elementwise", affine=lambda active: sum(active) == 1, scales=True))
@@ -207,10 +214,14 @@ declare(
     Primitive("elementwise"),
 )
 declare(
-    "eq ne lt le gt ge eq_to lt_to le_to and or not xor is_finite population_count clz shift_left "
+    "eq ne lt le gt ge eq_to lt_to le_to is_finite population_count clz shift_left "
     "shift_right_arithmetic shift_right_logical",
     Primitive("elementwise", predicate=True),
 )
+declare("not", Primitive("elementwise", predicate=True, number=lambda a: 1 - a))
+declare("and", Primitive("elementwise", predicate=True, number=lambda a, b: a * b))
+declare("or", Primitive("elementwise", predicate=True, number=lambda a, b: a + b - a * b))
+declare("xor", Primitive("elementwise", predicate=True, number=lambda a, b: a + b - 2 * a * b))
 
 
 # Programs by another name.
@@ -262,15 +273,18 @@ declare("debug_callback debug_print", Primitive("effect"))
 # What has no rule, and why.
 _STEP = "its result is the place of an element, a step function of the input"
 declare("argmax argmin", Primitive("choice", along=parameter("axes"), predicate=True, why=_STEP))
-declare("reduce_and reduce_or reduce_xor", Primitive("choice", along=parameter("axes"), predicate=True,
-        why="its result is a predicate, a step function of the input"))  # fmt: skip
+_CASE = "its result is a predicate, a step function of the input"
+for _name, _same in {
+    "reduce_or": lambda x, *, axes, **_: jnp.max(x, axes),
+    "reduce_and": lambda x, *, axes, **_: jnp.min(x, axes),
+    "reduce_xor": None,
+}.items():
+    declare(_name, Primitive("choice", along=parameter("axes"), predicate=True, number=_same, why=_CASE))
 declare("approx_top_k", Primitive("opaque", why=_ORDER))
 _MEET = "several elements may meet at one place, and which do not add up"
 declare("scatter-mul scatter_mul scatter-min scatter_min scatter-max scatter_max", Primitive("opaque", why=_MEET))
 _DECOMPOSED = "a decomposition of a matrix is neither linear nor elementwise, and no rule for it is published"
 declare("cholesky eig eigh hessenberg lu qr schur svd tridiagonal", Primitive("opaque", why=_DECOMPOSED))
-_SOLVED = "the solution of a linear system is linear in one operand only"
-declare("custom_linear_solve triangular_solve tridiagonal_solve", Primitive("opaque", why=_SOLVED))
 declare("pure_callback io_callback", Primitive("opaque", why="it calls Python, where nothing can be followed"))
 _DEVICES = "it runs on several devices, each with a part of its operands; explain the function that one of them runs"
 declare("shard_map xla_pmap", Primitive("opaque", why=_DEVICES))

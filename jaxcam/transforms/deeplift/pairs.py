@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,14 +21,16 @@ class Pair:
         such a reference cost nothing.
       root: the pair from which elementwise operations alone lead to this one (itself if none do).
       expr: those operations.
+      number: of a predicate or a count: makes the pair of real numbers that it is (`predicates`), where there is one.
     """
 
-    __slots__ = ("expr", "r", "root", "x")
+    __slots__ = ("expr", "number", "r", "root", "x")
 
     def __init__(self, x: jax.Array, r: jax.Array | None, root: Pair | None = None, expr: Any = None):
         self.x, self.r = x, r
         self.root: Pair = self if root is None else root
         self.expr: Any = None if root is None else expr
+        self.number: Callable[[], Pair | None] | None = None
 
     @property
     def reference(self) -> jax.Array:

@@ -6,7 +6,7 @@ is used. Linear operations keep their own derivative; non-linear elementwise one
 rule; products of two active values the two-player Shapley rule, elementwise ones unless its halves
 would cancel, as in front of a norm (`multipliers.multiply`); maxima a rule of their own. An
 expression in which one value meets itself again elementwise, such as `x * sigmoid(x)`, is treated as
-the one function of `x` that it is.
+the one function of `x` that it is. Predicates and counts are numbers that jump (`predicates`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
 from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_in_order, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, Step, compile_steps, extend
+from jaxcam.transforms.deeplift.predicates import as_number, choose, compared, stepped
 from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
@@ -117,13 +118,17 @@ def linear(eqn: Any, ins: list) -> list:
     """Linear in all operands that are pairs together, whatever the others are: its own derivative."""
     active = [isinstance(v, Pair) for v in ins]
     if any(active[describe(eqn).indices]):
-        raise UnsupportedPrimitive(_NAME, eqn, "an index that depends on the input")
-    _check_numbers(eqn, ins)
+        raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why or "an index that depends on the input")
+    _check_numbers(eqn, ins, counts=True)
     xs = bind(eqn, [v.x if isinstance(v, Pair) else v for v in ins])
     if _from_zero(ins) and keeps_zero(eqn, active):
-        return [Pair(x, None) for x in xs]
-    refs = bind(eqn, _references(ins))
-    return [Pair(x, r) for x, r in zip(xs, refs, strict=True)]
+        found = [Pair(x, None) for x in xs]
+    else:
+        found = [Pair(x, r) for x, r in zip(xs, bind(eqn, _references(ins)), strict=True)]
+    for i, pair in enumerate(found):
+        if not pair.differentiable:
+            pair.number = lambda i=i: linear(eqn, [as_number(v) for v in ins])[i]
+    return found
 
 
 def product(eqn: Any, ins: list) -> list:
@@ -187,11 +192,16 @@ def order(eqn: Any, ins: list) -> list:
 
 
 def choice(eqn: Any, ins: list) -> list:
-    """Which case holds somewhere: a constant nearby of a guard against NaN, `any(isnan(x))`, as of medians."""
+    """Which case holds somewhere, `any(x > 0)`; of a guard against NaN, `any(isnan(x))`, as of medians, a constant."""
     pair = ins[0]
     step = pair.expr if isinstance(pair, Pair) else None
     if len(ins) == 1 and isinstance(step, Step) and step.tells_nan:
         return bind(eqn, [pair.x])
+    if describe(eqn).number is not None and pair.x.dtype == bool and as_number(pair) is not None:
+        (x,), (r,) = bind(eqn, [pair.x]), bind(eqn, [pair.reference])
+        found = Pair(x, r)
+        found.number = lambda: _of_numbers(eqn, ins)
+        return [found]
     raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why)
 
 
@@ -211,8 +221,11 @@ def elementwise(eqn: Any, ins: list) -> list:
     def plain(values):
         return evaluate([v.x if isinstance(v, Pair) else v for v in values])
 
-    if not jnp.issubdtype(out.dtype, jnp.inexact):  # a predicate or an index: no derivative to define
-        return [Pair(plain(ins), evaluate(_references(ins)), *origin)]
+    if not jnp.issubdtype(out.dtype, jnp.inexact):  # a predicate or a count: no derivative to define
+        found = Pair(plain(ins), evaluate(_references(ins)), *origin)
+        one = step is not None and root.differentiable
+        found.number = lambda: stepped(found, root) if one else _number(eqn, ins, found)
+        return [found]
     which = [isinstance(v, Pair) for v in ins]
     if numbers and is_affine(eqn, which):
         zero = _from_zero(ins) and keeps_zero(eqn, which)
@@ -228,13 +241,19 @@ def elementwise(eqn: Any, ins: list) -> list:
     if step and root.differentiable:
         function, consts = compile_steps(step)
         return [Pair(rescale(function, root.x, root.reference, consts), evaluate(_references(ins)), *origin)]
-    return [Pair(_of_two(eqn, ins), evaluate(_references(ins)))]
+    return [_of_several(eqn, ins)]
 
 
-def _of_two(eqn: Any, ins: list) -> jax.Array:
-    """Elementwise operations on two active values that do not come from one."""
+def _of_several(eqn: Any, ins: list) -> Pair:
+    """Elementwise operations on active values that do not come from one."""
+    if isinstance(ins[0], Pair) and len(ins) == 3 and describe(eqn).indices == slice(0, 1):
+        chosen = choose(*ins)
+        if chosen is not None:
+            return chosen
+    if len(ins) == 1 and (number := as_number(ins[0])) is not None:  # a count, from here on a number
+        return elementwise(eqn, [number])[0]
     if len(ins) == 2 and all(isinstance(v, Pair) and v.differentiable for v in ins) and eqn.primitive.name in _OF_TWO:
-        return _OF_TWO[eqn.primitive.name](*ins)
+        return Pair(_OF_TWO[eqn.primitive.name](*ins), bind(eqn, _references(ins))[0])
     raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
 
 
@@ -260,9 +279,37 @@ _OF_TWO: dict[str, Callable[[Pair, Pair], jax.Array]] = {
 }
 
 
-def _check_numbers(eqn: Any, ins: list) -> None:
-    if not all(v.differentiable for v in ins if isinstance(v, Pair)):
-        raise UnsupportedPrimitive(_NAME, eqn, "a predicate, an index or an integer that depends on the input")
+def _number(eqn: Any, ins: list, found: Pair) -> Pair | None:
+    """A predicate or a count that is made of several, or of values that do not come from one, as a number."""
+    numbers, known = [as_number(v) for v in ins], describe(eqn)
+    if any(v is None for v in numbers):
+        return None
+    if isinstance(ins[0], Pair) and len(ins) == 3 and known.indices == slice(0, 1):
+        return choose(ins[0], *numbers[1:])
+    if known.number is not None and (not known.predicate or found.x.dtype == bool):
+        return _of_numbers(eqn, ins)
+    active = [isinstance(v, Pair) for v in ins]
+    if sum(active) == 1:  # numbers of the same size as the counts, which division rounds
+        return stepped(found, numbers[active.index(True)])
+    if known.predicate:
+        return compared(found, *numbers) if len(ins) == 2 and found.x.dtype == bool else None
+    return elementwise(eqn, numbers)[0] if is_affine(eqn, active) else None
+
+
+def _of_numbers(eqn: Any, ins: list) -> Pair:
+    """What the vocabulary says of numbers, of predicates and counts as numbers."""
+    numbers, program = [as_number(v) for v in ins], describe(eqn).number
+    assert program is not None
+    shapes = [jax.ShapeDtypeStruct(v.x.shape, v.x.dtype) if isinstance(v, Pair) else v for v in numbers]
+    (found,) = _walk(jax.make_jaxpr(lambda *operands: program(*operands, **eqn.params))(*shapes), numbers)
+    return found
+
+
+def _check_numbers(eqn: Any, ins: list, counts: bool = False) -> None:
+    """Refuses pairs that are no numbers; with `counts` those only that cannot be told as such either."""
+    for v in ins:
+        if isinstance(v, Pair) and not v.differentiable and not (counts and as_number(v) is not None):
+            raise UnsupportedPrimitive(_NAME, eqn, "a predicate, an index or an integer that depends on the input")
 
 
 def _references(ins: list) -> list:
@@ -280,7 +327,7 @@ def _pack(value: Any) -> tuple:
     return (jnp.asarray(value), jnp.asarray(value))  # its own reference
 
 
-_CARRIED = ActiveValues(Pair, _pack, lambda packed: Pair(*packed), _rule, _NAME, _as_one)
+_CARRIED = ActiveValues(Pair, _pack, lambda packed: Pair(*packed), _rule, _NAME, _as_one, choose)
 
 #: The rule of each primitive, by its name.
 RULES = Rules(

@@ -22,7 +22,7 @@ from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, pr
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.rules import Rules
-from jaxcam.transforms.walker import bind, equivalent, location, trace, walk
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, equivalent, location, trace, walk
 
 #: What a layer with weights is called, by its primitive.
 _LAYERS = {"dot_general": "dense", "conv_general_dilated": "conv"}
@@ -214,6 +214,8 @@ def sums(eqn: Any, ins: list) -> list:
     """Linear: shared by the epsilon rule, whatever rule the layers with weights have."""
     run = run_of(ins)
     at = [i for i, v in enumerate(ins) if isinstance(v, Value)]
+    if set(at) & set(range(len(ins))[describe(eqn).indices]):
+        raise UnsupportedPrimitive(NAME, eqn, describe(eqn).why)
     if len(at) > 1 or len(ins) > 1:  # values beside it, and where they go
         return _several(eqn, ins, at)
     return [_linear(eqn, ins[0], lambda x, _: bind(eqn, [x])[0], None, Epsilon(run.epsilon))]
@@ -309,8 +311,12 @@ def _refused(eqn: Any, ins: list, refused: Value) -> list[Value]:
 
 
 def _control(eqn: Any, ins: list) -> list:
-    """Loops and branches: their bodies are walked more than once, their layers counted once."""
+    """Loops and branches: their bodies are walked more than once, their layers counted once.
+
+    Which branch is taken is a constant nearby.
+    """
     run = run_of(ins)
+    ins = [v.plain if isinstance(v, Value) and not v.floating else v for v in ins]
 
     def pack(value):
         if not isinstance(value, Value):

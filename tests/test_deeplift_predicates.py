@@ -1,0 +1,134 @@
+"""Predicates and counts that depend on the input: step functions, complete, and what guards them takes nothing."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcam.transforms.deeplift import deeplift
+from jaxcam.transforms.guided import guided
+from jaxcam.transforms.lrp import lrp
+from jaxcam.transforms.walker import UnsupportedPrimitive
+
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=6)
+REFERENCES = {"zero": np.zeros(6), "other": RNG.normal(size=6)}
+W = RNG.normal(size=6)
+
+#: `fn(x (6,)) -> (6,)`, whose predicates come from other values than what they choose.
+CHOOSING = {
+    "above the mean": lambda x: jnp.where(x > x.mean(), x, 0.0),
+    "near the largest": lambda x: jnp.where(jnp.abs(x) > 0.3 * jnp.abs(x).max(), x, 0.1 * x),
+    "the two largest": lambda x: jnp.where(x >= jax.lax.top_k(x, 2)[0][-1], x, 0.0),
+    "the largest itself": lambda x: jnp.where(x == x.max(), 2 * x, x),
+    "by another": lambda x: jnp.where(x > 0, x[::-1] + 1, -x[::-1]),
+    "any": lambda x: jnp.where(jnp.any(x > 1), x, x + 1),
+    "all": lambda x: jnp.where(jnp.all(x > -3), jnp.sin(x), x),
+    "and, or, not, xor": lambda x: jnp.where(~((x > 0) & (x[::-1] < 1) | (x.sum() > 0)) ^ (x > 0.3), x, 3 * x + 1),
+    "count": lambda x: x / (1 + jnp.sum((x > 0) | (x[::-1] > 0.1))),
+    "compared counts": lambda x: jnp.where((x > 0).sum() > (x > 0.5).sum() + 1, x, 1 - x),
+    "half of a count, rounded": lambda x: x * ((x > 0).sum() // 2) + jnp.sum(x > 0.3) % 3,
+    "average of some": lambda x: jnp.sum(x * (x > 0.2)) / jnp.maximum(jnp.sum(x > 0.2), 1) * jnp.cos(x),
+    "sum of a guard": lambda x: jnp.where(x.sum() != 0, x / jnp.where(x.sum() == 0, 1.0, x.sum()), 0.0),
+    "logaddexp": lambda x: jnp.logaddexp(x, x[::-1]),
+    "a choice of predicates": lambda x: jnp.where(jnp.where(x.sum() > 0, x > 0, x[::-1] > 0), x, -x),
+    "moved predicates": lambda x: jnp.where(jnp.roll(x > x.mean(), 1)[None].repeat(2, 0)[1], x, 0.5 * x),
+    "two branches": lambda x: jax.lax.cond(x.sum() > 0, lambda v: jax.nn.relu(v) + 1, lambda v: v * v, x),
+    "two branches of constants": lambda x: x * jax.lax.cond(x[0] > x[1], lambda: 1.0, lambda: 2.0),
+    "branches under vmap": lambda x: jax.vmap(lambda v: jax.lax.cond(v > x.mean(), lambda: v, lambda: 1.0))(x),
+}  # fmt: skip
+
+
+def weighted(fn):
+    return lambda x: jnp.sum(fn(x) * W.astype(np.float32))
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("name", CHOOSING)
+def test_complete(name, reference):
+    """Of both signs of the input, so that predicates change either way."""
+    fn = weighted(CHOOSING[name])
+    r = jnp.asarray(REFERENCES[reference], jnp.float32)
+
+    @jax.jit
+    def parts(x):
+        multipliers = jax.grad(lambda v: deeplift(fn)(v, None if reference == "zero" else r))(x)
+        return jnp.sum(multipliers * (x - r)), fn(x) - fn(r), deeplift(fn, with_reference=True)(x, r), (fn(x), fn(r))
+
+    for sign in (1, -1):
+        total, difference, pair, plain = parts(sign * jnp.asarray(X, jnp.float32))
+        np.testing.assert_allclose(total, difference, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(pair, plain, rtol=1e-6, atol=1e-6)
+
+
+def slow_choice(x, r, predicate, cause, on, off):
+    """Multipliers of `sum(w where(predicate(cause(x)), on x, off x))` for linear `cause`, element by element."""
+    found = np.zeros_like(x)
+    for i in range(len(x)):
+        now, then = predicate(cause[i] @ x), predicate(cause[i] @ r)
+        found[i] += W[i] * (on if now else off)
+        jump = (on - off) * r[i]  # from one case to the other, at the reference
+        rose = float(now) - float(then)
+        if rose:
+            found += W[i] * jump * rose / (cause[i] @ (x - r)) * cause[i]
+    return found
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_against_a_slow_version(reference):
+    r = REFERENCES[reference]
+    cause = RNG.normal(size=(6, 6))
+    matrix = jnp.asarray(cause, jnp.float32)
+    fn = weighted(lambda x: jnp.where(matrix @ x > 0.4, 2 * x, -x))
+    m = jax.grad(deeplift(fn))(jnp.asarray(X, jnp.float32), jnp.asarray(r, jnp.float32))
+    np.testing.assert_allclose(m, slow_choice(X, r, lambda v: v > 0.4, cause, 2.0, -1.0), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "guarded",
+    [
+        lambda x: jnp.where(x.sum() > 0, x, 0),
+        lambda x: jnp.where(jnp.any(x > 0), x, 0),
+        lambda x: jax.lax.cond((x > 0).sum() > 2, lambda v: v, jnp.zeros_like, x),
+        lambda x: jnp.where(jnp.isfinite(x).all() & (x.max() > 0), x, 0),
+    ],
+)
+def test_a_guard_takes_nothing(guarded):
+    """What it lets through keeps all that it brings: the multipliers are those without it."""
+    x = jnp.abs(jnp.asarray(X, jnp.float32))
+    m = jax.grad(deeplift(weighted(guarded)))(x)
+    np.testing.assert_allclose(m, W, rtol=1e-6)
+
+
+def test_second_derivatives_and_batches():
+    fn = weighted(CHOOSING["above the mean"])
+    batch = jnp.asarray(RNG.normal(size=(3, 6)), jnp.float32)
+    one_by_one = [jax.grad(deeplift(fn))(x) for x in batch]
+    np.testing.assert_allclose(jax.vmap(jax.grad(deeplift(fn)))(batch), one_by_one, rtol=1e-6, atol=1e-6)
+    assert jnp.isfinite(jax.grad(lambda v: jnp.sum(jax.grad(deeplift(fn))(v) ** 2))(batch[0])).all()
+
+
+def test_branches_for_those_that_look_at_one_point():
+    """To relevance and guided gradients the branch that is taken is a constant nearby."""
+    x = jnp.abs(jnp.asarray(X, jnp.float32))
+
+    def fn(v):
+        return jnp.sum(jax.lax.cond(v.sum() > 0, lambda u: 2 * u, lambda u: -u, v))
+
+    np.testing.assert_allclose(lrp(fn)(x).relevance, 2 * x, rtol=1e-5)
+    np.testing.assert_allclose(jax.grad(guided(fn))(x), 2.0)
+
+
+@pytest.mark.parametrize(
+    "fn, why",
+    [
+        (lambda x: x[jnp.argmax(x)], "a step function of the input"),
+        (lambda x: jax.lax.switch((x > 0).sum(), [jnp.sin, jnp.cos, jnp.tanh], x).sum(), "the branch taken depends"),
+        (lambda x: jax.scipy.linalg.solve_triangular(jnp.eye(6) + jnp.diag(x), jnp.ones(6)).sum(), "right side only"),
+    ],
+)
+def test_what_is_still_refused(fn, why):
+    with pytest.raises(UnsupportedPrimitive, match=why):
+        jax.grad(deeplift(fn))(jnp.asarray(X, jnp.float32))
