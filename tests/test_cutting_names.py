@@ -364,9 +364,15 @@ PROBABILITIES = {
     "clipped": lambda z: jnp.clip(jax.nn.softmax(z), 1e-7, 1 - 1e-7),
     "bfloat16": lambda z: jax.nn.softmax(z.astype(jnp.bfloat16)),
     "ensemble": lambda z: jnp.stack([jax.nn.softmax(z), manual(2 * z)]).mean(0),
+    "exp of log_softmax": lambda z: jnp.exp(jax.nn.log_softmax(z)),
+    "exp of log_sigmoid": lambda z: jnp.exp(nn.log_sigmoid(z)),
+    "less logsumexp": lambda z: jnp.exp(z - jax.nn.logsumexp(z, -1, keepdims=True)),
     "of two": lambda z: jnp.stack([1 - (p := jax.nn.sigmoid(z[..., 0])), *[p] * 4], -1),
 }  # fmt: skip
+LOGARITHMS = {"log_softmax": jax.nn.log_softmax, "log_sigmoid": nn.log_sigmoid, "log": lambda z: jnp.log(manual(z)),
+              "by hand": lambda z: z - jnp.log(jnp.exp(z).sum(-1, keepdims=True))}  # fmt: skip
 LOGITS = {"log_softmax": jax.nn.log_softmax, "log": lambda z: jnp.log(manual(z)), "relu": nn.relu, "tanh": jnp.tanh,
+          "less another's": lambda z: z - jax.nn.logsumexp(z[..., :2], -1, keepdims=True),
           "shares of another": lambda z: jnp.exp(z) / jnp.exp(z[..., :2]).sum(-1, keepdims=True)}  # fmt: skip
 
 
@@ -378,6 +384,22 @@ def test_probabilities_are_not_taken_for_logits(end):
     net = lambda p, x: last(jaxcam.tag(nn.relu(x @ p["w"]), "map").mean((-3, -2)) @ p["out"])  # noqa: E731
     with pytest.raises(JaxcamError, match="probabilities") if end in PROBABILITIES else contextlib.nullcontext():
         jaxcam.wrap(net, params, preprocessing=RULES, classes=CLASSES)
+
+
+@pytest.mark.parametrize("end", [*LOGARITHMS, "less another's", "relu"])
+def test_logarithms_of_probabilities_have_no_sigmoid(end):
+    params = {"w": np.ones((3, 6), "f4"), "out": np.ones((6, 5), "f4")}
+    last = (LOGITS | LOGARITHMS)[end]
+    net = lambda p, x: last(jaxcam.tag(nn.relu(x @ p["w"]), "map").mean((-3, -2)) @ p["out"])  # noqa: E731
+    with pytest.raises(JaxcamError, match="logarithms") if end in LOGARITHMS else contextlib.nullcontext():
+        jaxcam.wrap(net, params, preprocessing=RULES, classes=CLASSES, multi_label=True)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "complex64", "bool"])
+def test_logits_are_real_numbers(dtype):
+    net = lambda p, x: jaxcam.tag(x * p["w"], "map").mean((-3, -2)).astype(dtype)  # noqa: E731
+    with pytest.raises(JaxcamError, match=f"returns {dtype}"):
+        jaxcam.wrap(net, {"w": np.ones(3, "f4")}, preprocessing=RULES, classes=["a", "b", "c"])
 
 
 def test_an_unknown_layer_is_answered_with_those_that_can_be_cut_at():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
+from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.walker import called, opened
 
 
@@ -30,41 +32,99 @@ _ANY = Bounds()
 def bounds(program: Any, inputs: Sequence[Bounds] | None = None) -> list[Bounds]:
     """The bounds of each output of a program, by interval arithmetic; what cannot be told is unbounded.
 
-    A share of a sum of what is not negative, as a softmax is, lies between 0 and 1.
+    A share of a sum of what is not negative, as a softmax is, lies between 0 and 1; its logarithm is not above 0.
     """
     jaxpr, consts = opened(program)
     known: dict[Any, Bounds] = dict(zip(jaxpr.invars, inputs or [_ANY] * len(jaxpr.invars), strict=True))
     known.update((v, _of(value)) for v, value in zip(jaxpr.constvars, consts, strict=False))
-    moved: dict[Any, Any] = {}  # of a value whose numbers are another's: that one
-    sums: dict[Any, Any] = {}  # of a value that is a sum of another's numbers: that one
+    terms = _Terms()
 
     def read(atom):
         return _of(atom.val) if isinstance(atom, jex.Literal) else known.get(atom, _ANY)
 
-    def source(atom):
-        return None if isinstance(atom, jex.Literal) else moved.get(atom, atom)
-
     for eqn in jaxpr.eqns:
         name, operands, held = eqn.primitive.name, [read(v) for v in eqn.invars], called(eqn)
+        kind = describe(eqn).kind
+        out: Any = eqn.outvars[0] if eqn.outvars else None
         if held is not None:
             found = bounds(held, operands) if len(opened(held)[0].invars) == len(operands) else []
             known.update(zip(eqn.outvars, found, strict=False))
-        elif name in _MOVES:
-            known[eqn.outvars[0]] = operands[0]
-            moved[eqn.outvars[0]] = source(eqn.invars[0])
-        elif name in _PICKS:
-            known.update(dict.fromkeys(eqn.outvars, operands[0]))
+        elif kind == "identity":
+            known.update(zip(eqn.outvars, operands, strict=False))
+        elif kind == "moves":
+            where = range(len(operands))[describe(eqn).indices]
+            known.update(dict.fromkeys(eqn.outvars, _hull(*(b for i, b in enumerate(operands) if i not in where))))
+        elif kind == "maximum":
+            known[out] = operands[0]
         elif name == "reduce_sum":
-            out: Any = eqn.outvars[0]
             before: Any = eqn.invars[0]
             n = math.prod(before.aval.shape) // max(1, math.prod(out.aval.shape))
             known[out] = _product(Bounds(n, n), operands[0])
-            sums[out] = source(before)
-        elif name == "div" and operands[0].low >= 0 and source(eqn.invars[0]) is sums.get(source(eqn.invars[1]), eqn):
-            known[eqn.outvars[0]] = Bounds(0, 1)
+        elif name == "div" and operands[0].low >= 0 and terms.is_share(eqn):
+            known[out] = Bounds(0, 1)
+        elif name == "sub" and terms.is_log_share(eqn):
+            known[out] = Bounds(-math.inf, 0)
+        elif name == "select_n" and terms.tells_nan(eqn.invars[0]):
+            known[out] = operands[1]
         elif name in _RULES:
-            known[eqn.outvars[0]] = _RULES[name](*operands)
+            known[out] = _RULES[name](*operands)
+        if held is None:
+            terms.see(eqn, as_it_is=name in _ROUNDS or name == "abs" and operands[0].low >= 0)
     return [read(v) for v in jaxpr.outvars]
+
+
+class _Terms:
+    """What values of a program are made of, as far as softmaxes and their logarithms ask."""
+
+    def __init__(self) -> None:
+        self.same: dict[Any, Any] = {}  # of a value that has another's numbers, all of them: that one
+        self.made: dict[Any, tuple] = {}  # of a value: the operation and the operands
+
+    def source(self, atom: Any) -> Any:
+        """The value whose numbers these are; a literal stands for itself."""
+        return id(atom) if isinstance(atom, jex.Literal) else self.same.get(atom, atom)
+
+    def made_by(self, name: str, value: Any) -> tuple:
+        """The operands of the operation of that name that a value is the result of; otherwise none."""
+        operation, *operands = self.made.get(value, ("",))
+        return tuple(operands) if operation == name else ()
+
+    def see(self, eqn: Any, as_it_is: bool) -> None:
+        """Takes note of an equation, and of whether it leaves its operand as it is."""
+        if len(eqn.outvars) != 1:
+            return
+        out, known = eqn.outvars[0], describe(eqn)
+        if as_it_is or known.kind == "identity" or known.kind == "moves" and len(eqn.invars) == 1:
+            whole = out.aval.size >= eqn.invars[0].aval.size  # none are left out
+            self.same.update({out: self.source(eqn.invars[0])} if whole else {})
+        self.made[out] = (eqn.primitive.name, *map(self.source, eqn.invars))
+
+    def is_share(self, eqn: Any) -> bool:
+        """Whether something is divided by its sum."""
+        part, whole = map(self.source, eqn.invars)
+        return self.made_by("reduce_sum", whole) == (part,)
+
+    def is_log_share(self, eqn: Any) -> bool:
+        """Whether the logarithm of the sum of the exponentials of something is subtracted from it."""
+        part, less = map(self.source, eqn.invars)
+        if self._exponents(less) == part:
+            return True
+        sum_of = self.made_by("add", less)  # the greatest of them was subtracted first, and is added again
+        return any(
+            self.made_by("sub", self._exponents(total)) == (part, top)
+            for total, top in itertools.permutations(sum_of, 2)
+        )
+
+    def _exponents(self, value: Any) -> Any:
+        """What the logarithm of a sum of exponentials is made of."""
+        for name in ("log", "reduce_sum", "exp"):
+            (value,) = self.made_by(name, value) or (None,)
+        return value
+
+    def tells_nan(self, atom: Any) -> bool:
+        """Whether a predicate asks which elements are NaN: those that differ from themselves."""
+        operands = self.made_by("ne", self.source(atom))
+        return len(operands) == 2 and operands[0] == operands[1]
 
 
 def _of(value: Any) -> Bounds:
@@ -92,19 +152,18 @@ def _fixed(low: float, high: float) -> Callable[..., Bounds]:
     return lambda *_: Bounds(low, high)
 
 
-#: What moves values and makes none; or takes some of them.
-_MOVES = frozenset(
-    "reshape squeeze expand_dims transpose broadcast_in_dim rev copy convert_element_type name stop_gradient "
-    "reduce_precision optimization_barrier".split()
-)
-_PICKS = frozenset("slice unstack reduce_max reduce_min".split())
+#: Elementwise ones that give the same number, rounded.
+_ROUNDS = frozenset(("convert_element_type", "reduce_precision"))
 _RULES: dict[str, Callable[..., Bounds]] = {
     "logistic": _fixed(0, 1), "tanh": _fixed(-1, 1), "erf": _fixed(-1, 1), "erfc": _fixed(0, 2),
     "exp": lambda a: Bounds(0.0 if a.low == -math.inf else _exp(a.low), _exp(a.high)),
     "abs": _fixed(0, math.inf), "sqrt": _fixed(0, math.inf), "neg": lambda a: Bounds(-a.high, -a.low),
     "add": lambda a, b: Bounds(a.low + b.low, a.high + b.high),
     "sub": lambda a, b: Bounds(a.low - b.high, a.high - b.low),
-    "mul": _product, "div": _quotient, "concatenate": _hull, "stack": _hull,
+    "mul": _product, "div": _quotient, "convert_element_type": lambda a: a, "reduce_precision": lambda a: a,
+    "square": lambda a: Bounds(0.0, max(a.low * a.low, a.high * a.high)),
+    "log": lambda a: Bounds(_log(a.low), _log(a.high)), "log1p": lambda a: Bounds(_log(1 + a.low), _log(1 + a.high)),
+    "expm1": lambda a: Bounds(-1.0 if a.low == -math.inf else _exp(a.low) - 1, _exp(a.high) - 1),
     "select_n": lambda which, *cases: _hull(*cases),
     "max": lambda a, b: Bounds(max(a.low, b.low), max(a.high, b.high)),
     "min": lambda a, b: Bounds(min(a.low, b.low), min(a.high, b.high)),
@@ -114,3 +173,7 @@ _RULES: dict[str, Callable[..., Bounds]] = {
 
 def _exp(x: float) -> float:
     return math.exp(x) if x < 700 else math.inf
+
+
+def _log(x: float) -> float:
+    return math.log(x) if x > 0 else -math.inf

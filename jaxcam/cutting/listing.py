@@ -97,6 +97,8 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
             raise JaxcamError(f"it returns a {type(out).__name__}{keys}, not an array of logits")
         if out.ndim != len(leading) + 1 or out.shape[: len(leading)] != leading:
             raise JaxcamError(f"it returns shape {out.shape}, not logits {'(1, C)' if batched else '(C,)'}")
+        if not jnp.issubdtype(out.dtype, jnp.floating):
+            raise JaxcamError(f"it returns {out.dtype}, not real logits")
         return jnp.squeeze(out, 0) if batched else out
 
     named = None

@@ -147,6 +147,7 @@ def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
         raise JaxcamError(f"{file}: is not an XML annotation ({e})") from None
     objects: list[Marked] = []
     faults: list[str] = []
+    shares = False
     for element in tree.iter("object"):
         label = (element.findtext("name") or "").strip()
         if not label:
@@ -165,18 +166,14 @@ def read_xml(file: pathlib.Path, *, first_pixel: int = 0) -> Annotation:
                 corners = [bounds.findtext(k) for k in ("xmin", "ymin", "xmax", "ymax")]
                 boxes.append(to_box(corners, first_pixel=first_pixel))
             except ValueError as e:
+                shares |= isinstance(e, SharesError)
                 faults.append(f"{label}: {e}")
         objects += [Marked(label, box, hard) for box in boxes or [None]]
-    if any(map(_tells_shares, faults)):
+    if shares:
         first = (-first_pixel, -first_pixel, 1, 1)
         faults += [f"{o.label}: {SharesError('(0, 0, 1, 1)')}" for o in objects if o.box == first]
         objects = [o._replace(box=None) if o.box == first else o for o in objects]
     return Annotation(_size(tree), tuple(objects), tuple(faults))
-
-
-def _tells_shares(why: str) -> bool:
-    """Whether a fault is a `SharesError`'s."""
-    return "shares of the picture" in why
 
 
 def _size(tree: ET.Element) -> tuple[int, int] | None:
@@ -217,7 +214,7 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
         raise JaxcamError(
             f"{file}: lacks the column {' and '.join(missing)}; boxes are image,wnid,x0,y0,x1,y1, with that first line"
         )
-    good, problems, whole = [], [], []
+    good, problems, whole, shares = [], [], [], False
     for line, raw in rows:
         row = {k: v.strip() if isinstance(v, str) else v for k, v in raw.items()}
         try:
@@ -229,8 +226,9 @@ def read_boxes_csv(file: pathlib.Path) -> tuple[list[tuple[str, Marked]], list[P
                     Problem("bad box", row["image"], f"{file.name}, line {line}: {SharesError('(0, 0, 1, 1)')}")
                 )
         except ValueError as e:
+            shares |= isinstance(e, SharesError)
             problems.append(Problem("bad box", row["image"] or file.name, f"{file.name}, line {line}: {e}"))
-    if any(_tells_shares(p.why) for p in problems):
+    if shares:
         good, problems = [(name, mark) for name, mark in good if mark.box != _WHOLE], problems + whole
     if not good:
         raise JaxcamError(f"{file}: holds no box" + (f"; {problems[0].why}" if problems else ""))
@@ -280,7 +278,7 @@ def read_coco(file: pathlib.Path) -> Instances:
     if not pictures:
         raise JaxcamError(f"{file}: {problems[-1].why}; {wanted}")
     objects: dict[Any, list[Marked]] = {i: [] for i in pictures}
-    good = 0
+    good, shares = 0, False
     for n, mark in enumerate(marks):
         where = f"{file.name}, annotation {mark.get('id', n) if isinstance(mark, dict) else f'number {n}'}"
         picture = label = None
@@ -314,14 +312,14 @@ def read_coco(file: pathlib.Path) -> Instances:
             if label is not None:
                 objects[picture].append(Marked(label, None, hard))
         except ValueError as e:
-            good += 1
+            good, shares = good + 1, shares or isinstance(e, SharesError)
             problems.append(Problem("bad box", pictures[picture][0], f"{where}: {e}"))
             if label is not None:
                 objects[picture].append(Marked(label, None, hard))
     if marks and not good and any(p.kind == "annotation without box" for p in problems):
         why = next(p.why for p in problems if p.kind == "annotation without box")
         raise JaxcamError(f"{file}: {why.split(', ', 1)[1].replace(':', '', 1)}; it holds no instances")
-    if any(_tells_shares(p.why) for p in problems):
+    if shares:
         for i, marked in objects.items():
             whole = [m for m in marked if m.box == _WHOLE]
             why = f"{file.name}: {SharesError('(0, 0, 1, 1)')}"

@@ -139,9 +139,9 @@ def wrap(
       The network, with `predict`, `preprocess`, `layers`, `split(at=...)` and the rest that one of `jaxcam.load` has.
 
     Raises:
-      JaxcamError: the network gives no logits for such inputs (but probabilities, say), or not as many as there are
-        classes; it has no such layer, or none that gives a map; the preprocessing fails, or crops the picture and does
-        not say where.
+      JaxcamError: the network gives no logits for such inputs (but probabilities, say, or with `multi_label` their
+        logarithms), or not as many as there are classes; it has no such layer, or none that gives a map; the
+        preprocessing fails, or crops the picture and does not say where.
     """
     rules = preprocessing if isinstance(preprocessing, Preprocessing) else own_preprocessing(preprocessing)
     if isinstance(classes, str):
@@ -163,6 +163,11 @@ def wrap(
             "the network returns probabilities, numbers between 0 and 1, of which a second softmax or sigmoid would be "
             "shown: let it return logits, what comes before its own (a Keras model with "
             "model.layers[-1].activation = None, one of keras.applications with classifier_activation=None)"
+        )
+    if multi_label and places.outputs.high <= 0:
+        raise JaxcamError(
+            "the network returns logarithms of probabilities, numbers up to 0, of which another sigmoid would be "
+            "shown: let it return logits, what comes before its own log_sigmoid or log_softmax"
         )
     return Wrapped(
         name=name or _name(model),
