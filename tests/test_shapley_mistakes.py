@@ -9,6 +9,7 @@ import pytest
 
 import jaxcam
 from jaxcam import shapley
+from jaxcam.errors import JaxcamError
 
 KEY = jax.random.key(0)
 K = 4
@@ -116,3 +117,49 @@ def test_lime_weighs_coalitions_alike_whatever_the_unit_of_the_activations(scale
     for gamma in (0.0, -1.0, float("nan")):
         with pytest.raises(jaxcam.JaxcamError, match="gamma"):
             jaxcam.lime_cam(None, a, KEY, head=lambda p, a: a.mean((0, 1)), target=0, gamma=gamma)
+
+
+# --- games that are not JAX's ---------------------------------------------------------------------------------------
+
+_HOST = np.random.default_rng(5).normal(size=(8, 6))
+
+
+def _on_the_host(masks):
+    return np.maximum(masks @ _HOST, 0).sum(1)
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        lambda v: shapley.permutation_shapley(v, KEY, num_players=8, num_permutations=20),
+        lambda v: shapley.adjusted_shapley(v, KEY, num_players=8, num_permutations=20),
+        lambda v: shapley.kernel_shapley(v, KEY, num_players=8, num_samples=300, chunk_size=100),
+        lambda v: shapley.exact_shapley(v, num_players=8),
+        lambda v: shapley.shapley_interactions(v, KEY, num_players=8, players=jnp.arange(3), num_samples=20),
+    ],
+)
+def test_a_game_in_numpy(estimate):
+    """As itself it is told what to do where it is compiled; as `numpy_game` it has the values of the same in JAX."""
+    exact = shapley.exact_shapley(lambda m: jax.nn.relu(m @ jnp.asarray(_HOST, jnp.float32)).sum(1), num_players=8)
+    game = shapley.numpy_game(_on_the_host)
+    for found in (estimate(game), jax.jit(lambda: estimate(game))()):
+        if found.values.ndim == 1:
+            np.testing.assert_allclose(found.values.sum(), exact.values.sum(), rtol=1e-4)
+            np.testing.assert_allclose(found.values, exact.values, atol=0.6)
+    with pytest.raises(JaxcamError, match=r"shapley\.numpy_game\(v\)"):
+        jax.jit(lambda: estimate(_on_the_host))()
+
+
+def test_a_game_in_numpy_over_keys_and_with_mistakes():
+    game = shapley.numpy_game(_on_the_host)
+    run = lambda key: shapley.permutation_shapley(game, key, num_players=8, num_permutations=10).values  # noqa: E731
+    keys = jax.random.split(KEY, 3)
+    np.testing.assert_allclose(jax.vmap(run)(keys), [run(k) for k in keys], rtol=1e-5)
+    with pytest.raises(JaxcamError, match=r"masks \(2, 8\) it gave \(2, 6\)"):
+        shapley.leave_one_out(shapley.numpy_game(lambda m: m @ _HOST), num_players=8)
+    with pytest.raises(JaxcamError, match="real values, not complex"):
+        shapley.leave_one_out(shapley.numpy_game(lambda m: m.sum(1) * 1j), num_players=8)
+    with pytest.raises(JaxcamError, match="TracerBoolConversionError"):
+        shapley.permutation_shapley(
+            lambda m: jnp.array([1.0 if r.sum() > 3 else 0.0 for r in m]), KEY, num_players=8, num_permutations=10
+        )

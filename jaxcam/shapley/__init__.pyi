@@ -5,6 +5,7 @@ from jaxcam.shapley.adjusted import adjusted_shapley as adjusted_shapley
 from jaxcam.shapley.exact import additive_shapley as additive_shapley
 from jaxcam.shapley.exact import exact_shapley as exact_shapley
 from jaxcam.shapley.exact import leave_one_out as leave_one_out
+from jaxcam.shapley.host import numpy_game as numpy_game
 from jaxcam.shapley.interactions import Interactions as Interactions
 from jaxcam.shapley.interactions import shapley_interactions as shapley_interactions
 from jaxcam.shapley.kernel import constrained_least_squares as constrained_least_squares

@@ -35,6 +35,13 @@ class Estimate(NamedTuple):
 
 
 _MOST = 2**31 - 1
+#: What JAX says to a function that is traced and looks at a value.
+_NEED_VALUES = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerBoolConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+)
 
 
 def check_count(name: str, value: int, least: int = 1) -> int:
@@ -57,7 +64,13 @@ def check_tolerance(tolerance: Any) -> None:
 
 def evaluate(v: GameFn, masks: jax.Array) -> jax.Array:
     """`v(masks)`, its shape checked; votes and whole numbers in floating point."""
-    values = v(masks.astype(float_dtype()))
+    try:
+        values = v(masks.astype(float_dtype()))
+    except _NEED_VALUES as e:
+        raise JaxcamError(
+            "the game wants to see its masks, as NumPy's functions and Python's `if` do, and here it is compiled: "
+            f"write it with jax.numpy, or hand over shapley.numpy_game(v) ({type(e).__name__})"
+        ) from e
     if jnp.shape(values) != masks.shape[:1]:
         raise JaxcamError(
             f"the game must map masks (n, K) to values (n,): for masks {masks.shape} it gave {jnp.shape(values)}"
