@@ -31,6 +31,8 @@ from jaxcam.zoo.store import save_network
         (["convert", "missing", "--out", "o"], "no model called 'missing'"),
         (["train", "data", "--out", "r", "--init", "missing.safetensors"], "there is no such file"),
         (["convert", "resnet50_slim", "--out", "o", "--table", "ema"], "--table goes with one"),
+        (["explain", "a.png", "--no-figure", "--box", "--signed"], "leave out --box and --signed"),
+        (["explain", "a.png", "--no-figure", "--alpha", "0.5"], "leave out --alpha"),
         (["explain", "a.png", "--method", "all:seed=3"], "all stands for every method"),
         (["explain", "a.png", "--method", "shap_cam:num_permutations=5,num-permutations=6"], "is given twice"),
     ],

@@ -9,6 +9,7 @@ import pytest
 
 import jaxcam
 from jaxcam import metrics
+from jaxcam.errors import JaxcamError
 
 BOX = jnp.asarray([[100.0, 50.0, 220.0, 300.0]]), jnp.ones(1, bool)
 MASK = jnp.zeros((384, 384)).at[50:300, 100:220].set(1)
@@ -91,3 +92,12 @@ def test_masks_of_another_size_or_unit_and_steps_that_are_no_number_are_refused(
         metrics.step_counts((8, 8), 2.5)
     with pytest.raises(jaxcam.JaxcamError, match="of one shape"):
         metrics.pearson(jnp.ones(3), jnp.ones(4))
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.5, float("nan")])
+def test_a_threshold_is_a_share_of_the_greatest_value(threshold):
+    heatmap = jnp.ones((4, 4))
+    with pytest.raises(JaxcamError, match="above 0 and up to 1"):
+        metrics.box_iou(heatmap, *BOX, threshold=threshold)
+    with pytest.raises(JaxcamError, match="above 0 and up to 1"):
+        metrics.mask_iou(heatmap, jnp.ones((4, 4)), threshold=threshold)

@@ -49,6 +49,10 @@ def check(options: argparse.Namespace) -> None:
     from jaxcam.explanation.figures import FORMATS, SCALES
     from jaxcam.explanation.overlays import ALPHA, colour_map
 
+    asked = [name for name in ("format", "cmap", "alpha", "box") if getattr(options, name) is not None]
+    asked += ["signed"] * options.signed
+    if options.no_figure and asked:
+        raise JaxcamError(f"--no-figure writes arrays and draws nothing, so leave out --{' and --'.join(asked)}")
     formats = [f for f in FORMATS if f not in ("svg", "pdf")] if _single(options) else FORMATS
     options.format = (options.format or "png").lower().removeprefix(".")
     if options.format not in formats:

@@ -82,6 +82,9 @@ def box_iou(heatmap: jax.Array, boxes: jax.Array, valid: jax.Array, *, threshold
 
     Returns:
       `()` in [0, 1]. 0 for a map of zeros. NaN where no box is valid.
+
+    Raises:
+      JaxcamError: the threshold is no share of the greatest value.
     """
     return _where_marked(valid, _iou(heatmap, box_coverage(boxes, valid, _size(heatmap)), threshold))
 
@@ -91,7 +94,7 @@ def mask_iou(heatmap: jax.Array, mask: jax.Array, *, threshold: float = IOU_THRE
 
     Args:
       heatmap, mask: as for `mask_energy`, errors too.
-      threshold: as for `box_iou`.
+      threshold: as for `box_iou`, errors too.
 
     Returns:
       `()` in [0, 1]. 0 for a map of zeros. NaN where nothing is marked.
@@ -127,6 +130,8 @@ def _energy(heatmap: jax.Array, inside: jax.Array) -> jax.Array:
 def _iou(heatmap: jax.Array, inside: jax.Array, threshold: float) -> jax.Array:
     heatmap = in_single(heatmap)
     greatest = jnp.max(heatmap)
+    if not isinstance(threshold, jax.core.Tracer) and not 0 < threshold <= 1:
+        raise JaxcamError(f"threshold is a share of the map's greatest value, above 0 and up to 1, not {threshold}")
     shown = ((heatmap >= threshold * greatest) & (greatest > 0)).astype(heatmap.dtype)
     common = jnp.sum(shown * inside)
     together = jnp.sum(shown) + jnp.sum(inside) - common
