@@ -33,10 +33,15 @@ def embedded(png: bytes, alt: str) -> str:
     """A picture in the page itself; as WebP, a fifth of the size, so that a notebook of many stays small."""
     from PIL import Image
 
+    picture = data_uri(Image.open(io.BytesIO(png)).convert("RGB"), "webp", quality=90)
+    return f'<img style="max-width:100%" alt="{html.escape(visible(alt))}" src="{picture}">'
+
+
+def data_uri(picture: Any, kind: str, **how: Any) -> str:
+    """A `PIL.Image` as the address of itself, by Pillow's name for a kind of file and its options."""
     buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=90)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img style="max-width:100%" alt="{html.escape(visible(alt))}" src="data:image/webp;base64,{data}">'
+    picture.save(buffer, kind, **how)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def heat_png(values: Any) -> bytes:

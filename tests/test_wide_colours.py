@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxcam.data import images
 from jaxcam.data.images import as_it_is, frames, open_image
 from jaxcam.errors import JaxcamError
 
@@ -99,10 +100,11 @@ def test_what_pillow_cannot_read_of_a_tiff_is_told(tmp_path):
         open_image(tiff(tmp_path / "a.tif", COLOURS.astype(np.float32)))
 
 
-def test_frames_and_bombs_of_wide_colours(tmp_path):
+def test_frames_and_bombs_of_wide_colours(tmp_path, monkeypatch):
     assert list(frames(tiff(tmp_path / "a.tif", COLOURS))) == []
-    with pytest.raises(JaxcamError, match="more than"):
-        open_image(png(tmp_path / "a.png", COLOURS), max_pixels=1000)
+    with pytest.raises(JaxcamError, match="more than"), monkeypatch.context() as few:
+        few.setattr(images, "MAX_PIXELS", 1000)
+        open_image(png(tmp_path / "a.png", COLOURS))
     cut = png(tmp_path / "b.png", COLOURS).read_bytes()[:400]
     (tmp_path / "b.png").write_bytes(cut)
     with pytest.raises(JaxcamError, match="cut off"):

@@ -57,6 +57,7 @@ def devices() -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command; 1 where something does not work."""
+    from jaxcam.data.loader import cores
     from jaxcam.zoo.download import cache_folder
     from jaxcam.zoo.load import bundled
 
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         "jaxcam": f"{__version__} in {where}",
         "python": f"{platform.python_version()}, {platform.platform()}",
         "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
-        "devices": f"{devices()}; {_processors()} processors",
+        "devices": f"{devices()}; {cores()} processors",
         "settings": ", ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(_SETTINGS)) or "none",
         "networks": ", ".join(bundled()) or "none bundled",
         "plug-ins": _told_plugins(options.plugin),
@@ -103,11 +104,6 @@ def _works() -> str:
     if not abs(result.completeness_gap) < 1e-3 * max(1.0, abs(result.logit)):
         raise ArithmeticError(f"{result.method} is off by {result.completeness_gap:.2g} of {result.logit:.4g}")
     return f"{explanation.model} sees {result.class_name} ({result.value}); {result.method} adds up"
-
-
-def _processors() -> int | None:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package: str) -> str:

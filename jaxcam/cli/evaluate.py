@@ -65,11 +65,9 @@ def add_commands(commands: Any) -> None:
     )  # fmt: skip
     p.add_argument("--layer", metavar="L", help="where to make the maps (default: the network's last)")
     p.add_argument(
-        "--baseline",
-        default="mean",
-        metavar="B",
-        help="what removed pixels become: mean, zero, blur or rise (default: mean)",
-    )
+        "--baseline", default="mean", metavar="B", help="what removed pixels become: mean, zero, blur or rise "
+        "(default: mean)",
+    )  # fmt: skip
     p.add_argument("--steps", type=int, default=50, metavar="N", help="of insertion and deletion (default: 50)")
     p.add_argument(
         "--start", default="blur", metavar="B", help="how the picture is blurred that insertion starts "
@@ -95,12 +93,9 @@ def add_commands(commands: Any) -> None:
         "of the classes; the object is where it is not 0",
     )  # fmt: skip
     p.add_argument(
-        "--decoders",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that decode pictures (default: threads of this one)",
-    )
+        "--decoders", type=int, default=0, metavar="N", help="processes that decode pictures (default: threads of "
+        "this one)",
+    )  # fmt: skip
     p.add_argument("--class-names", metavar="CSV", help="lines folder,name: what to call the class of each folder")
     p.add_argument("--include-hard", action="store_true", help="count objects marked difficult (VOC) or crowd (COCO)")
     p.add_argument(
@@ -128,7 +123,10 @@ def run(options: argparse.Namespace) -> int:
     options.metrics = arguments.names(options.metrics) or None
     if options.ray is None:  # else the devices are its workers'
         networks.prepare(options)
-    _check_names(options, methods)
+    from jaxcam.methods.registry import request
+
+    for name in (*(m for m in methods if m != "all"), *filter(None, [options.reference])):
+        request(name)  # errors that need neither data nor network
     keep_freed_memory()
     from jaxcam.data.datasets import read_class_names
     from jaxcam.data.evaluation import load_dataset
@@ -186,14 +184,6 @@ def run(options: argparse.Namespace) -> int:
     if found.broken:
         print(f"jaxcam: {len(found.broken)} of {len(found.images)} pictures could not be used", file=sys.stderr)
     return 1 if found.broken else 0
-
-
-def _check_names(options: argparse.Namespace, methods: Sequence[str]) -> None:
-    """Errors that need neither data nor network."""
-    from jaxcam.methods.registry import request
-
-    for name in (*(m for m in methods if m != "all"), *([options.reference] if options.reference else ())):
-        request(name)
 
 
 def _cluster(options: argparse.Namespace) -> Cluster | None:

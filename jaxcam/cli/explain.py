@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam import __version__
 from jaxcam.cli import arguments, drawing, frames, networks, processes, python
 from jaxcam.cli.pictures import expand, stems
+from jaxcam.cli.report import write
 from jaxcam.cli.table import rows_of, show
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
@@ -32,12 +33,7 @@ def add_commands(commands: Any) -> None:
         "explain", help="say why a network scores photos as it does", allow_abbrev=False,
         description="For each photo: a table, a figure (photo and one map per class and method), and the raw arrays.",
     )  # fmt: skip
-    p.add_argument(
-        "images",
-        nargs="*",
-        metavar="IMAGE",
-        help="photos in any common format, or folders of them",
-    )
+    p.add_argument("images", nargs="*", metavar="IMAGE", help="photos in any common format, or folders of them")
     p.add_argument("--example", action="store_true", help="explain the picture that comes with jaxcam")
     networks.add_options(p)
     p.add_argument(
@@ -112,7 +108,6 @@ def run(options: argparse.Namespace) -> int:
     frames.check(options)
     if options.coordinator is None:  # else nothing may be computed before the processes have found together
         networks.prepare(options)
-    _check_names(options)
     methods = _requests(options)
     paths, said = expand(named, pathlib.Path(options.out))
     if options.json not in (None, "-") and (hit := [p for p in paths if _same_place(p, options.json)]):
@@ -323,15 +318,6 @@ def _is_function(target: str) -> bool:
     return target.rpartition(":")[0].endswith(".py")
 
 
-def _check_names(options: argparse.Namespace) -> None:
-    """Errors that need no network."""
-    from jaxcam.methods.registry import request
-
-    for name in options.method:
-        if name.lower() != "all":
-            request(name)
-
-
 def _write(
     options: argparse.Namespace, explanation: Explanation, out: pathlib.Path, stem: str, digest: str
 ) -> list[str]:
@@ -353,10 +339,4 @@ def _write_json(target: str, document: dict) -> None:
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # Names may hold what a terminal would obey; JSON has a spelling for it.
     text = "".join(c if c == "\n" or visible(c) == c else json.dumps(c)[1:-1] for c in text)
-    if target == "-":
-        sys.stdout.write(text)
-        return
-    from jaxcam.files import whole_file
-
-    with whole_file(target) as f:
-        f.write(text.encode("utf-8", "backslashreplace"))
+    write(text, target)

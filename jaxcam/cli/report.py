@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         runs = [_known(read_run(folder)) for folder in options.folder]
         parts = [(folder, _table(options, run, _summary(options, run)))
                  for folder, run in zip(options.folder, runs, strict=True)]  # fmt: skip
-        _write(_as_text(options, kind, tables.together(parts)), options.out)
+        write(_as_text(options, kind, tables.together(parts)), options.out)
         return 0
     [folder] = options.folder
     found = _known(read_run(folder))
@@ -83,19 +83,19 @@ def run(options: argparse.Namespace) -> int:
     if kind == "terminal":
         _print(table, options.out)
     elif kind == "csv":
-        _write(tables.comma_separated(found, summary, focus), options.out)
+        write(tables.comma_separated(found, summary, focus), options.out)
     elif kind in ("markdown", "latex"):
         shown = [table, tables.difference_table(found, summary, focus)] if len(found.methods) > 1 else [table]
         seeds = statistics.over_seeds(found)
         if len(seeds.seeds) > 1:
             shown += [tables.seeds_table(found, seeds, k) for k in found.metrics]
         first, *others = shown
-        write = {"markdown": tables.markdown, "latex": tables.latex}[kind]
-        _write("\n".join([_as_text(options, kind, first), *map(write, others)]), options.out)
+        as_text = {"markdown": tables.markdown, "latex": tables.latex}[kind]
+        write("\n".join([_as_text(options, kind, first), *map(as_text, others)]), options.out)
     else:
         page = report(found, summary, focus=focus, data=pathlib.Path(options.data) if options.data else None)
         out = options.out or str(pathlib.Path(folder) / "report.html")
-        _write(page, out)
+        write(page, out)
         if out != "-":
             if not options.out:
                 _print(table, None)
@@ -169,10 +169,11 @@ def _print(table: Table, out: str | None) -> None:
         return
     text = io.StringIO()
     Console(width=_WIDTH, file=text).print(terminal(table, _WIDTH))
-    _write(text.getvalue(), out)
+    write(text.getvalue(), out)
 
 
-def _write(text: str, out: str | None) -> None:
+def write(text: str, out: str | None) -> None:
+    """Writes a text to a file, whole or not at all; to standard output for `-`, or nothing."""
     if out in (None, "-"):
         sys.stdout.write(text)
         return

@@ -11,19 +11,6 @@ from jaxcam.cutting.listing import Layer, layers
 from jaxcam.cutting.tags import tag
 
 __all__ = [
-    "Adapter",
-    "Cut",
-    "Features",
-    "Head",
-    "HeadParams",
-    "Layer",
-    "Layout",
-    "Library",
-    "cut",
-    "head_params",
-    "layers",
-    "register",
-    "split",
-    "tag",
-    "tokens",
-]
+    "Adapter", "Cut", "Features", "Head", "HeadParams", "Layer", "Layout", "Library", "cut", "head_params", "layers",
+    "register", "split", "tag", "tokens",
+]  # fmt: skip

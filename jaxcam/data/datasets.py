@@ -14,21 +14,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.files import MOST_LISTED, read_file
 
 #: Files that are taken for pictures.
-SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".jp2",
-    ".avif",
-    ".heic",
-    ".heif",
-}
+SUFFIXES = set(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .jp2 .avif .heic .heif".split())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,27 +37,24 @@ _TIFF_LOCK = threading.Lock()
 Picture = str | os.PathLike | bytes | bytearray | memoryview | Image.Image | np.ndarray
 
 
-def open_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(path: str | os.PathLike) -> Image.Image:
     """Decodes the picture at `path` into an RGB `PIL.Image`, upright and composited on white.
 
     Of an animation the first frame is read. An embedded colour profile is converted to sRGB.
 
     Raises:
-      JaxcamError: the file is missing, is not a picture, is cut off, or holds more than `max_pixels`.
+      JaxcamError: the file is missing, is not a picture, is cut off, or holds more than `MAX_PIXELS`.
     """
     path = pathlib.Path(path)
-    return _parsed(_content(path), str(path), max_pixels)
+    return _parsed(_content(path), str(path))
 
 
-def frames(
-    path: str | os.PathLike, count: int | None = None, *, max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[int, Image.Image, float]]:
+def frames(path: str | os.PathLike, count: int | None = None) -> Iterator[tuple[int, Image.Image, float]]:
     """Frames of an animated picture, or pages of a TIFF, each as `open_image` gives it; none of a still picture.
 
     Args:
       path: the file.
       count: how many, evenly spread from the first on; all where None, or where there are fewer.
-      max_pixels: of a frame.
 
     Yields:
       The frame's number, the frame, and how long it is shown until the next one that is given, in milliseconds.
@@ -71,7 +68,7 @@ def frames(
         image = Image.open(io.BytesIO(data), formats=_readable(data))
         total = getattr(image, "n_frames", 1) if image.format in _MOVING else 1
     except Exception:  # what it is, and what is wrong with it, says the one who reads it
-        open_image(path, max_pixels=max_pixels)
+        open_image(path)
         return
     if total < 2:
         return
@@ -86,7 +83,7 @@ def frames(
             frame.info = dict(image.info)
         except Exception as e:
             raise _broken(str(path), e) from None
-        picture = _decode(frame, str(path), max_pixels, white=_zero_is_white(image))
+        picture = _decode(frame, str(path), white=_zero_is_white(image))
         with contextlib.suppress(Exception):  # those between count by their time alone
             for between in range(number + 1, end):
                 image.seek(between)
@@ -100,14 +97,14 @@ def _milliseconds(image: Image.Image) -> float:
     return float(told) if isinstance(told, int | float) and told > 0 else 100.0
 
 
-def _parsed(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _parsed(data: bytes, name: str) -> Image.Image:
     """The picture in the bytes of a file."""
     try:
         with _quiet_libtiff() if data[:4] in _TIFF else contextlib.nullcontext():
-            image = opened(data, _readable(data), lambda image: _check_size(image, name, max_pixels))
+            image = opened(data, _readable(data), lambda image: _check_size(image, name))
         if data[:4] in _TIFF and getattr(image, "tag_v2", {}).get(254) == _REDUCED:
             raise JaxcamError(f"{name}: begins with a thumbnail, as a camera's raw files do; save the picture as PNG")
-        return _decode(image, name, max_pixels)
+        return _decode(image, name)
     except Image.UnidentifiedImageError:
         raise JaxcamError(f"{name}: {_unreadable(data)}") from None
     except Image.DecompressionBombError as e:
@@ -192,7 +189,7 @@ def _quiet_libtiff() -> Iterator[None]:
                 os.write(2, b"".join(lines))
 
 
-def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int = MAX_PIXELS) -> Image.Image:
+def to_picture(picture: Picture, *, name: str = "the picture") -> Image.Image:
     """An RGB `PIL.Image`, as `open_image` gives it, of a picture in any of the forms it may come in.
 
     Args:
@@ -205,11 +202,11 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
       JaxcamError: it cannot be read, or the array is not a picture.
     """
     if isinstance(picture, str | os.PathLike):
-        return open_image(picture, max_pixels=max_pixels)
+        return open_image(picture)
     if isinstance(picture, bytes | bytearray | memoryview):
-        return _parsed(bytes(picture), name, max_pixels)
+        return _parsed(bytes(picture), name)
     if isinstance(picture, Image.Image):
-        return _decode(picture, name, max_pixels)
+        return _decode(picture, name)
     pixels = np.asarray(picture)
     if pixels.ndim not in (2, 3) or pixels.size == 0:
         raise JaxcamError(f"{name}: an array must be (h, w) or (h, w, channels), not {pixels.shape}")
@@ -223,8 +220,8 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
     if shown.dtype != np.uint8 and not (shown.dtype == np.uint16 and shown.ndim == 2):
         raise JaxcamError(f"{name}: an array must be uint8, or floats in [0, 1], not {pixels.dtype}")
     if shown.ndim == 2 or shown.shape[2] in _PILLOWS:
-        return _decode(Image.fromarray(shown), name, max_pixels)
-    grey = _decode(Image.fromarray(np.round(shown.mean(-1)).astype(np.uint8)), name, max_pixels)
+        return _decode(Image.fromarray(shown), name)
+    grey = _decode(Image.fromarray(np.round(shown.mean(-1)).astype(np.uint8)), name)
     grey.as_it_is = pixels  # type: ignore[attr-defined]
     return grey
 
@@ -233,19 +230,19 @@ def to_picture(picture: Picture, *, name: str = "the picture", max_pixels: int =
 _PILLOWS = (3, 4)
 
 
-def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
+def _check_size(image: Image.Image, name: str) -> None:
+    if image.width * image.height > MAX_PIXELS:
         raise JaxcamError(
-            f"{name}: {image.width} x {image.height} pixels are more than the {max_pixels / 1e6:.0f} "
+            f"{name}: {image.width} x {image.height} pixels are more than the {MAX_PIXELS / 1e6:.0f} "
             "megapixels that are read; shrink the picture first"
         )
     if image.width * image.height == 0:
         raise JaxcamError(f"{name}: holds no pixels")
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int, *, white: bool | None = None) -> Image.Image:
+def _decode(image: Image.Image, name: str, *, white: bool | None = None) -> Image.Image:
     """The picture as it is shown; `white`: whether its zeros are white, None to ask it."""
-    _check_size(image, name, max_pixels)
+    _check_size(image, name)
     try:
         white = _zero_is_white(image) if white is None else white
         with _quiet_libtiff() if image.format == "TIFF" else contextlib.nullcontext():

@@ -20,7 +20,7 @@ import numpy as np
 from jaxcam.data.annotations import Annotation, Box, Marked, Problem, to_box
 from jaxcam.data.examples import parse_example
 from jaxcam.data.images import Picture
-from jaxcam.data.remote import PARTS, RandomAccess, Record, failed, is_url, numbered_classes
+from jaxcam.data.remote import PARTS, RandomAccess, Record, is_url, numbered_classes, reading
 from jaxcam.data.samples import Dataset, Item, make_item, tally
 from jaxcam.errors import JaxcamError, unknown
 
@@ -63,16 +63,13 @@ def read_hf(place: str, *, split: str | None, boxes: Any, include_hard: bool) ->
     datasets = _library("datasets", "hf", place)
     _own_boxes(place, boxes)
     name, _, config = place.removeprefix("hf://").partition(":")
-    try:
+    with reading(place):
         found = datasets.load_dataset(name, config or None) if is_url(place) else datasets.load_from_disk(place)
-    except Exception as e:  # of as many kinds as there are formats, and of the network
-        raise failed(place, e) from None
-    if isinstance(found, dict):
-        split = _split(split, list(found))
-        found = found[split]
-    elif split is not None:
-        raise JaxcamError(f"{place}: has no splits")
-    try:
+        if isinstance(found, dict):
+            split = _split(split, list(found))
+            found = found[split]
+        elif split is not None:
+            raise JaxcamError(f"{place}: has no splits")
         columns = _columns(place, found.features, datasets, "XYWH")
         plain = found.with_format(None)
         if isinstance(found.features[columns.picture], datasets.Image):
@@ -84,10 +81,6 @@ def read_hf(place: str, *, split: str | None, boxes: Any, include_hard: bool) ->
         known = pathlib.Path(pathlib.PurePosixPath(name).name)
         where = place if is_url(place) else str(pathlib.Path(place).resolve())
         return _dataset("hf", where, split, known, plain, columns, told, include_hard)
-    except JaxcamError:
-        raise
-    except Exception as e:
-        raise failed(place, e) from None
 
 
 def _stored_sizes(pictures: Any, name: str) -> Iterator[int]:
@@ -118,27 +111,24 @@ def read_tfds(place: str, *, split: str | None, boxes: Any, include_hard: bool) 
     """
     tfds = _library("tensorflow_datasets", "tfds", place)
     _own_boxes(place, boxes)
-    try:
-        builder = tfds.builder_from_directory(place)
-        known = list(builder.info.splits)
-        if split is None or split.isidentifier():  # not a part of one, as in val[:10%]
-            split = _split(split, known)
-        columns = _columns(place, dict(builder.info.features.items()), tfds.features, "REL_YXYX")
-        source = builder.as_data_source(split=split, decoders={columns.picture: tfds.decode.SkipDecoding()})
-        records = (source[i] for i in range(len(source)))
-        told = (_told(record, columns, len(record[columns.picture])) for record in records)
-        where = str(pathlib.Path(place).resolve())
-        name = pathlib.Path(builder.info.name)
-        return _dataset("tfds", where, split, name, source, columns, told, include_hard)
-    except JaxcamError:
-        raise
-    except NotImplementedError:
-        raise JaxcamError(
-            f"{place}: is stored as {builder.info.file_format.value}, of which no record is found by its number; "
-            "prepare it with file_format='array_record'"
-        ) from None
-    except Exception as e:
-        raise failed(place, e) from None
+    with reading(place):
+        try:
+            builder = tfds.builder_from_directory(place)
+            known = list(builder.info.splits)
+            if split is None or split.isidentifier():  # not a part of one, as in val[:10%]
+                split = _split(split, known)
+            columns = _columns(place, dict(builder.info.features.items()), tfds.features, "REL_YXYX")
+            source = builder.as_data_source(split=split, decoders={columns.picture: tfds.decode.SkipDecoding()})
+            records = (source[i] for i in range(len(source)))
+            told = (_told(record, columns, len(record[columns.picture])) for record in records)
+            where = str(pathlib.Path(place).resolve())
+            name = pathlib.Path(builder.info.name)
+            return _dataset("tfds", where, split, name, source, columns, told, include_hard)
+        except NotImplementedError:
+            raise JaxcamError(
+                f"{place}: is stored as {builder.info.file_format.value}, of which no record is found by its number; "
+                "prepare it with file_format='array_record'"
+            ) from None
 
 
 def is_array_record(place: str) -> bool:
@@ -167,7 +157,7 @@ def read_array_records(place: str, *, split: str | None = None) -> Dataset:
     files = _array_records(place)
     if not files:
         raise JaxcamError(f"{place}: there is no ArrayRecord file")
-    try:
+    with reading(place):
         source = _Examples(library.ArrayRecordDataSource(files))
         features = dict.fromkeys(source[0]) if len(source) else {}
         picture = _first(("image", "image/encoded"), features)
@@ -181,10 +171,6 @@ def read_array_records(place: str, *, split: str | None = None) -> Dataset:
         )
         where = str(pathlib.Path(place).resolve())
         return _dataset("array-record", where, None, pathlib.Path(place), source, columns, told, False)
-    except JaxcamError:
-        raise
-    except Exception as e:
-        raise failed(place, e) from None
 
 
 class _Examples:

@@ -9,6 +9,7 @@ variables and files.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import operator
@@ -43,16 +44,22 @@ def _reached(place: str) -> tuple[Any, str]:
     """The file system of a place, and what it is called there."""
     import fsspec
 
+    with reading(place):
+        try:
+            return fsspec.core.url_to_fs(place)
+        except ImportError as e:  # which names the package
+            raise JaxcamError(f"{place}: {first_line(e)}") from None
+
+
+@contextlib.contextmanager
+def reading(place: str) -> Iterator[None]:
+    """What is raised while a place is read, of as many kinds as there are libraries and file systems, as one line."""
     try:
-        return fsspec.core.url_to_fs(place)
-    except ImportError as e:  # which names the package
-        raise JaxcamError(f"{place}: {first_line(e)}") from None
-    except Exception as e:  # of as many kinds as there are file systems
-        raise failed(place, e) from None
-
-
-def failed(place: str, error: Exception) -> JaxcamError:
-    return JaxcamError(f"{place}: cannot be read ({first_line(error)})")
+        yield
+    except JaxcamError:
+        raise
+    except Exception as e:
+        raise JaxcamError(f"{place}: cannot be read ({first_line(e)})") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +81,8 @@ class Fetch:
     def __call__(self) -> bytes:
         if self.size > MAX_BYTES:
             raise JaxcamError(f"{self.path}: takes {self.size:,} bytes; of such files up to {MAX_BYTES:,} are read")
-        try:
+        with reading(self.path):
             data = _reached(self.place)[0].cat_file(self.path, start=self.start, end=self.start + self.size)
-        except Exception as e:
-            raise failed(self.path, e) from None
         if not data:
             raise JaxcamError(f"{self.path}: is empty (0 bytes)")
         return data
@@ -90,10 +95,8 @@ def read_folder(place: str, *, split: str | None = None) -> Dataset:
       JaxcamError: it cannot be listed, or holds neither.
     """
     fs, root = _reached(place)
-    try:
+    with reading(place):
         found = fs.find(root, detail=True)
-    except Exception as e:
-        raise failed(place, e) from None
     sizes = {path[len(root.rstrip("/")) + 1 :]: (path, int(told.get("size") or 0)) for path, told in found.items()}
     parts = {name.split("/")[0] for name in sizes if "/" in name}
     part = split or next((p for p in PARTS if p in parts), None)
@@ -143,15 +146,11 @@ def read_shards(place: str, *, split: str | None = None) -> Dataset:
     if split is not None:
         raise JaxcamError(f"{place}: of shards the part is chosen by their names, not by a split")
     fs, pattern = _reached(place)
-    try:
+    with reading(place):
         if place.endswith(".tar"):
             found = [p for one in _ranges(pattern) for p in (fs.glob(one) if any(c in one for c in "*?[") else [one])]
         else:
             found = fs.glob(f"{pattern.rstrip('/')}/*.tar")
-    except JaxcamError:
-        raise
-    except Exception as e:
-        raise failed(place, e) from None
     if not found:
         raise JaxcamError(f"{place}: there is no such file")
     return _read_shards(place, fs, sorted(found))
@@ -194,25 +193,24 @@ def _samples(place: str, fs: Any, shard: str) -> list[tuple[str, str | None, Fet
     """Name, class and place of each picture of a shard."""
     pictures: dict[str, tuple[str, Fetch]] = {}
     classes: dict[str, str] = {}
-    try:
-        with fs.open(shard, "rb") as f, tarfile.open(fileobj=f, mode="r:") as tar:
-            for member in tar:
-                name = member.name.removeprefix("./")
-                folder, _, file = name.rpartition("/")
-                key = f"{folder}/{file.split('.')[0]}"
-                if not member.isreg() or file.startswith("."):
-                    continue
-                if _is_picture(name):
-                    pictures[key] = (name, Fetch(place, shard, member.size, member.offset_data))
-                elif file.endswith(".cls") and member.size < 1000:
-                    read = tar.extractfile(member)
-                    classes[key] = (read.read() if read else b"").decode("utf-8", "replace").strip()
-    except FileNotFoundError:
-        raise JaxcamError(f"{shard}: there is no such file") from None
-    except tarfile.TarError as e:
-        raise JaxcamError(f"{shard}: is not a tar file, is compressed, or is cut off ({first_line(e)})") from None
-    except Exception as e:
-        raise failed(shard, e) from None
+    with reading(shard):
+        try:
+            with fs.open(shard, "rb") as f, tarfile.open(fileobj=f, mode="r:") as tar:
+                for member in tar:
+                    name = member.name.removeprefix("./")
+                    folder, _, file = name.rpartition("/")
+                    key = f"{folder}/{file.split('.')[0]}"
+                    if not member.isreg() or file.startswith("."):
+                        continue
+                    if _is_picture(name):
+                        pictures[key] = (name, Fetch(place, shard, member.size, member.offset_data))
+                    elif file.endswith(".cls") and member.size < 1000:
+                        read = tar.extractfile(member)
+                        classes[key] = (read.read() if read else b"").decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            raise JaxcamError(f"{shard}: there is no such file") from None
+        except tarfile.TarError as e:
+            raise JaxcamError(f"{shard}: is not a tar file, is compressed, or is cut off ({first_line(e)})") from None
     found = []
     for key, (name, where) in pictures.items():
         folder = name.rpartition("/")[0].rpartition("/")[2]
@@ -242,12 +240,8 @@ class Record:
     size: int = -1
 
     def __call__(self) -> Picture:
-        try:
+        with reading(f"record {self.index}"):
             return self.picture(self.source[self.index])
-        except JaxcamError:
-            raise
-        except Exception as e:
-            raise failed(f"record {self.index}", e) from None
 
 
 def from_source(
@@ -269,10 +263,8 @@ def from_source(
     """
     of = picture if callable(picture) else operator.itemgetter(picture)
     which = label if callable(label) else operator.itemgetter(label)
-    try:
+    with reading(name):
         known = list(labels) if labels is not None else [which(source[i]) for i in range(len(source))]
-    except Exception as e:
-        raise failed(name, e) from None
     known = [own.tolist() if isinstance(own, np.ndarray) else own for own in known]
     return Dataset.of([Record(source, i, of) for i in range(len(source))], known, classes=classes, name=name)
 

@@ -170,14 +170,7 @@ def _line(i: int) -> dict:
 
 
 def _mark(i: int) -> dict:
-    return {
-        "marker": _MARKS[i % len(_MARKS)],
-        "ls": "",
-        "ms": 9,
-        "mew": 1,
-        "mfc": _colour(i),
-        "mec": CARD,
-    }
+    return {"marker": _MARKS[i % len(_MARKS)], "ls": "", "ms": 9, "mew": 1, "mfc": _colour(i), "mec": CARD}
 
 
 @contextlib.contextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import pathlib
 from typing import NamedTuple
 
@@ -21,6 +19,7 @@ from jaxcam.evaluate.statistics import Cube
 from jaxcam.explanation.overlays import overlay
 from jaxcam.methods.maps import place_map
 from jaxcam.metrics.registry import METRICS, Metric
+from jaxcam.notebooks import data_uri
 
 SIDE = 288  # pixels of a picture, which the page shows smaller until it is asked
 _QUALITY = 82
@@ -104,7 +103,8 @@ class Gallery:
         maps = self.run.arrays("maps", rows=rows)
         assert maps is not None
         boxes = self._boxes(int(rows[0]), seen.shape)
-        photo, *overlays = (data_uri(boxed(p, boxes)) for p in (picture, *(under(picture, m) for m in maps)))
+        drawn = (boxed(p, boxes) for p in (picture, *(under(picture, m) for m in maps)))
+        photo, *overlays = (data_uri(p, "jpeg", quality=_QUALITY, optimize=True) for p in drawn)
         return Case(pair, photo, overlays)
 
     def _boxes(self, row: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -148,19 +148,12 @@ def boxed(picture: Image.Image, boxes: np.ndarray) -> Image.Image:
     return picture
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a JPEG data URI."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def sample(cube: Cube, seed: int = 0) -> np.ndarray:
+def sample(cube: Cube) -> np.ndarray:
     """Pairs in a random order that takes every class once before any class twice, one pair per picture first.
 
     Of a large run so many that every one of a thousand classes is among them.
     """
-    order = np.random.default_rng(seed).permutation(len(cube.pairs))[:_DRAWN]
+    order = np.random.default_rng(0).permutation(len(cube.pairs))[:_DRAWN]
     turns: dict[int, int] = {}
     pictures: dict[int, int] = {}
     keys = []

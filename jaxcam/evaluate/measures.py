@@ -20,7 +20,7 @@ from jaxcam import metrics
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.data.samples import pad_boxes
 from jaxcam.errors import JaxcamError
-from jaxcam.explanation.engine import Forward, Maps
+from jaxcam.explanation.engine import Forward, Maps, filled
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation, Probes, Variation
 from jaxcam.metrics.registry import OF_PERTURBATION
@@ -128,12 +128,12 @@ class Measures:
             "blurred": lambda: _highest(self._blur, forward.inputs),
             "activations": lambda: forward.padded,
             "key": lambda: forward.keys,
-            "logits": lambda: jnp.asarray(_filled(forward.logits, self.at_once)),
+            "logits": lambda: jnp.asarray(filled(forward.logits, self.at_once)),
         }
         pieces = []
         for start in range(0, len(pairs), self.at_once):
             some = slice(start, min(start + self.at_once, len(pairs)))
-            rows, target = (jnp.asarray(x) for x in _filled(np.asarray(pairs[some], np.int32), self.at_once).T)
+            rows, target = (jnp.asarray(x) for x in filled(np.asarray(pairs[some], np.int32), self.at_once).T)
             padded, valid = pad_boxes([*boxes[some], *[boxes[some.stop - 1]] * (start + self.at_once - some.stop)])
             of_pair = {"target": target, "boxes": jnp.asarray(padded), "valid": jnp.asarray(valid)}
             if "mask" in self.needed:
@@ -167,9 +167,9 @@ class Measures:
         curves: dict[str, list[np.ndarray]] = collections.defaultdict(list)
         for piece in shared.pieces:
             count = piece.pairs
-            known = {**piece.of_pair, **{k: _filled(v[piece.some], self.at_once) for k, v in given.items()}}
+            known = {**piece.of_pair, **{k: filled(v[piece.some], self.at_once) for k, v in given.items()}}
             if "heatmap" in self.needed:
-                known["heatmap"] = _highest(_heatmaps(self.size, maps.from_zero), known["map"])
+                known["heatmap"] = _highest(heatmaps(self.size, maps.from_zero), known["map"])
             if "ranks" in self.needed:
                 known["ranks"] = _highest(_ranks, known["heatmap"])
             made: dict[Any, Mapping[str, Any]] = {None: {}}  # of this method's maps
@@ -232,7 +232,7 @@ class Measures:
             of_picture, of_map = _wanted((*probes.needs, "target"), shared, known)
             parts = [
                 _at(self.precision, program, self.params, of_picture, piece.rows, of_map, jnp.asarray(some))
-                for some in _chunks(points, _POINTS)
+                for some in (filled(points[i : i + _POINTS], _POINTS) for i in range(0, len(points), _POINTS))
             ]
             return {k: jnp.concatenate([p[k] for p in parts], axis=1)[:, : len(points)] for k in parts[0]}
 
@@ -262,8 +262,8 @@ class Measures:
             check()
             name = None if _of_the_map(variation.needs) else (piece.some.start, variation, i)
             make = functools.partial(_as_maps, again, piece, images[:, i], name, others)
-            maps = _filled(np.asarray(once((piece.some.start, variation.name, i), make)["maps"]), self.at_once)
-            shown = _highest(_heatmaps(self.size, from_zero, variation.back), maps)
+            maps = filled(np.asarray(once((piece.some.start, variation.name, i), make)["maps"]), self.at_once)
+            shown = _highest(heatmaps(self.size, from_zero, variation.back), maps)
             unknown = jnp.asarray(np.isnan(maps).any((1, 2), keepdims=True))  # a map of NaN would be scaled to zeros
             found.append(jnp.where(unknown, jnp.nan, shown))
         return jnp.stack(found, axis=1)
@@ -327,13 +327,6 @@ def _highest(program: Callable, *args: Any) -> Any:
     return _at(HIGHEST, program, *args)
 
 
-def _chunks(values: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """`values` in pieces of `size`, the last one filled up with its last value."""
-    for start in range(0, len(values), size):
-        piece = values[start : start + size]
-        yield np.concatenate([piece, np.repeat(piece[-1:], size - len(piece))])
-
-
 @functools.lru_cache(maxsize=8)
 def _one_batch(predict: LogitsFunction) -> LogitsFunction:
     """`predict` under nested vmaps as one batch of images: XLA's CPU backend divides that better among the cores.
@@ -357,9 +350,11 @@ def _one_batch(predict: LogitsFunction) -> LogitsFunction:
 
 
 @functools.lru_cache(maxsize=16)
-def _heatmaps(
+def heatmaps(
     size: tuple[int, int], from_zero: bool = False, back: Callable[[jax.Array], jax.Array] | None = None
 ) -> Callable:
+    """Maps `(n, h, w)` as the metrics see them: of a size, scaled, and laid `back` where they are of changed images."""
+
     def one(map):
         shown = scale_map(resize_map(map, size), from_zero=from_zero)
         return shown if back is None else back(shown)
@@ -410,11 +405,6 @@ def _baseline(kind: str, preprocessing: AnyPreprocessing) -> Callable:
 
 
 _ranks = jax.jit(jax.vmap(metrics.pixel_ranks))
-
-
-def _filled(values: np.ndarray, size: int) -> np.ndarray:
-    """`values`, the last one repeated, to `size` rows."""
-    return np.concatenate([values, np.repeat(values[-1:], size - len(values), axis=0)])
 
 
 @contextlib.contextmanager

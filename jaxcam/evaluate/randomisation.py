@@ -12,9 +12,9 @@ import numpy as np
 from jaxcam.data.images import Picture
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.intervals import Interval, bootstrap
-from jaxcam.explanation.engine import Engine
+from jaxcam.evaluate.measures import heatmaps
+from jaxcam.explanation.engine import Engine, filled
 from jaxcam.methods import DEFAULT_METHOD
-from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.registry import Request, request
 from jaxcam.metrics.randomisation import histogram_entropy, layer_order, randomised
 from jaxcam.metrics.similarity import pearson, spearman, ssim
@@ -153,21 +153,16 @@ def _heatmaps(
     total = np.zeros((len(inputs), len(methods), *size), np.float32)
     rng = np.random.default_rng(seed)
     for _ in range(samples):
-        shown = inputs if samples == 1 else inputs + rng.normal(0, noise, inputs.shape).astype(np.float32)
+        noisy = inputs if samples == 1 else inputs + rng.normal(0, noise, inputs.shape).astype(np.float32)
         for start in range(0, len(inputs), batch_size):
-            some = shown[start : start + batch_size]
+            some = noisy[start : start + batch_size]
             forward = engine.forward(some, _names(start, len(some)))
             pairs = [(i, targets[start + i]) for i in range(len(some))]
             for j, method in enumerate(methods):
                 made = engine.maps(method, forward, pairs, None)
-                padded = np.concatenate([made.maps, np.repeat(made.maps[-1:], batch_size - len(some), axis=0)])
-                total[start : start + len(some), j] += np.asarray(_shown(size, made.from_zero)(padded))[: len(some)]
+                shown = heatmaps(size, made.from_zero)(filled(made.maps, batch_size))
+                total[start : start + len(some), j] += np.asarray(shown)[: len(some)]
     return total / samples
-
-
-@functools.lru_cache(maxsize=8)
-def _shown(size: tuple[int, int], from_zero: bool) -> Any:
-    return jax.jit(jax.vmap(lambda map: scale_map(resize_map(map, size), from_zero=from_zero)))
 
 
 @functools.lru_cache(maxsize=8)

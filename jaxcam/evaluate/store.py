@@ -149,18 +149,15 @@ def read_lines(folder: pathlib.Path) -> tuple[dict[int, Unit], int]:
       The units, and how many others were found damaged.
 
     Raises:
-      JaxcamError: a file cannot be read.
+      JaxcamError, OSError: a file, or the folder, cannot be read.
     """
     units: dict[int, Unit] = {}
     damaged = 0
-    try:
-        for file in sorted(p for p in folder.iterdir() if _RECORDS.fullmatch(p.name)):
-            found, _, spoilt = _parse(read_file(file, _MOST))
-            damaged += spoilt
-            for unit in found:
-                units.setdefault(unit.summary["unit"], unit)  # the same whoever made it
-    except OSError as e:
-        raise JaxcamError(f"{e.filename or folder}: cannot be read ({e.strerror or e})") from None
+    for file in sorted(p for p in folder.iterdir() if _RECORDS.fullmatch(p.name)):
+        found, _, spoilt = _parse(read_file(file, _MOST))
+        damaged += spoilt
+        for unit in found:
+            units.setdefault(unit.summary["unit"], unit)  # the same whoever made it
     return dict(sorted(units.items())), damaged
 
 

@@ -24,9 +24,7 @@ _PASSES = 4
 _SMALL = 6_000_000
 
 
-def on_a_processor(
-    network: Classifier, methods: Sequence[Request], metrics: Sequence[str], steps: int, targets: int = 1
-) -> int:
+def on_a_processor(network: Classifier, methods: Sequence[Request], metrics: Sequence[str], steps: int) -> int:
     """Pictures in a unit that a processor makes in half a minute: `BATCH` for most runs.
 
     One where a method makes a map at a time: it may take many steps for each, and gains nothing from more. Else by the
@@ -37,7 +35,6 @@ def on_a_processor(
       methods: of the run.
       metrics: names of `METRICS`.
       steps: of insertion and deletion.
-      targets: classes that are explained in a picture.
     """
     if not all(method.info.batched for method in methods):
         return 1
@@ -47,7 +44,7 @@ def on_a_processor(
     variations = {METRICS[m].variation for m in metrics} - {None}
     scores = sum(len(p.points(network.preprocessing.shape[:2], steps)) for p in perturbations if p)
     again = sum(v.count for v in variations if v)
-    passes = 1 + targets * len(methods) * (_PASSES * (1 + again) + scores + len(metrics))
+    passes = 1 + len(methods) * (_PASSES * (1 + again) + scores + len(metrics))
     seconds = passes * _operations(network) / _OPERATIONS_A_SECOND
     return max(1, min(BATCH, int(SECONDS / max(seconds, 1e-9))))
 

@@ -181,12 +181,10 @@ class Worker:
         return records, arrays
 
     def _maps(self, request: Request, forward: Forward, pairs: Sequence[tuple[int, int]]) -> Maps:
-        return _maps(
-            self.kept.once(
-                ("maps", request.label),
-                lambda: _arrays(self.engine.maps(request, forward, self._explained(forward, pairs), None)),
-            )
-        )
+        def make() -> dict[str, np.ndarray]:
+            return _arrays(self.engine.maps(request, forward, self._explained(forward, pairs), None))
+
+        return _maps(self.kept.once(("maps", request.label), make))
 
     def _explained(self, forward: Forward, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int | FunctionTarget]]:
         """Pairs of a row and what is explained of it."""

@@ -152,7 +152,7 @@ class Engine:
           JaxcamError: they hold NaN or infinite values; the message names the weights, or (`BadPicture`) the picture.
         """
         n = len(inputs)
-        padded = jax.device_put(_pad(inputs, self.batch_size))  # jnp.asarray would compile something for it
+        padded = jax.device_put(filled(inputs, self.batch_size))  # jnp.asarray would compile something for it
         program = compiled.forward(self.features, self.head, self.passes)
         (activations, bypass, logits), seconds = self._timed(program, self.params, padded)
         found = np.asarray(activations)[:n]
@@ -247,7 +247,7 @@ class Engine:
                     note = self._not_finite_at_zero(forward, row, target)
                     raise JaxcamError(f"{e}; {note}") if note else e  # noqa: B904  # the same, and more of it
             else:
-                rows, targets, *classes = map(jax.device_put, _pad(some, at_once).T)
+                rows, targets, *classes = map(jax.device_put, filled(some, at_once).T)
                 batch = (forward.padded, forward.bypass, given, rows, targets, classes)
                 result, seconds = self._timed(program, self.params, *batch, warm=at_once > 1)
             parts.append(jax.tree.map(np.asarray, result))
@@ -365,7 +365,7 @@ def _explained(logits: np.ndarray, pairs: Sequence[tuple[int, int | FunctionTarg
     )
 
 
-def _pad(rows: np.ndarray, count: int) -> np.ndarray:
+def filled(rows: np.ndarray, count: int) -> np.ndarray:
     """`rows`, the last one repeated, to `count`."""
     return np.concatenate([rows, np.repeat(rows[-1:], count - len(rows), axis=0)])
 

@@ -194,12 +194,7 @@ def _page(explanation: Explanation, style: _Style) -> Drawing:
     letters = max(10, int(width * 11))
     titles = [[_title(results[0], letters), *(_name(r, letters) for r in results)] for results in drawn]
     lines = max(text.count("\n") + 1 for group in titles for text in group)
-    title, head, margin, bar = (
-        0.12 + 0.17 * lines,
-        0.2,
-        0.2,
-        1.0,
-    )  # inches: over a picture, over all, around, right
+    title, head, margin, bar = 0.12 + 0.17 * lines, 0.2, 0.2, 1.0  # inches: over a picture, over all, around, right
     wide = columns * (width + margin) + margin + bar
     foot = _footnotes(explanation, round(16 * (wide - 2 * margin)), len(groups) - len(drawn))
     size = (wide, rows * len(drawn) * (height + title) + head + 2 * margin + 0.14 * len(foot))

@@ -209,18 +209,9 @@ class Explanation:
         """The numbers without the maps, ready for `json`; values that are not finite become None."""
         first = self.results[0]
         keys = (
-            "method",
-            "target",
-            "class_name",
-            "probability",
-            "logit",
-            "completeness_gap",
-            "seconds",
-            "empty",
-            "doubt",
-            "negative",
-            "cancellation",
-        )
+            "method", "target", "class_name", "probability", "logit", "completeness_gap", "seconds", "empty", "doubt",
+            "negative", "cancellation",
+        )  # fmt: skip
         return {
             "image": self.source, "width": self.image.width, "height": self.image.height, "region": list(first.region),
             "model": self.model, "layer": self.layer, "map_size": list(first.map.shape),

@@ -27,8 +27,8 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.methods.score import check_image
-from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
-from jaxcam.shapley.permutations import key_impl, raw_key
+from jaxcam.methods.stepping import Data, Repeated, divided, division, one_program, split_target
+from jaxcam.shapley.permutations import key_impl
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.transforms.guided import deconvolved, guided
@@ -100,14 +100,7 @@ class Path(_Gradients):
         )  # fmt: skip
 
 
-def stepped_integrated_gradients(
-    params: Params, activations: jax.Array, *, head: HeadFn, target: Target, steps: int = 50, devices: int = 1
-) -> Stepped:
-    """`integrated_gradients` divided into its steps. Arguments and errors as there; `devices` makes no difference."""
-    check_activations(activations)
-    return Stepped(Path(check_count("steps", steps), head, split_target(target)[0]), itself, Path.finish)
-
-
+@one_program()
 def integrated_gradients(
     params: Params, activations: jax.Array, *, head: HeadFn, target: Target, steps: int = 50
 ) -> CAM:
@@ -131,8 +124,11 @@ def integrated_gradients(
     References:
       Sundararajan, Taly & Yan, Axiomatic Attribution for Deep Networks, ICML 2017, eqs. 1 and 3.
     """
-    stepped = stepped_integrated_gradients(params, activations, head=head, target=target, steps=steps)
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], None))
+    check_activations(activations)
+    return divided(Path(check_count("steps", steps), head, split_target(target)[0]))
+
+
+stepped_integrated_gradients = division(integrated_gradients)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +150,11 @@ class Cloud(_Gradients):
         return Slopes(jnp.zeros_like(data.activations), logit, logit, jnp.zeros((), jnp.int32))
 
     def point(self, data: Data, state: Slopes) -> jax.Array:
-        a = data.activations
-        key = jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
-        return with_noise(a, self.sigma, key)
+        return with_noise(data.activations, self.sigma, self.key(data, state))
+
+    def key(self, data: Data, state: Slopes) -> jax.Array:
+        """Of the next draw."""
+        return jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
 
     def finish(self, state: Slopes, activations: jax.Array) -> CAM:
         """The map."""
@@ -164,23 +162,7 @@ class Cloud(_Gradients):
         return cam_of_contributions(jnp.abs(state.total / self.count), logit=state.logit, evaluations=evaluations)
 
 
-def stepped_smooth_grad(
-    params: Params,
-    activations: jax.Array,
-    key: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    num_samples: int = 50,
-    sigma: float = 0.15,
-    devices: int = 1,
-) -> Stepped:
-    """`smooth_grad` divided into steps, one for each draw. Arguments and errors as there."""
-    check_activations(activations)
-    count = check_count("num_samples", num_samples)
-    return Stepped(Cloud(count, head, split_target(target)[0], float(sigma), key_impl(key)), itself, Cloud.finish)
-
-
+@one_program()
 def smooth_grad(
     params: Params,
     activations: jax.Array,
@@ -212,46 +194,42 @@ def smooth_grad(
     References:
       Smilkov et al., SmoothGrad: removing noise by adding noise, arXiv:1706.03825, 2017, section 3.
     """
-    stepped = stepped_smooth_grad(
-        params, activations, key, head=head, target=target, num_samples=num_samples, sigma=sigma
-    )
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
+    check_activations(activations)
+    count = check_count("num_samples", num_samples)
+    return divided(Cloud(count, head, split_target(target)[0], float(sigma), key_impl(key)))
+
+
+stepped_smooth_grad = division(smooth_grad)
 
 
 # --- gradient SHAP -------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
-class Ways(_Gradients):
-    """Gradient SHAP as `Steps` on `Data`, whose sums are of contributions: one for each draw.
-
-    Attributes:
-      sigma: of the noise, as a share of the range of A.
-      impl: of the random key.
-    """
-
-    sigma: float
-    impl: str
+class Ways(Cloud):
+    """Gradient SHAP as `Steps` on `Data`, whose sums are of contributions: one for each draw."""
 
     def start(self, data: Data, sharding: RowSharding = ONE_DEVICE) -> Slopes:
         """Nothing yet. Cost: one evaluation of the head."""
-        check_activations(data.activations)
-        check_references(data.references, data.activations)
-        logit = self.score(data)(data.activations)
-        return Slopes(jnp.zeros_like(data.activations), logit, logit, jnp.zeros((), jnp.int32))
+        begun = super().start(data, sharding)
+        check_references(self.references(data), data.activations)
+        return begun
 
     def step(self, data: Data, state: Slopes) -> Slopes:
         """One more draw. Cost: one evaluation and backward pass of the head."""
         a = data.activations
-        key, noise = jax.random.split(
-            jax.random.fold_in(jax.random.wrap_key_data(data.key, impl=self.impl), state.taken)
-        )
+        key, noise = jax.random.split(self.key(data, state))
         chance, share = jax.random.uniform(key, (2,), jnp.float32).astype(a.dtype)
-        reference = data.references[(chance * len(data.references)).astype(jnp.int32)]
+        references = self.references(data)
+        reference = references[(chance * len(references)).astype(jnp.int32)]
         if self.sigma:
             a = with_noise(a, self.sigma, noise)
         slope = jax.grad(self.score(data))(reference + share * (a - reference))
         return state._replace(total=state.total + product(a - reference, slope))
+
+    def references(self, data: Data) -> jax.Array:
+        """Those that were given, or zeros."""
+        return jnp.zeros_like(data.activations)[None] if data.references is None else data.references
 
     def finish(self, state: Slopes, activations: jax.Array) -> CAM:
         """The map."""
@@ -259,24 +237,7 @@ class Ways(_Gradients):
         return cam_of_contributions(state.total / self.count, logit=state.logit, evaluations=evaluations)
 
 
-def stepped_gradient_shap(
-    params: Params,
-    activations: jax.Array,
-    key: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    references: jax.Array | None = None,
-    num_samples: int = 50,
-    sigma: float = 0.0,
-    devices: int = 1,
-) -> Stepped:
-    """`gradient_shap` divided into steps, one for each draw. Arguments and errors as there."""
-    check_activations(activations)
-    count = check_count("num_samples", num_samples)
-    return Stepped(Ways(count, head, split_target(target)[0], float(sigma), key_impl(key)), itself, Ways.finish)
-
-
+@one_program()
 def gradient_shap(
     params: Params,
     activations: jax.Array,
@@ -314,11 +275,12 @@ def gradient_shap(
       Lundberg & Lee, NeurIPS 2017, and Erion et al., Improving performance of deep learning models with axiomatic
       attribution priors and expected gradients, Nature Machine Intelligence 2021.
     """
-    stepped = stepped_gradient_shap(
-        params, activations, key, head=head, target=target, num_samples=num_samples, sigma=sigma
-    )
-    given = jnp.zeros_like(activations)[None] if references is None else references
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key), given))
+    check_activations(activations)
+    count = check_count("num_samples", num_samples)
+    return divided(Ways(count, head, split_target(target)[0], float(sigma), key_impl(key)))
+
+
+stepped_gradient_shap = division(gradient_shap)
 
 
 # --- other ReLUs ---------------------------------------------------------------------------------------------------

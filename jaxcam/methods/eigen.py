@@ -25,6 +25,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
+from jaxcam.shapley.result import matmul
 
 #: How often a Gram matrix is squared: to the power of 2^16, in which a second eigenvalue of 99.97 % of the first is
 #: 3e-9.
@@ -126,15 +127,15 @@ def kpca_cam(
     logit = scalar_score(head, params, target)(activations)
     rows = activations.reshape(-1, players).astype(jnp.promote_types(activations.dtype, jnp.float32))
     rows = rows - jnp.mean(rows, 0, keepdims=True)
-    made = KERNELS[kernel](_dot(rows, rows.T), jnp.asarray(1 / players if gamma is None else gamma, rows.dtype))
+    made = KERNELS[kernel](matmul(rows, rows.T), jnp.asarray(1 / players if gamma is None else gamma, rows.dtype))
     centred = made - jnp.mean(made, 0, keepdims=True) - jnp.mean(made, 1, keepdims=True) + jnp.mean(made)
     size = lax.stop_gradient(jnp.max(jnp.abs(centred)))
     scaled = centred / jnp.where(size > 0, size, 1)
-    vector = _dot(_projection(_dot(scaled, scaled)), jnp.sum(rows, 1))
+    vector = matmul(_projection(matmul(scaled, scaled)), jnp.sum(rows, 1))
     square = jnp.sum(vector**2)
     found = square > 0
     vector = vector * jnp.where(found, lax.rsqrt(jnp.where(found, square, 1)), 0)
-    value = jnp.sum(vector * _dot(centred, vector))
+    value = jnp.sum(vector * matmul(centred, vector))
     root = jnp.where(value > 0, jnp.sqrt(jnp.where(value > 0, value, 1)), 0)
     return cam_of_map((root * vector).reshape(height, width).astype(activations.dtype), activations, logit=logit)
 
@@ -155,10 +156,10 @@ def first_component(x: jax.Array) -> jax.Array:
     size = lax.stop_gradient(jnp.max(jnp.abs(rows)))  # of which nothing depends: squares neither over- nor underflow
     rows = rows / jnp.where(size > 0, size, 1)
     wide = rows.shape[0] < rows.shape[1]
-    projection = _projection(_dot(rows, rows.T) if wide else _dot(rows.T, rows))
+    projection = _projection(matmul(rows, rows.T) if wide else matmul(rows.T, rows))
     # The projection of equal coefficients: of the right sign, and one vector where there are several.
     ones = jnp.ones_like(rows[0])
-    vector = _dot(rows.T, _dot(projection, _dot(rows, ones))) if wide else _dot(projection, ones)
+    vector = matmul(rows.T, matmul(projection, matmul(rows, ones))) if wide else matmul(projection, ones)
     square = jnp.sum(vector**2)
     return (vector * jnp.where(square > 0, lax.rsqrt(jnp.where(square > 0, square, 1)), 0)).astype(x.dtype)
 
@@ -167,7 +168,7 @@ def _projection(gram: jax.Array) -> jax.Array:
     """On the eigenspace of the largest eigenvalue of a matrix that has none below 0, over its dimension."""
 
     def squared(power: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return _of_trace_one(_dot(power, power)), None
+        return _of_trace_one(matmul(power, power)), None
 
     return lax.scan(squared, _of_trace_one(gram), length=SQUARINGS)[0]
 
@@ -175,7 +176,3 @@ def _projection(gram: jax.Array) -> jax.Array:
 def _of_trace_one(matrix: jax.Array) -> jax.Array:
     trace = jnp.trace(matrix)
     return matrix / jnp.where(trace > 0, trace, 1)
-
-
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision="highest")

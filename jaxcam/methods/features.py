@@ -17,7 +17,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
-from jaxcam.shapley.result import check_count
+from jaxcam.shapley.result import check_count, matmul
 
 
 def fem_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target, sigmas: float = 2.0) -> CAM:
@@ -109,15 +109,15 @@ def deep_feature_factorisation(
     def fitted(factor: jax.Array, products: jax.Array, gram: jax.Array) -> jax.Array:
         """The best rows, one after the other, of the other factor's `gram (R, R)` and its products with A."""
         for r in range(concepts):
-            rest = products[r] - _dot(gram[r], factor) + gram[r, r] * factor[r]
+            rest = products[r] - matmul(gram[r], factor) + gram[r, r] * factor[r]
             row = jnp.where(gram[r, r] > 0, jax.nn.relu(rest) / jnp.where(gram[r, r] > 0, gram[r, r], 1), 0)
             factor = factor.at[r].set(row)
         return factor
 
     def step(factors: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple[jax.Array, jax.Array], None]:
         w, h = factors
-        h = fitted(h, _dot(w.T, x), _dot(w.T, w))
-        return (fitted(w.T, _dot(h, x.T), _dot(h, h.T)).T, h), None
+        h = fitted(h, matmul(w.T, x), matmul(w.T, w))
+        return (fitted(w.T, matmul(h, x.T), matmul(h, h.T)).T, h), None
 
     (w, h), _ = jax.lax.scan(step, (w, h), length=rounds)
     length = jnp.sqrt(jnp.sum(h**2, 1))
@@ -125,9 +125,5 @@ def deep_feature_factorisation(
     order = jnp.argsort(-jnp.sum(w**2, 0))
     w, h = w[:, order], h[order]
     whole = jnp.sum(x**2)
-    error = jnp.sqrt(jnp.sum((x - _dot(w, h)) ** 2) / jnp.where(whole > 0, whole, 1))
+    error = jnp.sqrt(jnp.sum((x - matmul(w, h)) ** 2) / jnp.where(whole > 0, whole, 1))
     return Factors(w.reshape(*activations.shape[:-1], concepts), h, error)
-
-
-def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.matmul(x, y, precision="highest")

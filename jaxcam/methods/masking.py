@@ -27,8 +27,8 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.methods.score import at_once, check_image, check_score, mask_of, picked
-from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
-from jaxcam.shapley.permutations import key_impl, raw_key
+from jaxcam.methods.stepping import Data, Repeated, divided, division, one_program, split_target
+from jaxcam.shapley.permutations import key_impl
 from jaxcam.shapley.result import check_count, in_chunks
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.transforms.memory import room_for
@@ -219,25 +219,7 @@ class Ascent(Repeated):
         )  # fmt: skip
 
 
-def stepped_opti_cam(
-    params: Params,
-    activations: jax.Array,
-    image: jax.Array,
-    *,
-    predict: NetworkFn,
-    target: Target,
-    steps: int = 100,
-    learning_rate: float = 0.1,
-    score: str = "logit",
-    devices: int = 1,
-) -> Stepped:
-    """`opti_cam` divided into its steps. Arguments and errors as there; `devices` makes no difference."""
-    check_image(activations, image)
-    check_score(score)
-    ascent = Ascent(check_count("steps", steps), predict, split_target(target)[0], score, float(learning_rate))
-    return Stepped(ascent, itself, Ascent.finish)
-
-
+@one_program()
 def opti_cam(
     params: Params,
     activations: jax.Array,
@@ -274,11 +256,13 @@ def opti_cam(
       Zhang, Torres, Sicre, Avrithis & Ayache, Opti-CAM: Optimizing saliency maps for interpretability, Computer Vision
       and Image Understanding 2024, arXiv:2301.07002.
     """
-    stepped = stepped_opti_cam(
-        params, activations, image, predict=predict, target=target, steps=steps, learning_rate=learning_rate,
-        score=score,
-    )  # fmt: skip
-    return stepped.in_one_program(Data(None, params, activations, image, split_target(target)[1], None))
+    check_image(activations, image)
+    check_score(score)
+    ascent = Ascent(check_count("steps", steps), predict, split_target(target)[0], score, float(learning_rate))
+    return divided(ascent)
+
+
+stepped_opti_cam = division(opti_cam)
 
 
 # --- RISE ----------------------------------------------------------------------------------------------------------
@@ -365,36 +349,7 @@ class RandomMasks(Repeated):
         return cam_of_map(found, activations, logit=state.logit, score=state.score, evaluations=evaluations)
 
 
-def stepped_rise_cam(
-    params: Params,
-    activations: jax.Array,
-    key: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    num_samples: int = 4000,
-    cells: int = 7,
-    keep: float = 0.5,
-    score: str = "softmax",
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`rise_cam` divided into steps, one for each chunk of masks. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    check_activations(activations)
-    check_score(score)
-    if not 0 < keep <= 1:
-        raise JaxcamError(f"keep must be a probability above 0, not {keep}")
-    samples, cells = check_count("num_samples", num_samples), check_count("cells", cells)
-    size = min(samples, at_once(chunk_size))
-    steps = RandomMasks(
-        -(-samples // size), head, split_target(target)[0], score, cells, float(keep), samples, size, key_impl(key)
-    )
-    return Stepped(steps, itself, RandomMasks.finish)
-
-
+@one_program()
 def rise_cam(
     params: Params,
     activations: jax.Array,
@@ -440,8 +395,16 @@ def rise_cam(
     References:
       Petsiuk, Das & Saenko, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018, eq. 6.
     """
-    stepped = stepped_rise_cam(
-        params, activations, key, head=head, target=target, num_samples=num_samples, cells=cells, keep=keep,
-        score=score, chunk_size=chunk_size,
-    )  # fmt: skip
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
+    check_activations(activations)
+    check_score(score)
+    if not 0 < keep <= 1:
+        raise JaxcamError(f"keep must be a probability above 0, not {keep}")
+    samples, cells = check_count("num_samples", num_samples), check_count("cells", cells)
+    size = min(samples, at_once(chunk_size))
+    steps = RandomMasks(
+        -(-samples // size), head, split_target(target)[0], score, cells, float(keep), samples, size, key_impl(key)
+    )
+    return divided(steps)
+
+
+stepped_rise_cam = division(rise_cam)

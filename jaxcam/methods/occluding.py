@@ -18,8 +18,8 @@ import numpy as np
 from jaxcam.methods.maps import resize_map
 from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_contributions, check_activations, pick
 from jaxcam.methods.score import at_once, check_score, picked
-from jaxcam.methods.stepping import Data, Repeated, Stepped, itself, split_target
-from jaxcam.shapley.permutations import key_impl, raw_key
+from jaxcam.methods.stepping import Data, Repeated, divided, division, one_program, split_target
+from jaxcam.shapley.permutations import key_impl
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 
@@ -130,39 +130,7 @@ class Windows(Looks):
         return self.shown(state, jnp.where(times > 0, total / jnp.where(times > 0, times, 1), 0), activations)
 
 
-def stepped_occlusion(
-    params: Params,
-    activations: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    window: int | None = None,
-    stride: int | None = None,
-    score: str = "logit",
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`occlusion` divided into steps, one for each chunk of windows. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    check_activations(activations)
-    check_score(score)
-    lengths = activations.shape[:2]
-    sides = [max(1, n // 8) if window is None else min(check_count("window", window), n) for n in lengths]
-    strides = [max(1, side // 2) if stride is None else check_count("stride", stride) for side in sides]
-    rows, columns = (
-        tuple(min(i * step, n - side) for i in range(-(-(n - side) // step) + 1))
-        for n, side, step in zip(lengths, sides, strides, strict=True)
-    )
-    samples = len(rows) * len(columns)
-    size = min(samples, at_once(chunk_size))
-    steps = Windows(
-        -(-samples // size), head, split_target(target)[0], score, samples, size, rows, columns, (sides[0], sides[1])
-    )
-    return Stepped(steps, itself, Windows.finish)
-
-
+@one_program()
 def occlusion(
     params: Params,
     activations: jax.Array,
@@ -201,10 +169,24 @@ def occlusion(
     References:
       Zeiler & Fergus, Visualizing and Understanding Convolutional Networks, ECCV 2014, section 4.2.
     """
-    stepped = stepped_occlusion(
-        params, activations, head=head, target=target, window=window, stride=stride, score=score, chunk_size=chunk_size
+    check_activations(activations)
+    check_score(score)
+    lengths = activations.shape[:2]
+    sides = [max(1, n // 8) if window is None else min(check_count("window", window), n) for n in lengths]
+    strides = [max(1, side // 2) if stride is None else check_count("stride", stride) for side in sides]
+    rows, columns = (
+        tuple(min(i * step, n - side) for i in range(-(-(n - side) // step) + 1))
+        for n, side, step in zip(lengths, sides, strides, strict=True)
     )
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], None))
+    samples = len(rows) * len(columns)
+    size = min(samples, at_once(chunk_size))
+    steps = Windows(
+        -(-samples // size), head, split_target(target)[0], score, samples, size, rows, columns, (sides[0], sides[1])
+    )
+    return divided(steps)
+
+
+stepped_occlusion = division(occlusion)
 
 
 # --- a grid of cells -----------------------------------------------------------------------------------------------
@@ -286,35 +268,7 @@ def _in_their_own_unit(values: jax.Array) -> jax.Array:
     return apart / jnp.where(most > 0, most, 1)
 
 
-def stepped_sobol_cam(
-    params: Params,
-    activations: jax.Array,
-    key: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    num_designs: int = 32,
-    cells: int = 8,
-    score: str = "logit",
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`sobol_cam` divided into steps, one for each chunk of masks. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    check_activations(activations)
-    check_score(score)
-    designs, cells = check_count("num_designs", num_designs, 2), check_count("cells", cells)
-    cells = min(cells, *activations.shape[:2])
-    samples = designs * (cells**2 + 1)
-    size = min(samples, at_once(chunk_size))
-    steps = Replicated(
-        -(-samples // size), head, split_target(target)[0], score, samples, size, cells, designs, key_impl(key)
-    )
-    return Stepped(steps, itself, Replicated.finish)
-
-
+@one_program()
 def sobol_cam(
     params: Params,
     activations: jax.Array,
@@ -351,11 +305,19 @@ def sobol_cam(
       Fel et al., Look at the Variance! Efficient Black-box Explanations with Sobol-based Sensitivity Analysis, NeurIPS
       2021; Jansen, Computer Physics Communications 117, 1999.
     """
-    stepped = stepped_sobol_cam(
-        params, activations, key, head=head, target=target, num_designs=num_designs, cells=cells, score=score,
-        chunk_size=chunk_size,
-    )  # fmt: skip
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
+    check_activations(activations)
+    check_score(score)
+    designs, cells = check_count("num_designs", num_designs, 2), check_count("cells", cells)
+    cells = min(cells, *activations.shape[:2])
+    samples = designs * (cells**2 + 1)
+    size = min(samples, at_once(chunk_size))
+    steps = Replicated(
+        -(-samples // size), head, split_target(target)[0], score, samples, size, cells, designs, key_impl(key)
+    )
+    return divided(steps)
+
+
+stepped_sobol_cam = division(sobol_cam)
 
 
 class Chosen(NamedTuple):
@@ -400,33 +362,7 @@ class Halves(Cells):
         return self.shown(state, found.reshape(self.cells, self.cells), activations)
 
 
-def stepped_hsic_cam(
-    params: Params,
-    activations: jax.Array,
-    key: jax.Array,
-    *,
-    head: HeadFn,
-    target: Target,
-    num_samples: int = 500,
-    cells: int = 7,
-    score: str = "logit",
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`hsic_cam` divided into steps, one for each chunk of masks. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    check_activations(activations)
-    check_score(score)
-    samples, cells = check_count("num_samples", num_samples, 2), check_count("cells", cells)
-    cells, size = min(cells, *activations.shape[:2]), min(samples, at_once(chunk_size))
-    steps = Halves(
-        -(-samples // size), head, split_target(target)[0], score, samples, size, cells, samples, key_impl(key)
-    )
-    return Stepped(steps, itself, Halves.finish)
-
-
+@one_program()
 def hsic_cam(
     params: Params,
     activations: jax.Array,
@@ -464,8 +400,14 @@ def hsic_cam(
       Novello, Fel & Vigouroux, Making Sense of Dependence: Efficient Black-box Explanations Using Dependence Measure,
       NeurIPS 2022.
     """
-    stepped = stepped_hsic_cam(
-        params, activations, key, head=head, target=target, num_samples=num_samples, cells=cells, score=score,
-        chunk_size=chunk_size,
-    )  # fmt: skip
-    return stepped.in_one_program(Data(params, None, activations, None, split_target(target)[1], raw_key(key)))
+    check_activations(activations)
+    check_score(score)
+    samples, cells = check_count("num_samples", num_samples, 2), check_count("cells", cells)
+    cells, size = min(cells, *activations.shape[:2]), min(samples, at_once(chunk_size))
+    steps = Halves(
+        -(-samples // size), head, split_target(target)[0], score, samples, size, cells, samples, key_impl(key)
+    )
+    return divided(steps)
+
+
+stepped_hsic_cam = division(hsic_cam)

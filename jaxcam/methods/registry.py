@@ -454,15 +454,6 @@ METHODS: dict[str, Method] = {
 }  # fmt: skip
 
 
-def method(name: str) -> Method:
-    """The method called `name`; hyphens, case and a missing `_cam` are forgiven.
-
-    Raises:
-      JaxcamError: there is none; the message names the nearest ones.
-    """
-    return METHODS[_name(name)]
-
-
 def told_together(doubts: Iterable[tuple[str, str | None]]) -> list[str]:
     """A sentence for each doubt, in front of it whatever it is about; of pairs of that and a doubt or None."""
     said: dict[str, dict[str, None]] = {}
@@ -509,6 +500,7 @@ def request(text: str | Request) -> Request:
 
 
 def _name(name: str) -> str:
+    """The method's name in `METHODS`; hyphens, case and a missing `_cam` are forgiven."""
     key = name.strip().lower().replace("-", "_").replace("++", "_pp")
     for candidate in (key, f"{key}_cam", key.replace("cam", "_cam")):
         if candidate in METHODS:

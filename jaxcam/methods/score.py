@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, pick
-from jaxcam.methods.stepping import Data, Stepped, itself, split_target
-from jaxcam.shapley.permutations import key_impl, raw_key
+from jaxcam.methods.stepping import Data, Stepped, divided, division, one_program, split_target
+from jaxcam.shapley.permutations import key_impl
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.transforms.memory import room_for
@@ -35,15 +35,6 @@ def at_once(chunk_size: int | None) -> int:
 
 #: How scores become coefficients.
 NORMALISATIONS = ("softmax", "increase")
-
-
-class Views(Protocol):
-    """In which ways the image is seen through one mask; a channel's score is the mean of them. Hashable."""
-
-    count: int
-
-    def view(self, image: jax.Array, mask: jax.Array, i: jax.Array | int, key: jax.Array | None) -> jax.Array:
-        """The image `(H, W, C)` as it is seen the `i`-th time through `mask (H, W)`; the key is that of the channel."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +114,7 @@ class ScoreChunks:
       score, normalise: as in `score_cam`.
       channels: how many are scored.
       size: channels in a chunk.
-      views: in which ways the image is seen through each of them.
+      views: in which ways the image is seen through each of them, `count` of them: `Plain`, `Noisy` or `Rising`.
     """
 
     network: NetworkFn
@@ -246,27 +237,7 @@ def check_score(score: str) -> None:
         raise unknown("score", score, SCORES)
 
 
-def stepped_score_cam(
-    params: Params,
-    activations: jax.Array,
-    image: jax.Array,
-    *,
-    predict: NetworkFn,
-    target: Target,
-    score: str = "softmax",
-    normalise: str = "softmax",
-    top: int | None = None,
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`score_cam` divided into steps, one for each chunk of channels. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, Plain())
-
-
-def _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views) -> Stepped:
+def _divided(activations, image, predict, target, score, normalise, top, chunk_size, views) -> Any:
     check_image(activations, image)
     check_score(score)
     if normalise not in NORMALISATIONS:
@@ -275,9 +246,30 @@ def _stepped(activations, image, predict, target, score, normalise, top, chunk_s
     players = jnp.shape(activations)[-1]
     channels = players if top is None else min(check_count("top", top), players)
     steps = ScoreChunks(predict, split_target(target)[0], score, normalise, channels, min(chunk_size, channels), views)
-    return Stepped(steps, itself, ScoreChunks.finish)
+    return divided(steps)
 
 
+def _in_one_program(stepped: Stepped, data: Data) -> CAM:
+    steps: Any = stepped.steps
+    state = steps.start(data)
+
+    def one(channels_live):
+        channels, live = channels_live
+        return jnp.where(live, steps.whole(data, channels), 0.0)
+
+    def skip(channels_live):
+        return jnp.zeros(channels_live[0].shape, state.score.dtype)
+
+    # No `stepping.run`: its loop has no derivative. Constant channels come last: their chunks cost nothing (except
+    # under vmap, where cond runs both sides).
+    if steps.chunks == 1:  # no loop
+        scores = one((state.channels[0], state.live[0]))[None]
+    else:
+        scores = jax.lax.map(lambda x: jax.lax.cond(jnp.any(x[1]), one, skip, x), (state.channels, state.live))
+    return stepped.result(state._replace(scores=scores), data.activations)
+
+
+@one_program(_in_one_program)
 def score_cam(
     params: Params,
     activations: jax.Array,
@@ -322,57 +314,13 @@ def score_cam(
     References:
       Wang et al., Score-CAM, CVPR Workshops 2020, algorithm 1.
     """
-    stepped = stepped_score_cam(
-        params, activations, image, predict=predict, target=target, score=score, normalise=normalise, top=top,
-        chunk_size=chunk_size,
-    )  # fmt: skip
-    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], None))
+    return _divided(activations, image, predict, target, score, normalise, top, chunk_size, Plain())
 
 
-def _in_one_program(stepped: Stepped, data: Data) -> CAM:
-    steps: Any = stepped.steps
-    state = steps.start(data)
-
-    def one(channels_live):
-        channels, live = channels_live
-        return jnp.where(live, steps.whole(data, channels), 0.0)
-
-    def skip(channels_live):
-        return jnp.zeros(channels_live[0].shape, state.score.dtype)
-
-    # No `stepping.run`: its loop has no derivative. Constant channels come last: their chunks cost nothing (except
-    # under vmap, where cond runs both sides).
-    if steps.chunks == 1:  # no loop
-        scores = one((state.channels[0], state.live[0]))[None]
-    else:
-        scores = jax.lax.map(lambda x: jax.lax.cond(jnp.any(x[1]), one, skip, x), (state.channels, state.live))
-    return stepped.result(state._replace(scores=scores), data.activations)
+stepped_score_cam = division(score_cam)
 
 
-def stepped_ss_cam(
-    params: Params,
-    activations: jax.Array,
-    image: jax.Array,
-    key: jax.Array,
-    *,
-    predict: NetworkFn,
-    target: Target,
-    num_samples: int = 10,
-    sigma: float = 2.0,
-    score: str = "softmax",
-    normalise: str = "softmax",
-    top: int | None = None,
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`ss_cam` divided into steps, one for each draw and chunk of channels. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    views = Noisy(check_count("num_samples", num_samples), float(sigma), key_impl(key))
-    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views)
-
-
+@one_program(_in_one_program)
 def ss_cam(
     params: Params,
     activations: jax.Array,
@@ -410,35 +358,14 @@ def ss_cam(
       Wang, Naidu, Michael & Kundu, SS-CAM: Smoothed Score-CAM for Sharper Visual Feature Localization,
       arXiv:2006.14255, 2020; the variant that smooths the mask.
     """
-    stepped = stepped_ss_cam(
-        params, activations, image, key, predict=predict, target=target, num_samples=num_samples, sigma=sigma,
-        score=score, normalise=normalise, top=top, chunk_size=chunk_size,
-    )  # fmt: skip
-    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], raw_key(key)))
+    views = Noisy(check_count("num_samples", num_samples), float(sigma), key_impl(key))
+    return _divided(activations, image, predict, target, score, normalise, top, chunk_size, views)
 
 
-def stepped_is_cam(
-    params: Params,
-    activations: jax.Array,
-    image: jax.Array,
-    *,
-    predict: NetworkFn,
-    target: Target,
-    num_samples: int = 10,
-    score: str = "softmax",
-    normalise: str = "softmax",
-    top: int | None = None,
-    chunk_size: int | None = None,
-    devices: int = 1,
-) -> Stepped:
-    """`is_cam` divided into steps, one for each strength and chunk of channels. Arguments and errors as there.
-
-    One device runs all of them: `devices` makes no difference.
-    """
-    views = Rising(check_count("num_samples", num_samples))
-    return _stepped(activations, image, predict, target, score, normalise, top, chunk_size, views)
+stepped_ss_cam = division(ss_cam)
 
 
+@one_program(_in_one_program)
 def is_cam(
     params: Params,
     activations: jax.Array,
@@ -471,11 +398,11 @@ def is_cam(
       Naidu, Ghosh, Maurya, Nayak & Kundu, IS-CAM: Integrated Score-CAM for axiomatic-based explanations,
       arXiv:2010.03023, 2020.
     """
-    stepped = stepped_is_cam(
-        params, activations, image, predict=predict, target=target, num_samples=num_samples, score=score,
-        normalise=normalise, top=top, chunk_size=chunk_size,
-    )  # fmt: skip
-    return _in_one_program(stepped, Data(None, params, activations, image, split_target(target)[1], None))
+    views = Rising(check_count("num_samples", num_samples))
+    return _divided(activations, image, predict, target, score, normalise, top, chunk_size, views)
+
+
+stepped_is_cam = division(is_cam)
 
 
 def check_image(activations: jax.Array, image: jax.Array) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ from jaxcam.methods.result import CAM, Inputs, Params, Target
 from jaxcam.methods.targets import OfClasses
 from jaxcam.shapley.permutations import raw_key
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
-from jaxcam.shapley.stepping import State, Steps, drive, run
+from jaxcam.shapley.stepping import State, Steps, drive, itself, run
+
+F = TypeVar("F", bound=Callable)
 
 
 class Data(NamedTuple):
@@ -98,11 +102,6 @@ class Repeated:
             raise JaxcamError("the saved state is of another layer or of other options; begin anew")
 
 
-def itself(data: Data) -> Data:
-    """What steps on `Data` work on."""
-    return data
-
-
 @dataclasses.dataclass(frozen=True)
 class Stepped:
     """A method with its options, divided into steps; equal ones are compiled once.
@@ -138,3 +137,41 @@ class Stepped:
     def result(self, state: State, activations: jax.Array) -> CAM:
         """Of a last state what the method returns; of another what is known so far."""
         return self.finish(self.steps, state, activations)
+
+
+def divided(steps: Any) -> Any:
+    """What a method under `one_program` returns: `Stepped`, of steps that have a `finish` of their own."""
+    return Stepped(steps, itself, type(steps).finish)
+
+
+def one_program(by: Callable[[Stepped, Data], CAM] = Stepped.in_one_program) -> Callable[[F], F]:
+    """A method that ends in `divided` as its callers see it, and annotate it: all steps are done in one program.
+
+    Args:
+      by: how.
+    """
+
+    def made(divide: F) -> F:
+        signature = inspect.signature(divide)
+
+        @functools.wraps(divide)
+        def method(*args: Any, **options: Any) -> CAM:
+            return by(divide(*args, **options), _data(**signature.bind(*args, **options).arguments))
+
+        return method  # type: ignore[return-value]
+
+    return made
+
+
+def division(method: Callable[..., CAM]) -> Callable[..., Stepped]:
+    """The steps of a method under `one_program`; one device runs all of them: `devices` makes no difference."""
+    divide: Any = inspect.unwrap(method)
+    return lambda *args, devices=1, **options: divide(*args, **options)
+
+
+def _data(params: Params, activations: jax.Array, *, target: Target, **given: Any) -> Data:
+    """The arrays among a method's arguments; of one that takes the image the parameters are the network's."""
+    image, key = given.get("image"), given.get("key")
+    own, whole = (params, None) if image is None else (None, params)
+    raw = None if key is None else raw_key(key)
+    return Data(own, whole, activations, image, split_target(target)[1], raw, given.get("references"))

@@ -118,11 +118,6 @@ class OfClasses:
         numbers = {name: f"{value:g}" for name, value in self.numbers}
         return self.form.written.format(*single, more=self.form.between.join(others), **numbers)
 
-    def known(self, index: Callable[[Class], int], names: Sequence[str]) -> OfClasses:
-        """The same with the indices and names that a network has for the classes."""
-        found = tuple(index(c) for c in self.classes)
-        return dataclasses.replace(self, classes=found, names=tuple(names[i] for i in found))
-
     def parts(self) -> tuple[OfClasses, tuple[Any, ...]]:
         """What is a part of programs, and what is data: the target without its classes, and these."""
         return dataclasses.replace(self, classes=(), names=()), self.classes

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import dataclasses
-import io
 import pathlib
 import threading
 from typing import Any
@@ -21,13 +19,14 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from jaxcam import __version__
-from jaxcam.data.images import MAX_PIXELS, to_picture
+from jaxcam.data.images import to_picture
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.explanation.explain import explain
 from jaxcam.explanation.overlays import overlay
 from jaxcam.explanation.result import Explanation, gap_of
 from jaxcam.methods.registry import METHODS, request
 from jaxcam.models.classifier import Classifier
+from jaxcam.notebooks import data_uri
 
 #: Bytes of a photo, seconds of an answer, maps in one, and the longer side of the pictures that are sent back.
 MAX_BYTES, MAX_SECONDS, MAX_MAPS, SIDE = 20 << 20, 60.0, 24, 720
@@ -76,7 +75,7 @@ class Offer:
         if count * max(1, len(methods)) > MAX_MAPS:
             raise JaxcamError(f"{count * len(methods)} maps are more than the {MAX_MAPS} that one answer holds")
         layer = form.get("layer") or None
-        picture = to_picture(photo, name="the photo", max_pixels=MAX_PIXELS)
+        picture = to_picture(photo, name="the photo")
         if not self._turn.acquire(timeout=self.seconds):
             raise TimeoutError
         try:
@@ -112,9 +111,7 @@ def _answer(found: Explanation, signed: bool) -> dict[str, Any]:
 
 
 def _uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return data_uri(picture.convert("RGB"), "jpeg", quality=88)
 
 
 def _code(name: str, methods: list[str], targets: Any, layer: str | None, signed: bool) -> str:

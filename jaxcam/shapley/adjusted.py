@@ -29,7 +29,7 @@ from jaxcam.shapley.permutations import (
     permutation_shapley,
     raw_key,
 )
-from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, check_tolerance, checked, ends
+from jaxcam.shapley.result import Estimate, GameFn, Problem, check_count, check_tolerance, checked, ends, matmul
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import run
 from jaxcam.shapley.surrogate import GameLayer, SineUnits
@@ -169,7 +169,7 @@ def _leave_one_out(
     def add(sums, piece):
         x, y = rows(*piece)
         gram, moment = sums
-        return (gram + _matmul(x.T, x), moment + _matmul(x.T, y)), None
+        return (gram + matmul(x.T, x), moment + matmul(x.T, y)), None
 
     zero = jnp.zeros((width, width), values.dtype), jnp.zeros(width, values.dtype)
     (gram, moment), _ = jax.lax.scan(add, zero, (at, real))
@@ -180,8 +180,8 @@ def _leave_one_out(
     def leave(piece):
         x, y = rows(*piece)
         leverage = (jax.scipy.linalg.solve_triangular(factor, x.T, lower=True) ** 2).sum(0)
-        left = (y - _matmul(x, weights)) / jnp.maximum(1 - leverage, 1e-3)
-        return left, _matmul(x.T, left)
+        left = (y - matmul(x, weights)) / jnp.maximum(1 - leverage, 1e-3)
+        return left, matmul(x.T, left)
 
     left, back = jax.lax.map(leave, (at, real))
     mean_weights = weights - solve(back.sum(0)) / count
@@ -323,7 +323,3 @@ def adjusted_shapley(
     present = jnp.ones(players, bool) if present is None else present
     steps = Adjusted(spend, size, chunk_size, key_impl(key), tolerance)
     return checked(estimate_within(run(steps, Problem(v, raw_key(key), present, layer)), tolerance))
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision="highest")

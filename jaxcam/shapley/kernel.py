@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, GameFn, check_count, checked, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, check_count, checked, ends, evaluate, in_chunks, matmul
 
 #: Of the largest singular value: what a direction must have to count as determined.
 _LEAST = 1e-3
@@ -77,17 +77,16 @@ def constrained_least_squares(
     target = values - v_empty - span * even
     root = jnp.ones_like(target) if weights is None else jnp.sqrt(weights)
     plane = jnp.asarray(_plane(players), values.dtype)
-    multiply = functools.partial(jnp.matmul, precision="highest")
-    q, r = jnp.linalg.qr(root[:, None] * multiply(design, plane))
+    q, r = jnp.linalg.qr(root[:, None] * matmul(design, plane))
     left, singular, right = jnp.linalg.svd(r, full_matrices=True)
     count = singular.shape[0]
     known = singular > _LEAST * singular[0]
     inverse = jnp.where(known, 1 / jnp.where(known, singular, 1), 0)
-    directions = multiply(plane, right.T)  # (K, K - 1)
-    solver = multiply(directions[:, :count] * inverse[None], multiply(left[:, :count].T, q.T))
+    directions = matmul(plane, right.T)  # (K, K - 1)
+    solver = matmul(directions[:, :count] * inverse[None], matmul(left[:, :count].T, q.T))
     unknown = jnp.ones(players - 1, bool).at[:count].set(~known)
     determined = jnp.sum(jnp.where(unknown[None], jnp.square(directions), 0), axis=1) < 1e-6
-    return Fit(span / players + multiply(solver, root * target), solver, jnp.sum(known), determined)
+    return Fit(span / players + matmul(solver, root * target), solver, jnp.sum(known), determined)
 
 
 def kernel_shapley(
@@ -141,7 +140,7 @@ def kernel_shapley(
     masks = sample_coalitions(key, num_players=players, num_samples=count, paired=paired)
     values = in_chunks(lambda i: evaluate(v, masks[i]), count, check_count("chunk_size", chunk_size))
     fit = constrained_least_squares(masks, values, v_full, v_empty)
-    residual = values - v_empty - jnp.matmul(masks.astype(values.dtype), fit.values, precision="highest")
+    residual = values - v_empty - matmul(masks.astype(values.dtype), fit.values)
     # The two of a pair are one observation: their shared part cancels in the estimate, so it must here.
     scores = (fit.solver * residual[None]).reshape(players, count // group, group).sum(-1)
     free = count // group - fit.rank

@@ -118,6 +118,11 @@ def in_chunks(function: Callable, rows: int, chunk_size: int) -> jax.Array:
     return out.reshape(chunks * size, *out.shape[2:])[:rows]
 
 
+def matmul(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The product at the highest precision, whatever the default is."""
+    return jnp.matmul(a, b, precision="highest")
+
+
 def at_least(least: Any, dtype: Any) -> jnp.dtype:
     """Of two floating-point types the wider one; `promote_types`, but for strict modes, where that is an error."""
     return jnp.dtype(max(least, dtype, key=lambda d: jnp.finfo(d).bits))

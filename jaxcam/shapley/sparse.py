@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.shapley import pairs
+from jaxcam.shapley.result import matmul
 from jaxcam.shapley.surrogate import EVEN, own_shares
 
 #: Folds that pairs are dealt into.
@@ -52,7 +53,7 @@ class SparseFit(NamedTuple):
         """`(n,)` at `signs (n, K)`."""
         count = self.weights.shape[0] - self.sets.shape[0]
         x = signs.astype(self.weights.dtype)
-        return _matmul(_main(x), self.weights[:count]) + _matmul(_products(x, self.sets), self.weights[count:])
+        return matmul(_main(x), self.weights[:count]) + matmul(_products(x, self.sets), self.weights[count:])
 
     def shapley_values(self, present: jax.Array) -> jax.Array:
         """`(K,)` Shapley values of half the surrogate, as it is the difference of a coalition and its complement."""
@@ -65,7 +66,7 @@ class SparseFit(NamedTuple):
         others = (1 - own) / jnp.maximum(count - 1, 1).astype(own.dtype)
         found = (own * main + others * (main.sum(1, keepdims=True) - main)).sum(0)
         members = jnp.maximum(self.sets.sum(1), 1)
-        return jnp.where(present, found + _matmul(of_sets / members, self.sets), 0)
+        return jnp.where(present, found + matmul(of_sets / members, self.sets), 0)
 
 
 def most_pairs(num_players: int) -> int:
@@ -177,12 +178,12 @@ def _fit(data: _Data, sums: _Sums, fold: jax.Array) -> tuple[jax.Array, jax.Arra
         weights = _jointly(less_factor, less.moment, of_inner, strength * base)
         first, second = jnp.split(weights, [main.shape[0]])
         cross, own, moment = of_held
-        of_main = first @ (_matmul(aside.gram, first) + 2 * _matmul(cross, second) - 2 * aside.moment)
-        return aside.square + of_main + second @ (_matmul(own, second) - 2 * moment)
+        of_main = first @ (matmul(aside.gram, first) + 2 * matmul(cross, second) - 2 * aside.moment)
+        return aside.square + of_main + second @ (matmul(own, second) - 2 * moment)
 
     strengths = jnp.asarray(OF_SETS, dtype)
     errors = jax.lax.stop_gradient(jax.lax.map(error, strengths))
-    without = jax.lax.stop_gradient(aside.square - 2 * main @ aside.moment + main @ _matmul(aside.gram, main))
+    without = jax.lax.stop_gradient(aside.square - 2 * main @ aside.moment + main @ matmul(aside.gram, main))
     best = jnp.argmin(errors)
     better = errors[best] < WORTH_IT * without
     weights = _jointly(factor, some.moment, of_outer, strengths[best] * base)
@@ -207,9 +208,9 @@ def _chosen_penalty(sums: _Sums, count: jax.Array, present: jax.Array) -> jax.Ar
         each = penalty(*strengths)
         factor = jnp.linalg.cholesky(sums.gram + jnp.diag(each))
         inverse = jax.scipy.linalg.solve_triangular(factor, jnp.eye(each.shape[0], dtype=dtype), lower=True)
-        weights = _matmul(inverse.T, _matmul(inverse, sums.moment))
+        weights = matmul(inverse.T, matmul(inverse, sums.moment))
         free = each.shape[0] - ((inverse**2).sum(0) * each).sum()
-        left = sums.square - 2 * weights @ sums.moment + weights @ _matmul(sums.gram, weights)
+        left = sums.square - 2 * weights @ sums.moment + weights @ matmul(sums.gram, weights)
         found = left / jnp.maximum(1 - free / count, 0.05) ** 2
         # What is below rounding is not told apart: the least penalty, then.
         found = jnp.where(left < 1e-6 * sums.square, 1e-6 * sums.square * strengths[0], found)
@@ -277,7 +278,7 @@ def _main(signs: jax.Array) -> jax.Array:
 
 def _products(signs: jax.Array, sets: jax.Array) -> jax.Array:
     """`(..., n, T)` products of the signs over the members of `sets (T, K)`; 0 for an empty set."""
-    outside = _matmul((signs < 0).astype(sets.dtype), sets.T)
+    outside = matmul((signs < 0).astype(sets.dtype), sets.T)
     odd = outside - 2 * jnp.floor(outside / 2)
     return (1 - 2 * odd) * sets.any(1).astype(sets.dtype)
 
@@ -287,15 +288,11 @@ def _jointly(factor: jax.Array, moment: jax.Array, of_sets: tuple, penalty: jax.
     cross, own, own_moment = of_sets
     lower = functools.partial(jax.scipy.linalg.solve_triangular, factor, lower=True)
     a, b = lower(cross), lower(moment)
-    schur = own - _matmul(a.T, a) + penalty * jnp.eye(own.shape[0], dtype=own.dtype)
-    second = _solve(jnp.linalg.cholesky(schur), own_moment - _matmul(a.T, b))
-    first = jax.scipy.linalg.solve_triangular(factor, b - _matmul(a, second), lower=True, trans=1)
+    schur = own - matmul(a.T, a) + penalty * jnp.eye(own.shape[0], dtype=own.dtype)
+    second = _solve(jnp.linalg.cholesky(schur), own_moment - matmul(a.T, b))
+    first = jax.scipy.linalg.solve_triangular(factor, b - matmul(a, second), lower=True, trans=1)
     return jnp.concatenate([first, second])
 
 
 def _solve(factor: jax.Array, right: jax.Array) -> jax.Array:
     return jax.scipy.linalg.cho_solve((factor, True), right)
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision="highest")

@@ -74,7 +74,8 @@ def run(steps: Steps, problem: Any) -> State:
     return jax.lax.fori_loop(0, repeats, lambda _, s: step(s), state)
 
 
-def _itself(data: Any) -> Any:
+def itself(data: Any) -> Any:
+    """What steps that need no preparation work on."""
     return data
 
 
@@ -82,7 +83,7 @@ def drive(
     steps: Steps,
     data: Any,
     *,
-    prepare: Callable[[Any], Any] = _itself,
+    prepare: Callable[[Any], Any] = itself,
     mesh: Mesh | None = None,
     state: State | None = None,
     call: Callable[..., Any] = lambda program, *arrays: program(*arrays),

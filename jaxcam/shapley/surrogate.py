@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.shapley import pairs
+from jaxcam.shapley.result import matmul
 
 #: Units whose weights are fitted, the most important ones; the others keep the mean gradient.
 MAX_FITTED = 1024
@@ -74,7 +75,7 @@ class LayerFit(NamedTuple):
     def __call__(self, signs: jax.Array) -> jax.Array:
         """`(n,)` at `signs (n, K)`."""
         x, known = features(self.units, signs)
-        return known + _matmul(x, self.weights)
+        return known + matmul(x, self.weights)
 
 
 def fit_units(layer: GameLayer, key: jax.Array, present: jax.Array, gradients: int) -> SineUnits:
@@ -90,7 +91,7 @@ def fit_units(layer: GameLayer, key: jax.Array, present: jax.Array, gradients: i
 
 def _fitted_series(layer: GameLayer, half: jax.Array, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`angles (K, H)` and `series (1 + SINES, H)`: each unit's odd part, by least squares at coalitions."""
-    inputs = _matmul(signs, half)
+    inputs = matmul(signs, half)
     middle = (layer.base + half.sum(0))[None]
     outputs = layer.activation(middle + inputs) - layer.activation(middle - inputs)
     spread = jnp.sqrt(jnp.mean(inputs**2, 0))
@@ -107,10 +108,10 @@ def features(units: SineUnits, signs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`(n, J)` values of the fitted features at `signs (n, K)`, and `(n,)` of all units with their prior weights."""
     signs = signs.astype(units.angles.dtype)
     mean = signs.sum(1, keepdims=True) / jnp.maximum(jnp.abs(signs).sum(1, keepdims=True), 1)
-    parts = _series(_matmul(signs, units.angles))
+    parts = _series(matmul(signs, units.angles))
     layer = functools.reduce(jnp.add, (part * units.series[j][None] for j, part in enumerate(parts)))
     fitted = [*(signs * mean**p for p in EVEN), *(mean**p for p in ODD), layer[:, units.chosen]]
-    return jnp.concatenate(fitted, 1), _matmul(layer, units.prior)
+    return jnp.concatenate(fitted, 1), matmul(layer, units.prior)
 
 
 def penalties(units: SineUnits, key: jax.Array, present: jax.Array) -> jax.Array:
@@ -193,7 +194,7 @@ def _of_sines(units: SineUnits, weights: jax.Array) -> jax.Array:
         cos, own, sin = factor(angle)
         others = (real * cos[None] + imaginary * sin) / (cos[None] ** 2 + sin**2)
         by_unit = (jnp.tensordot(mass, others, 1) * own * units.series[1:]).sum(0)
-        return _matmul(weights, by_unit + angle * units.series[0])
+        return matmul(weights, by_unit + angle * units.series[0])
 
     return jax.lax.map(without, units.angles).T
 
@@ -205,7 +206,3 @@ def _series(angle: jax.Array) -> list[jax.Array]:
     while len(sines) < 1 + SINES:
         sines.append(twice * sines[-1] - sines[-2])
     return [angle, *sines[1:]]
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision="highest")

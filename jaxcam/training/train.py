@@ -262,10 +262,12 @@ class Trainer:
                 self.state = checkpoints.restore(latest, args=ocp.args.StandardRestore(abstract))
             sizes = self.recipe.sizes
             step = int(self.state["step"])
-            rows = _read_rows(self.out)[: step // self.steps_per_epoch]
+            file = self.out / "metrics.json"
+            rows = _read_json(file)[: step // self.steps_per_epoch] if file.exists() else []
             for epoch in range(len(rows), len(sizes)):
                 rows.append(self._epoch(epoch, checkpoints, (epoch + 1) % eval_every == 0 or epoch + 1 == len(sizes)))
-                _write_rows(self.out, rows)
+                with whole_file(file) as f:
+                    f.write(json.dumps(rows, indent=1).encode())
                 self.state["sums"] = jnp.zeros(2, jnp.float32)
                 self._save(checkpoints)
             checkpoints.wait_until_finished()
@@ -340,13 +342,3 @@ def _read_json(file: pathlib.Path):
         return json.loads(file.read_text())
     except (OSError, ValueError) as e:
         raise JaxcamError(f"{file}: cannot be read ({e}); name another folder or delete this one") from None
-
-
-def _read_rows(out: pathlib.Path) -> list[dict]:
-    file = out / "metrics.json"
-    return _read_json(file) if file.exists() else []
-
-
-def _write_rows(out: pathlib.Path, rows: list[dict]) -> None:
-    with whole_file(out / "metrics.json") as f:
-        f.write(json.dumps(rows, indent=1).encode())
