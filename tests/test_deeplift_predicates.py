@@ -37,7 +37,7 @@ CHOOSING = {
     "moved predicates": lambda x: jnp.where(jnp.roll(x > x.mean(), 1)[None].repeat(2, 0)[1], x, 0.5 * x),
     "two branches": lambda x: jax.lax.cond(x.sum() > 0, lambda v: jax.nn.relu(v) + 1, lambda v: v * v, x),
     "two branches of constants": lambda x: x * jax.lax.cond(x[0] > x[1], lambda: 1.0, lambda: 2.0),
-    "branches under vmap": lambda x: jax.vmap(lambda v: jax.lax.cond(v > x.mean(), lambda: v, lambda: 1.0))(x),
+    "branches under vmap": lambda x: jax.vmap(lambda v: jax.lax.cond(v > x.mean(), lambda: v, lambda: 0 * v + 1))(x),
 }  # fmt: skip
 
 
@@ -132,3 +132,111 @@ def test_branches_for_those_that_look_at_one_point():
 def test_what_is_still_refused(fn, why):
     with pytest.raises(UnsupportedPrimitive, match=why):
         jax.grad(deeplift(fn))(jnp.asarray(X, jnp.float32))
+
+
+# --- what went wrong once ---------------------------------------------------------------------------------------------
+
+
+def scores(x):
+    return jnp.outer(x[:3], x[3:]) + jnp.outer(x[3:], x[:3])
+
+
+def masked_attention(mask):
+    """The mean of `x` by a softmax of scores, some of which a mask hides."""
+    return lambda x: (jax.nn.softmax(mask(scores(x)), -1) @ x[:3].reshape(3, 1)).repeat(2, 0).ravel()
+
+
+MASKED = {
+    f"{fill}, {name}": masked_attention(lambda s, fill=fill, keep=keep: jnp.where(keep(s), s, fill))
+    for fill in (-1e9, -1e30, float(np.finfo(np.float32).min), -np.inf)
+    for name, keep in {
+        "the two largest": lambda s: s >= jax.lax.top_k(s, 2)[0][:, -1:],
+        "those above the mean": lambda s: s >= s.mean(-1, keepdims=True),
+    }.items()
+}  # fmt: skip
+#: Values that are not finite where they are not chosen, of both sides of the difference.
+GUARDED = {
+    "over the norm": lambda x: jnp.where((n := jnp.sqrt(jnp.sum(x * x))) > 0, x / n, 0),
+    "over the norm, cond": lambda x: jax.lax.cond((n := jnp.sqrt(jnp.sum(x * x))) > 0, lambda: x / n, lambda: x),
+    "masked mean": lambda x: jnp.where(jnp.any(x > 0.2), jnp.sum(x * (x > 0.2)) / jnp.sum(x > 0.2), 0) * jnp.cos(x),
+    "a branch that is never taken": lambda x: jax.lax.cond(x.sum() > 99, lambda: jnp.log(x - 9), lambda: x * x),
+    "infinite among the greatest": lambda x: jnp.where(
+        jnp.isfinite(t := jax.lax.top_k(jnp.where(jnp.arange(6) < 2, x, -jnp.inf), 3)[0]), t, 0).repeat(2),
+    "hypot": lambda x: jnp.hypot(jax.nn.relu(x), jax.nn.relu(x[::-1])),
+}  # fmt: skip
+#: What met a smaller operand, or several counts.
+SMALLER = {
+    "max": lambda x: jnp.maximum(x, x.mean()),
+    "clip": lambda x: jnp.clip(x, 0, 0.7 * x.max()),
+    "min": lambda x: jnp.minimum(x, x.max(0, keepdims=True) / 2),
+    "clamp": lambda x: jax.lax.clamp(x.min() / 2, x, x.mean()),
+    "logaddexp": lambda x: jnp.logaddexp(x, x.mean()),
+    "counts, multiplied": lambda x: x * ((x > x.mean()).sum() * (x < 0).sum()),
+    "counts, the larger": lambda x: x * jnp.maximum((x > x.mean()).sum(), (x < 0).sum()),
+    "counts by a matrix": lambda x: x * ((x > x.mean()).astype(int) @ jnp.arange(36).reshape(6, 6)),
+    "select": lambda x: jnp.select([x < 0, x < x.mean()], [0.1 * x, x], 1.0),
+    "select of several": lambda x: jnp.select([x[::-1] < 0, x.sum() > 0, x < 3], [x - 1, x[::-1], x * x]),
+    "select of predicates": lambda x: x * jnp.select([x < 0, x[::-1] < 0], [x > -1, x < 1], x > x.mean()),
+    "min and max": lambda x: (x - x.min()) / (x.max() - x.min() + 1e-8),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("name", [*MASKED, *GUARDED, *SMALLER])
+def test_complete_where_numbers_are_large_missing_or_few(name, reference):
+    fn = weighted((MASKED | GUARDED | SMALLER)[name])
+    r = jnp.asarray(REFERENCES[reference], jnp.float32)
+    for x in (jnp.asarray(X, jnp.float32), -jnp.asarray(X, jnp.float32)):
+        m = jax.jit(jax.grad(lambda v: deeplift(fn)(v, None if reference == "zero" else r)))(x)
+        np.testing.assert_allclose(jnp.sum(m * (x - r)), fn(x) - fn(r), rtol=2e-4, atol=2e-4)
+        assert name in SMALLER or jnp.abs(m * (x - r)).sum() < 60  # a map, not what cancels
+        np.testing.assert_allclose(
+            jax.jit(deeplift(fn, with_reference=True))(x, r), (fn(x), fn(r)), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_mask_that_hides_everything_is_not_explained_away():
+    """There F(0) is -inf: the values are the program's, whatever the multipliers were made of."""
+
+    def fn(x):
+        return jnp.max(jnp.where(x > x.mean(), x, -jnp.inf))
+
+    value, base = deeplift(fn, with_reference=True)(jnp.asarray(X, jnp.float32), jnp.zeros(6))
+    assert value == jnp.float32(X.max()) and base == -jnp.inf
+
+
+def test_what_does_not_change_has_the_smaller_multiplier():
+    """Of `0 / norm` the norm at the reference, 1e8 times as much, says nothing."""
+
+    def fn(x):
+        return jnp.sum(x / (jnp.sqrt(jnp.sum(x * x)) + 1e-8) * W.astype(np.float32))
+
+    x = jnp.asarray([0, 0, *X[2:]], jnp.float32)
+    m = jax.grad(deeplift(fn))(x)
+    np.testing.assert_allclose(m[:2], W[:2] / np.linalg.norm(x), rtol=1e-3)
+
+
+def test_counts_in_half_precision_are_counted_in_single():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=3001) + 0.3, jnp.bfloat16)
+    fn = lambda v: jnp.sum(v > 0.1 * v.max()).astype(jnp.float32)  # noqa: E731
+    assert deeplift(fn, with_reference=True)(x, -x) == (fn(x), fn(-x))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize(
+    "name", ["gate", "softmax", "norm", "above the mean", "and, or, not, xor", "count", "two branches"]
+)
+def test_products_and_predicates_in_other_precisions(name, dtype):
+    """A NumPy number among float16 or, with x64, float32 makes another type of them."""
+    gates = {
+        "gate": lambda x: x * jax.nn.sigmoid(x[::-1]), "softmax": lambda x: jax.nn.softmax(x) * x,
+        "norm": lambda x: x / jnp.sqrt(jnp.mean(x * x) + 1e-3),
+    }  # fmt: skip
+    with jax.enable_x64(dtype == "float64"):
+        for kind in (dtype, "float32"):
+            x = jnp.asarray(X, kind)
+            fn = lambda v, kind=kind: jnp.sum((gates | CHOOSING)[name](v) * jnp.asarray(W, kind))  # noqa: E731
+            m = jax.jit(jax.grad(lambda v, fn=fn: deeplift(fn)(v).astype(jnp.float32)))(x)
+            tolerance = 0.1 if kind == dtype != "float64" else 1e-4
+            total = np.sum(np.asarray(m, np.float64) * np.asarray(x, np.float64))
+            np.testing.assert_allclose(total, np.float64(fn(x)) - np.float64(fn(0 * x)), rtol=tolerance, atol=tolerance)

@@ -274,5 +274,5 @@ def test_nothing_in_the_library_asks_for_a_kind_of_device():
         r"""devices\(\s*["']|backend\s*=\s*["']|["']jax_platforms|environ.*JAX_PLATFORMS|\.(pure_|io_|debug\.)callback\("""
     )
     asking = [str(f.relative_to(root)) for f in sorted(root.rglob("*.py")) for _ in asks.findall(f.read_text())]
-    # The writer of a cluster's run leaves its devices to the workers, and says so; games in NumPy are asked for as such.
+    # The writer of a cluster's run leaves its devices to the workers, and says so; a game in NumPy is asked for.
     assert asking == ["cli/evaluate.py", "shapley/host.py"]

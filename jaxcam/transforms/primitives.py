@@ -63,6 +63,7 @@ class Primitive:
       passes: of an elementwise one: it is 0 at 0, and relevance in proportion to its value passes it whole.
       stops: it has no derivative, whatever it is.
       predicate: the result says which case holds, or counts: it has no derivative.
+      place: the result is the place of an element, of a choice; the first of equal ones.
       number: of what a predicate or a count is made by: the same for numbers, 0 and 1, as `(*operands, **params) ->
         result`; by default the primitive itself.
       sign: -1 for a minimum, and where the smallest come first.
@@ -79,6 +80,7 @@ class Primitive:
     passes: bool = False
     stops: bool = False
     predicate: bool = False
+    place: bool = False
     number: Callable | None = None
     sign: int = 1
     program: Callable | None = None
@@ -272,7 +274,8 @@ declare("debug_callback debug_print", Primitive("effect"))
 
 # What has no rule, and why.
 _STEP = "its result is the place of an element, a step function of the input"
-declare("argmax argmin", Primitive("choice", along=parameter("axes"), predicate=True, why=_STEP))
+declare("argmax", Primitive("choice", along=parameter("axes"), predicate=True, place=True, why=_STEP))
+declare("argmin", Primitive("choice", along=parameter("axes"), predicate=True, place=True, sign=-1, why=_STEP))
 _CASE = "its result is a predicate, a step function of the input"
 for _name, _same in {
     "reduce_or": lambda x, *, axes, **_: jnp.max(x, axes),

@@ -6,6 +6,7 @@ again gives true derivatives of those multipliers, as the slopes are ordinary fu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -57,7 +58,7 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
 
     def backward(saved, g):
         slope, r, consts = saved
-        return g * slope, jnp.zeros_like(r), jax.tree.map(_no_cotangent, consts)
+        return through(g, slope), jnp.zeros_like(r), jax.tree.map(_no_cotangent, consts)
 
     value.defvjp(forward, backward)
     return value(x, r, consts)
@@ -101,27 +102,47 @@ def multiply(a: jax.Array, a_ref: jax.Array, b: jax.Array, b_ref: jax.Array) -> 
 
     def forward(a, a_ref, b, b_ref):
         da, db = change(a, a_ref), change(b, b_ref)
-        b_first = jnp.abs(da * b) + jnp.abs(a_ref * db)
-        a_first = jnp.abs(da * b_ref) + jnp.abs(a * db)
-        share = _part_of_the_second(b_first, a_first)
-        return a * b, ((1 - share) * b + share * b_ref, (1 - share) * a_ref + share * a)
+        b_first = _size(da, b) + _size(a_ref, db)
+        a_first = _size(da, b_ref) + _size(a, db)
+        idle = (b_first == 0) & (a_first == 0)  # nothing to share out: the smaller multipliers
+        share = part_of_the_second(
+            jnp.where(idle, jnp.abs(b) + jnp.abs(a_ref), b_first), jnp.where(idle, jnp.abs(b_ref) + jnp.abs(a), a_first)
+        )
+        return a * b, (_mixed(b, b_ref, share), _mixed(a_ref, a, share))
 
     def backward(saved, g):
         to_a, to_b = saved
-        return g * to_a, jnp.zeros_like(to_a), g * to_b, jnp.zeros_like(to_b)
+        return through(g, to_a), jnp.zeros_like(to_a), through(g, to_b), jnp.zeros_like(to_b)
 
     value.defvjp(forward, backward)
     shape = jnp.broadcast_shapes(a.shape, b.shape)
     return value(*(jnp.broadcast_to(v, shape) for v in (a, a_ref, b, b_ref)))
 
 
-def _part_of_the_second(first: jax.Array, second: jax.Array) -> jax.Array:
+def _size(a: jax.Array, b: jax.Array) -> jax.Array:
+    """`|a b|`, where nothing of what has no bounds is nothing; beyond all bounds where it is not a number."""
+    none = (a == 0) | (b == 0)
+    size = jnp.abs(jnp.where(none, 0, a) * jnp.where(none, 0, b))
+    return jnp.where(jnp.isnan(size), jnp.inf, size)
+
+
+def _mixed(first: jax.Array, second: jax.Array, share: jax.Array) -> jax.Array:
+    """A share of the second, the rest of the first; of one that has no share nothing, whatever it is."""
+    return (1 - share) * jnp.where(share == 1, 0, first) + share * jnp.where(share == 0, 0, second)
+
+
+def through(g: jax.Array, multiplier: jax.Array) -> jax.Array:
+    """What comes back through a multiplier: nothing where nothing comes, as from a case that is not chosen."""
+    return g * jnp.where(g == 0, 0, multiplier)
+
+
+def part_of_the_second(first: jax.Array, second: jax.Array) -> jax.Array:
     """How much of the second order, of two of those sizes, is taken: 1/2 of each, or more of the smaller one."""
     larger, smaller = jnp.maximum(first, second), jnp.minimum(first, second)
     low, high = ORDERS
     between = (larger > low * smaller) & (larger < high * smaller)
     times = jnp.where(between, larger, low) / jnp.where(between, smaller, 1)
-    gone = jnp.where((larger >= high * smaller) & (larger > 0), 1, jnp.log(times / low) / np.log(high / low))
+    gone = jnp.where((larger >= high * smaller) & (larger > 0), 1, jnp.log(times / low) / math.log(high / low))
     return jnp.where(second > first, 1 - gone, 1 + gone) / 2
 
 
@@ -180,8 +201,9 @@ def select_in_order(fn: Callable, axis: int, x: jax.Array, r: jax.Array) -> jax.
     """
     sums = select_maximum(lambda v: jnp.cumsum(fn(v), axis), x, r)
     first = jax.lax.slice_in_dim(sums, 0, 1, axis=axis)
-    found = jnp.concatenate([first, jnp.diff(sums, axis=axis)], axis)
-    return found + jax.lax.stop_gradient(fn(x) - found)  # sums round
+    found, exact = jnp.concatenate([first, jnp.diff(sums, axis=axis)], axis), jax.lax.stop_gradient(fn(x))
+    finite = jnp.isfinite(found) & jnp.isfinite(exact)
+    return jnp.where(finite, found + jax.lax.stop_gradient(jnp.where(finite, exact - found, 0)), exact)  # sums round
 
 
 def _no_cotangent(value: Any) -> Any:

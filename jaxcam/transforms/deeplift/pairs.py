@@ -22,15 +22,17 @@ class Pair:
       root: the pair from which elementwise operations alone lead to this one (itself if none do).
       expr: those operations.
       number: of a predicate or a count: makes the pair of real numbers that it is (`predicates`), where there is one.
+      cases: of the first of several predicates that holds, its place: makes the pairs of these predicates.
     """
 
-    __slots__ = ("expr", "number", "r", "root", "x")
+    __slots__ = ("cases", "expr", "number", "r", "root", "x")
 
     def __init__(self, x: jax.Array, r: jax.Array | None, root: Pair | None = None, expr: Any = None):
         self.x, self.r = x, r
         self.root: Pair = self if root is None else root
         self.expr: Any = None if root is None else expr
         self.number: Callable[[], Pair | None] | None = None
+        self.cases: Callable[[], list[Pair]] | None = None
 
     @property
     def reference(self) -> jax.Array:

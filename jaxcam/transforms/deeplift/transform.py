@@ -21,7 +21,7 @@ from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
 from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_in_order, select_maximum
 from jaxcam.transforms.deeplift.pairs import Pair, Step, compile_steps, extend
-from jaxcam.transforms.deeplift.predicates import as_number, choose, compared, stepped
+from jaxcam.transforms.deeplift.predicates import apart, as_number, as_numbers, choose, compared, noting_fills, stepped
 from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
@@ -66,11 +66,14 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
         else:
             refs = [jnp.asarray(leaf) for leaf in jax.tree.leaves(reference)]
             pairs = [Pair(v, jnp.broadcast_to(r, v.shape).astype(v.dtype)) for v, r in zip(leaves, refs, strict=True)]
-        outs = _walk(closed, pairs)
-        value = jax.tree.unflatten(tree, [o.x if isinstance(o, Pair) else o for o in outs])
-        if not with_reference:
-            return value
-        return value, jax.tree.unflatten(tree, [o.reference if isinstance(o, Pair) else o for o in outs])
+        with noting_fills() as fills:
+            outs = _walk(closed, pairs)
+        values, references = ([f(o) if isinstance(o, Pair) else o for o in outs] for f in (_value, _reference))
+        if fills:  # what they hid may be all there was
+            values = _exactly(values, closed, [p.x for p in pairs])
+            references = _exactly(references, closed, [p.reference for p in pairs])
+        value = jax.tree.unflatten(tree, values)
+        return (value, jax.tree.unflatten(tree, references)) if with_reference else value
 
     return transformed
 
@@ -89,6 +92,20 @@ def register(names: str, rule: Callable[[Any, list], list]) -> None:
         arrays.
     """
     RULES.register(names, rule)
+
+
+def _value(pair: Pair) -> jax.Array:
+    return pair.x
+
+
+def _reference(pair: Pair) -> jax.Array:
+    return pair.reference
+
+
+def _exactly(found: list, closed: Any, inputs: list) -> list:
+    """What was found, with the values of the program itself."""
+    exact = map(jax.lax.stop_gradient, _walk(closed, inputs))
+    return [jnp.where(v == e, v, v + jax.lax.stop_gradient(e - v)) for v, e in zip(found, exact, strict=True)]
 
 
 def _walk(program: Any, values: list) -> list:
@@ -127,8 +144,14 @@ def linear(eqn: Any, ins: list) -> list:
         found = [Pair(x, r) for x, r in zip(xs, bind(eqn, _references(ins)), strict=True)]
     for i, pair in enumerate(found):
         if not pair.differentiable:
-            pair.number = lambda i=i: linear(eqn, [as_number(v) for v in ins])[i]
+            pair.number = lambda i=i: linear(_of_floats(eqn), as_numbers(ins) or [])[i]
     return found
+
+
+def _of_floats(eqn: Any) -> Any:
+    """An equation for counts as one for numbers, whose type is their own."""
+    typed = eqn.params.get("preferred_element_type") is not None
+    return eqn.replace(params=eqn.params | {"preferred_element_type": None}) if typed else eqn
 
 
 def product(eqn: Any, ins: list) -> list:
@@ -202,6 +225,11 @@ def choice(eqn: Any, ins: list) -> list:
         found = Pair(x, r)
         found.number = lambda: _of_numbers(eqn, ins)
         return [found]
+    if describe(eqn).place and describe(eqn).sign == 1 and pair.x.dtype == bool and as_number(pair) is not None:
+        (x,), (r,) = bind(eqn, [pair.x]), bind(eqn, [pair.reference])
+        found = Pair(x, r)
+        found.cases = lambda: apart(pair, *eqn.params["axes"])
+        return [found]
     raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why)
 
 
@@ -246,15 +274,33 @@ def elementwise(eqn: Any, ins: list) -> list:
 
 def _of_several(eqn: Any, ins: list) -> Pair:
     """Elementwise operations on active values that do not come from one."""
-    if isinstance(ins[0], Pair) and len(ins) == 3 and describe(eqn).indices == slice(0, 1):
-        chosen = choose(*ins)
-        if chosen is not None:
-            return chosen
+    name = eqn.primitive.name
+    chosen = _chosen(eqn, ins, ins[1:])
+    if chosen is not None:
+        return chosen
     if len(ins) == 1 and (number := as_number(ins[0])) is not None:  # a count, from here on a number
         return elementwise(eqn, [number])[0]
-    if len(ins) == 2 and all(isinstance(v, Pair) and v.differentiable for v in ins) and eqn.primitive.name in _OF_TWO:
-        return Pair(_OF_TWO[eqn.primitive.name](*ins), bind(eqn, _references(ins))[0])
+    _check_numbers(eqn, ins)
+    if len(ins) == 2 and all(isinstance(v, Pair) for v in ins) and name in _OF_TWO:
+        return Pair(_OF_TWO[name](*ins), bind(eqn, _references(ins))[0])
+    if name in _BY_TWO:
+        return _walk(equivalent(eqn, _BY_TWO[name]), ins)[0]
     raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
+
+
+def _chosen(eqn: Any, ins: list, cases: list) -> Pair | None:
+    """One of several cases, of an operation whose first operand says which and depends on the input."""
+    which = ins[0]
+    if not isinstance(which, Pair) or describe(eqn).indices != slice(0, 1):
+        return None
+    if len(cases) == 2:
+        return choose(which, *cases)
+    if which.cases is None:
+        return None
+    found = cases[0]  # also where none of the predicates holds
+    for predicate, case in reversed(list(zip(which.cases(), cases, strict=True))):
+        found = choose(predicate, found, case)
+    return found
 
 
 def _quotient(a: Pair, b: Pair) -> jax.Array:
@@ -264,7 +310,8 @@ def _quotient(a: Pair, b: Pair) -> jax.Array:
 
 def _largest(sign: int) -> Callable[[Pair, Pair], jax.Array]:
     def rule(a, b):
-        x, r = [sign * a.x, sign * b.x], [sign * a.reference, sign * b.reference]
+        shape = jnp.broadcast_shapes(a.x.shape, b.x.shape)
+        x, r = ([sign * jnp.broadcast_to(f(v), shape) for v in (a, b)] for f in (_value, _reference))
         return sign * select_maximum(lambda operands: jnp.max(jnp.stack(operands), 0), x, r)
 
     return rule
@@ -277,15 +324,19 @@ _OF_TWO: dict[str, Callable[[Pair, Pair], jax.Array]] = {
     "max": _largest(1),
     "min": _largest(-1),
 }
+#: What is made of such functions.
+_BY_TWO: dict[str, Callable] = {"clamp": lambda low, x, high: jnp.minimum(jnp.maximum(x, low), high)}
 
 
 def _number(eqn: Any, ins: list, found: Pair) -> Pair | None:
     """A predicate or a count that is made of several, or of values that do not come from one, as a number."""
-    numbers, known = [as_number(v) for v in ins], describe(eqn)
-    if any(v is None for v in numbers):
+    cases, known = as_numbers(ins[1:]), describe(eqn)
+    chosen = _chosen(eqn, ins, cases) if cases is not None else None
+    if chosen is not None:
+        return chosen
+    numbers = as_numbers(ins)
+    if numbers is None:
         return None
-    if isinstance(ins[0], Pair) and len(ins) == 3 and known.indices == slice(0, 1):
-        return choose(ins[0], *numbers[1:])
     if known.number is not None and (not known.predicate or found.x.dtype == bool):
         return _of_numbers(eqn, ins)
     active = [isinstance(v, Pair) for v in ins]
@@ -293,12 +344,16 @@ def _number(eqn: Any, ins: list, found: Pair) -> Pair | None:
         return stepped(found, numbers[active.index(True)])
     if known.predicate:
         return compared(found, *numbers) if len(ins) == 2 and found.x.dtype == bool else None
-    return elementwise(eqn, numbers)[0] if is_affine(eqn, active) else None
+    references = bind(eqn, _references(numbers))[0]
+    if is_affine(eqn, active):
+        return Pair(bind(eqn, [v.x if isinstance(v, Pair) else v for v in numbers])[0], references)
+    name = eqn.primitive.name
+    return Pair(_OF_TWO[name](*numbers), references) if name in _OF_TWO and name != "div" else None
 
 
 def _of_numbers(eqn: Any, ins: list) -> Pair:
     """What the vocabulary says of numbers, of predicates and counts as numbers."""
-    numbers, program = [as_number(v) for v in ins], describe(eqn).number
+    numbers, program = as_numbers(ins) or [], describe(eqn).number
     assert program is not None
     shapes = [jax.ShapeDtypeStruct(v.x.shape, v.x.dtype) if isinstance(v, Pair) else v for v in numbers]
     (found,) = _walk(jax.make_jaxpr(lambda *operands: program(*operands, **eqn.params))(*shapes), numbers)
