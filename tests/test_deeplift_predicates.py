@@ -162,6 +162,8 @@ GUARDED = {
     "a branch that is never taken": lambda x: jax.lax.cond(x.sum() > 99, lambda: jnp.log(x - 9), lambda: x * x),
     "infinite among the greatest": lambda x: jnp.where(
         jnp.isfinite(t := jax.lax.top_k(jnp.where(jnp.arange(6) < 2, x, -jnp.inf), 3)[0]), t, 0).repeat(2),
+    "nan_to_num": lambda x: jnp.nan_to_num(x / jnp.abs(x).sum()),
+    "isfinite": lambda x: jnp.where(jnp.isfinite(y := x / jnp.sqrt(jnp.sum(x * x))), y, 0),
     "hypot": lambda x: jnp.hypot(jax.nn.relu(x), jax.nn.relu(x[::-1])),
 }  # fmt: skip
 #: What met a smaller operand, or several counts.

@@ -26,7 +26,8 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
     The multiplier is the secant slope `(f(x) - f(r)) / (x - r)`. Where the two points agree to within a few units of
     half the precision, it is the derivative midway between them, if that tells the difference of the values up to
     their rounding: a secant would be noise there. Where nothing changes it is the derivative, or 0 where that is not
-    finite (`sqrt` at 0): then nothing is to be shared out. Two equal infinities do not differ.
+    finite (`sqrt` at 0): then nothing is to be shared out. Two equal infinities do not differ. A reference that is NaN
+    counts as 0 where the function makes a number of it (`nan_to_num`).
 
     References:
       Shrikumar et al., DeepLIFT, ICML 2017, eq. 13 and section 3.5.1.
@@ -38,6 +39,7 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
 
     def forward(x, r, consts):
         y, y_r = fn(x, consts), fn(r, consts)
+        r = jnp.where(jnp.isnan(r) & jnp.isfinite(y_r), 0, r)
         dx, dy, eps = change(x, r), change(y, y_r), float(jnp.finfo(x.dtype).eps)
         near = jnp.abs(dx) <= 4 * eps**0.5 * jnp.maximum(jnp.abs(x), jnp.abs(r))
         middle = (x + r) / 2
