@@ -421,3 +421,23 @@ def test_an_unknown_layer_is_answered_with_those_that_can_be_cut_at():
         jaxcam.split(Net(), variables, at="nothing like it", example=IMAGE)
     assert "blocks[0]" not in str(error.value) and "blocks.conv" not in str(error.value)
     assert "stem" in str(error.value)
+
+
+def test_frames_in_the_batch_are_cut_at_where_the_network_is_handed_over_for_one_example():
+    class Video(nn.Module):
+        @nn.compact
+        def __call__(self, x):  # (b, t, h, w, 3)
+            b, t = x.shape[:2]
+            y = nn.relu(nn.Conv(6, (3, 3), 2, name="conv")(x.reshape(-1, *x.shape[2:])))
+            return nn.Dense(3)(y.mean((1, 2)).reshape(b, t, -1).max(1))
+
+    clip = jax.random.normal(jax.random.key(0), (4, 16, 16, 3))
+    model, given = Video(), {"at": "conv.relu", "example": clip}
+    params = model.init(jax.random.key(1), clip[None])
+    layout = jaxcam.Layout(lambda v: (v.reshape(-1, *v.shape[2:]), ()), lambda a, rest: a.reshape(4, -1, *a.shape[1:]))
+    with pytest.raises(JaxcamError, match=r"call=lambda m, x: m\(x\[None\]\)\[0\], batched=False"):
+        jaxcam.split(model, params, **given, layout=layout)
+    features, head = jaxcam.split(model, params, **given, layout=layout, call=lambda m, x: m(x[None])[0], batched=False)
+    activations = features(params, clip)
+    assert activations.shape == (32, 8, 6)
+    np.testing.assert_allclose(head(params, activations), model.apply(params, clip[None])[0], rtol=1e-5, atol=1e-6)

@@ -137,7 +137,9 @@ def batch_axis(place: program.Place, batched: bool) -> int | None:
     if len(place.shape) == 4 and len(single) == 1:
         return single[0]
     raise JaxcamError(
-        f"{place.name!r} gives shape {place.shape} for a batch of one image, without a batch axis; cut elsewhere"
+        f"{place.name!r} gives shape {place.shape} for a batch of one image, without a batch axis; cut elsewhere, or, "
+        "where frames or crops lie in it, hand over the network for one example: "
+        "call=lambda m, x: m(x[None])[0], batched=False"
     )
 
 
