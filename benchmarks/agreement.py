@@ -262,10 +262,11 @@ def main(argv=None) -> int:
     path = pathlib.Path(__file__).parent / "results" / f"{args.name}.json"
     before = json.loads(path.read_text()) if args.methods and path.exists() else {}
     record: dict[str, dict] = {k: v for k, v in before.items() if k not in ("machine", "settings")}
-    kept = Runs(args.kept)
+    kept, measured = Runs(args.kept), {}
     try:
         for name in args.model:
             network = load(name)
+            measured[network.name] = network
             vgg = isinstance(network.config, VGGConfig)
             layers = args.layers or (["conv5_3", "conv5_2", "conv5_1"] if vgg else [network.default_layer])
             layers = [network.resolve_layer(layer) for layer in layers]
@@ -287,7 +288,7 @@ def main(argv=None) -> int:
         return 2
     settings = before.get("settings") or {k: v for k, v in vars(args).items() if k not in ("data", "kept", "name")}
     path = save(args.name, {"settings": settings, **record})
-    texts = [tables(load(name), r["table_1"], r["tables_2_and_6"]) for name, r in record.items()]
+    texts = [tables(measured.get(name) or load(name), r["table_1"], r["tables_2_and_6"]) for name, r in record.items()]
     path.with_suffix(".md").write_text("# Agreement with SHAP-CAM\n\n" + "\n".join(texts))
     return 0
 
