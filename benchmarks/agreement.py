@@ -262,6 +262,8 @@ def main(argv=None) -> int:
     path = pathlib.Path(__file__).parent / "results" / f"{args.name}.json"
     before = json.loads(path.read_text()) if args.methods and path.exists() else {}
     record: dict[str, dict] = {k: v for k, v in before.items() if k not in ("machine", "settings")}
+    if before and before["settings"]["limit"] != args.limit:
+        parser.error(f"the results are of {before['settings']['limit']} pictures, which --limit must say as well")
     kept, measured = Runs(args.kept), {}
     try:
         for name in args.model:
