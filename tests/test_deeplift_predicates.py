@@ -242,3 +242,17 @@ def test_products_and_predicates_in_other_precisions(name, dtype):
             tolerance = 0.1 if kind == dtype != "float64" else 1e-4
             total = np.sum(np.asarray(m, np.float64) * np.asarray(x, np.float64))
             np.testing.assert_allclose(total, np.float64(fn(x)) - np.float64(fn(0 * x)), rtol=tolerance, atol=tolerance)
+
+
+def test_what_predicates_are_made_of_is_made_once():
+    """Each of twelve in a row asks twice for the one before: made anew every time they would be thousands."""
+
+    def fn(x):
+        holds = x > x.mean()
+        for i in range(12):
+            holds = (holds & (x[::-1] > i / 20)) | (x > jnp.roll(x, i)) ^ holds
+        return jnp.sum(jnp.where(holds, x, -x))
+
+    x = jnp.asarray(X, jnp.float32)
+    assert len(jax.make_jaxpr(jax.grad(deeplift(fn)))(x).eqns) < 5000
+    np.testing.assert_allclose(jnp.sum(jax.grad(deeplift(fn))(x) * x), fn(x) - fn(0 * x), rtol=1e-4, atol=1e-4)

@@ -49,7 +49,7 @@ def bounds(program: Any, inputs: Sequence[Bounds] | None = None) -> list[Bounds]
         if held is not None:
             found = bounds(held, operands) if len(opened(held)[0].invars) == len(operands) else []
             known.update(zip(eqn.outvars, found, strict=False))
-        elif kind == "identity":
+        elif kind == "identity" or name in _ROUNDS:
             known.update(zip(eqn.outvars, operands, strict=False))
         elif kind == "moves":
             where = range(len(operands))[describe(eqn).indices]
@@ -94,9 +94,11 @@ class _Terms:
         if len(eqn.outvars) != 1:
             return
         out, known = eqn.outvars[0], describe(eqn)
-        if as_it_is or known.kind == "identity" or known.kind == "moves" and len(eqn.invars) == 1:
-            whole = out.aval.size >= eqn.invars[0].aval.size  # none are left out
-            self.same.update({out: self.source(eqn.invars[0])} if whole else {})
+        moved = (
+            known.kind == "moves" and len(eqn.invars) == 1 and out.aval.size >= eqn.invars[0].aval.size
+        )  # all of them
+        if as_it_is or known.kind == "identity" or moved:
+            self.same[out] = self.source(eqn.invars[0])
         self.made[out] = (eqn.primitive.name, *map(self.source, eqn.invars))
 
     def is_share(self, eqn: Any) -> bool:
@@ -160,7 +162,7 @@ _RULES: dict[str, Callable[..., Bounds]] = {
     "abs": _fixed(0, math.inf), "sqrt": _fixed(0, math.inf), "neg": lambda a: Bounds(-a.high, -a.low),
     "add": lambda a, b: Bounds(a.low + b.low, a.high + b.high),
     "sub": lambda a, b: Bounds(a.low - b.high, a.high - b.low),
-    "mul": _product, "div": _quotient, "convert_element_type": lambda a: a, "reduce_precision": lambda a: a,
+    "mul": _product, "div": _quotient,
     "square": lambda a: Bounds(0.0, max(a.low * a.low, a.high * a.high)),
     "log": lambda a: Bounds(_log(a.low), _log(a.high)), "log1p": lambda a: Bounds(_log(1 + a.low), _log(1 + a.high)),
     "expm1": lambda a: Bounds(-1.0 if a.low == -math.inf else _exp(a.low) - 1, _exp(a.high) - 1),

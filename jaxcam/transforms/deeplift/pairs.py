@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,11 @@ class Pair:
         self.number: Callable[[], Pair | None] | None = None
         self.cases: Callable[[], list[Pair]] | None = None
 
+    def numbered(self, make: Callable[[], Pair | None]) -> Pair:
+        """Itself, with a number that is made once, however many ask for it."""
+        self.number = functools.cache(make)
+        return self
+
     @property
     def reference(self) -> jax.Array:
         """The reference as an array."""
@@ -43,6 +49,16 @@ class Pair:
     def differentiable(self) -> bool:
         """Whether the value is a real or complex number; predicates and indices are not."""
         return jnp.issubdtype(self.x.dtype, jnp.inexact)
+
+
+def at_input(operand: Any) -> Any:
+    """An operand as the program sees it: of a pair the value."""
+    return operand.x if isinstance(operand, Pair) else operand
+
+
+def at_reference(operand: Any) -> Any:
+    """An operand at the reference; what is no pair is its own."""
+    return operand.reference if isinstance(operand, Pair) else operand
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.transforms.deeplift.multipliers import change, part_of_the_second, through
-from jaxcam.transforms.deeplift.pairs import Pair
+from jaxcam.transforms.deeplift.pairs import Pair, at_input, at_reference
 
 #: How far beyond what it hides a mask's fill is brought: exp makes 0 of that, also of a sixteenth of it.
 REACH = 128.0
@@ -34,14 +35,14 @@ def noting_fills() -> Iterator[list]:
         _brought.reset(token)
 
 
-def as_number(value: Any) -> Any:
+def as_number(operand: Any) -> Any:
     """A pair as a pair of real numbers, None where a predicate or an index has none; arrays as floats."""
-    if not isinstance(value, Pair):
-        value = jnp.asarray(value)
-        return value if jnp.issubdtype(value.dtype, jnp.inexact) else value.astype(jnp.float32)
-    if value.differentiable:
-        return value
-    return value.number() if value.number is not None else None
+    if not isinstance(operand, Pair):
+        array = jnp.asarray(operand)
+        return array if jnp.issubdtype(array.dtype, jnp.inexact) else array.astype(jnp.float32)
+    if operand.differentiable:
+        return operand
+    return operand.number() if operand.number is not None else None
 
 
 def as_numbers(values: Sequence[Any]) -> list | None:
@@ -49,7 +50,7 @@ def as_numbers(values: Sequence[Any]) -> list | None:
     numbers = [as_number(v) for v in values]
     if not numbers or any(v is None for v in numbers):
         return None
-    dtype = max((_x(v).dtype for v in numbers), key=lambda d: jnp.finfo(d).bits)
+    dtype = max((at_input(v).dtype for v in numbers), key=lambda d: jnp.finfo(d).bits)
     return [
         Pair(v.x.astype(dtype), v.reference.astype(dtype)) if isinstance(v, Pair) else v.astype(dtype) for v in numbers
     ]
@@ -67,7 +68,7 @@ def stepped(found: Pair, cause: Pair) -> Pair:
 
 def compared(found: Pair, a: Any, b: Any) -> Pair:
     """A comparison of two numbers as a number: a step function of their difference."""
-    return stepped(found, Pair(_difference(_x(a), _x(b)), _difference(_r(a), _r(b))))
+    return stepped(found, Pair(_difference(at_input(a), at_input(b)), _difference(at_reference(a), at_reference(b))))
 
 
 def _difference(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -85,10 +86,7 @@ def apart(found: Pair, axis: int) -> list[Pair]:
         x, r = (jax.lax.index_in_dim(v, i, axis, keepdims=False) for v in (pair.x, pair.reference))
         return Pair(x, r)
 
-    each = [at(found, i) for i in range(found.x.shape[axis])]
-    for i, pair in enumerate(each):
-        pair.number = lambda i=i: at(number, i)
-    return each
+    return [at(found, i).numbered(functools.partial(at, number, i)) for i in range(found.x.shape[axis])]
 
 
 def choose(which: Pair, off: Any, on: Any) -> Pair | None:
@@ -108,13 +106,12 @@ def choose(which: Pair, off: Any, on: Any) -> Pair | None:
     if number is None:
         return None
     holds, held = which.x != 0, which.reference != 0
-    off_x, on_x, off_r, on_r = _x(off), _x(on), _r(off), _r(on)
+    off_x, on_x, off_r, on_r = at_input(off), at_input(on), at_reference(off), at_reference(on)
     shape = jnp.broadcast_shapes(holds.shape, jnp.shape(off_x), jnp.shape(on_x))
     found = Pair(jnp.where(holds, on_x, off_x), jnp.where(held, on_r, off_r))
     if not found.differentiable:
         numbers = as_numbers((off, on))
-        found.number = (lambda: choose(which, *numbers)) if numbers is not None else None
-        return found
+        return found if numbers is None else found.numbered(lambda: choose(which, *numbers))
     dtype = found.x.dtype
     if isinstance(on, Pair) and not isinstance(off, Pair):
         off_x = off_r = _within_reach(off_x, on)
@@ -185,11 +182,3 @@ def _choice_backward(saved, g):
 
 
 _choice.defvjp(_choice_forward, _choice_backward)
-
-
-def _x(value: Any) -> Any:
-    return value.x if isinstance(value, Pair) else value
-
-
-def _r(value: Any) -> Any:
-    return value.reference if isinstance(value, Pair) else value

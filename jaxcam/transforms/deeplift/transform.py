@@ -11,6 +11,7 @@ the one function of `x` that it is. Predicates and counts are numbers that jump 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.custom_derivatives import has_jvp
 from jaxcam.transforms.deeplift.multipliers import bilinear, multiply, rescale, select_in_order, select_maximum
-from jaxcam.transforms.deeplift.pairs import Pair, Step, compile_steps, extend
+from jaxcam.transforms.deeplift.pairs import Pair, Step, at_input, at_reference, compile_steps, extend
 from jaxcam.transforms.deeplift.predicates import apart, as_number, as_numbers, choose, compared, noting_fills, stepped
 from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
@@ -68,7 +69,7 @@ def deeplift(fn: Callable, *, with_reference: bool = False, precision: str | Non
             pairs = [Pair(v, jnp.broadcast_to(r, v.shape).astype(v.dtype)) for v, r in zip(leaves, refs, strict=True)]
         with noting_fills() as fills:
             outs = _walk(closed, pairs)
-        values, references = ([f(o) if isinstance(o, Pair) else o for o in outs] for f in (_value, _reference))
+        values, references = (list(map(f, outs)) for f in (at_input, at_reference))
         if fills:  # what they hid may be all there was
             values = _exactly(values, closed, [p.x for p in pairs])
             references = _exactly(references, closed, [p.reference for p in pairs])
@@ -92,14 +93,6 @@ def register(names: str, rule: Callable[[Any, list], list]) -> None:
         arrays.
     """
     RULES.register(names, rule)
-
-
-def _value(pair: Pair) -> jax.Array:
-    return pair.x
-
-
-def _reference(pair: Pair) -> jax.Array:
-    return pair.reference
 
 
 def _exactly(found: list, closed: Any, inputs: list) -> list:
@@ -137,21 +130,22 @@ def linear(eqn: Any, ins: list) -> list:
     if any(active[describe(eqn).indices]):
         raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why or "an index that depends on the input")
     _check_numbers(eqn, ins, counts=True)
-    xs = bind(eqn, [v.x if isinstance(v, Pair) else v for v in ins])
+    xs = bind(eqn, list(map(at_input, ins)))
     if _from_zero(ins) and keeps_zero(eqn, active):
         found = [Pair(x, None) for x in xs]
     else:
-        found = [Pair(x, r) for x, r in zip(xs, bind(eqn, _references(ins)), strict=True)]
+        found = [Pair(x, r) for x, r in zip(xs, bind(eqn, list(map(at_reference, ins))), strict=True)]
     for i, pair in enumerate(found):
         if not pair.differentiable:
-            pair.number = lambda i=i: linear(_of_floats(eqn), as_numbers(ins) or [])[i]
+            pair.numbered(functools.partial(_counted, eqn, ins, i))
     return found
 
 
-def _of_floats(eqn: Any) -> Any:
-    """An equation for counts as one for numbers, whose type is their own."""
-    typed = eqn.params.get("preferred_element_type") is not None
-    return eqn.replace(params=eqn.params | {"preferred_element_type": None}) if typed else eqn
+def _counted(eqn: Any, ins: list, i: int) -> Pair:
+    """A result of a linear operation on counts as a number: the operation on numbers, of their own type."""
+    if eqn.params.get("preferred_element_type") is not None:
+        eqn = eqn.replace(params=eqn.params | {"preferred_element_type": None})
+    return linear(eqn, as_numbers(ins) or [])[i]
 
 
 def product(eqn: Any, ins: list) -> list:
@@ -220,17 +214,15 @@ def choice(eqn: Any, ins: list) -> list:
     step = pair.expr if isinstance(pair, Pair) else None
     if len(ins) == 1 and isinstance(step, Step) and step.tells_nan:
         return bind(eqn, [pair.x])
-    if describe(eqn).number is not None and pair.x.dtype == bool and as_number(pair) is not None:
-        (x,), (r,) = bind(eqn, [pair.x]), bind(eqn, [pair.reference])
-        found = Pair(x, r)
-        found.number = lambda: _of_numbers(eqn, ins)
-        return [found]
-    if describe(eqn).place and describe(eqn).sign == 1 and pair.x.dtype == bool and as_number(pair) is not None:
-        (x,), (r,) = bind(eqn, [pair.x]), bind(eqn, [pair.reference])
-        found = Pair(x, r)
-        found.cases = lambda: apart(pair, *eqn.params["axes"])
-        return [found]
-    raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why)
+    known = describe(eqn)
+    if pair.x.dtype == bool and as_number(pair) is not None:
+        found = Pair(bind(eqn, [pair.x])[0], bind(eqn, [pair.reference])[0])
+        if known.number is not None:
+            return [found.numbered(lambda: _of_numbers(eqn, ins))]
+        if known.place and known.sign == 1:
+            found.cases = lambda: apart(pair, *eqn.params["axes"])
+            return [found]
+    raise UnsupportedPrimitive(_NAME, eqn, known.why)
 
 
 def elementwise(eqn: Any, ins: list) -> list:
@@ -247,17 +239,16 @@ def elementwise(eqn: Any, ins: list) -> list:
         return bind(eqn, values)[0]
 
     def plain(values):
-        return evaluate([v.x if isinstance(v, Pair) else v for v in values])
+        return evaluate(list(map(at_input, values)))
 
     if not jnp.issubdtype(out.dtype, jnp.inexact):  # a predicate or a count: no derivative to define
-        found = Pair(plain(ins), evaluate(_references(ins)), *origin)
+        found = Pair(plain(ins), evaluate(list(map(at_reference, ins))), *origin)
         one = step is not None and root.differentiable
-        found.number = lambda: stepped(found, root) if one else _number(eqn, ins, found)
-        return [found]
+        return [found.numbered(lambda: stepped(found, root) if one else _number(eqn, ins, found))]
     which = [isinstance(v, Pair) for v in ins]
     if numbers and is_affine(eqn, which):
         zero = _from_zero(ins) and keeps_zero(eqn, which)
-        return [Pair(plain(ins), None if zero else evaluate(_references(ins)), *origin)]
+        return [Pair(plain(ins), None if zero else evaluate(list(map(at_reference, ins))), *origin)]
     if numbers and len(active) == 1 and active[0].x.shape == out.shape:
         at = ins.index(active[0])
 
@@ -265,10 +256,12 @@ def elementwise(eqn: Any, ins: list) -> list:
             return evaluate([*others[:at], value, *others[at:]])
 
         x = rescale(unary, active[0].x, active[0].reference, ins[:at] + ins[at + 1 :])
-        return [Pair(x, evaluate(_references(ins)), *origin)]
+        return [Pair(x, evaluate(list(map(at_reference, ins))), *origin)]
     if step and root.differentiable:
         function, consts = compile_steps(step)
-        return [Pair(rescale(function, root.x, root.reference, consts), evaluate(_references(ins)), *origin)]
+        return [
+            Pair(rescale(function, root.x, root.reference, consts), evaluate(list(map(at_reference, ins))), *origin)
+        ]
     return [_of_several(eqn, ins)]
 
 
@@ -282,7 +275,7 @@ def _of_several(eqn: Any, ins: list) -> Pair:
         return elementwise(eqn, [number])[0]
     _check_numbers(eqn, ins)
     if len(ins) == 2 and all(isinstance(v, Pair) for v in ins) and name in _OF_TWO:
-        return Pair(_OF_TWO[name](*ins), bind(eqn, _references(ins))[0])
+        return Pair(_OF_TWO[name](*ins), bind(eqn, list(map(at_reference, ins)))[0])
     if name in _BY_TWO:
         return _walk(equivalent(eqn, _BY_TWO[name]), ins)[0]
     raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
@@ -311,7 +304,7 @@ def _quotient(a: Pair, b: Pair) -> jax.Array:
 def _largest(sign: int) -> Callable[[Pair, Pair], jax.Array]:
     def rule(a, b):
         shape = jnp.broadcast_shapes(a.x.shape, b.x.shape)
-        x, r = ([sign * jnp.broadcast_to(f(v), shape) for v in (a, b)] for f in (_value, _reference))
+        x, r = ([sign * jnp.broadcast_to(f(v), shape) for v in (a, b)] for f in (at_input, at_reference))
         return sign * select_maximum(lambda operands: jnp.max(jnp.stack(operands), 0), x, r)
 
     return rule
@@ -344,9 +337,9 @@ def _number(eqn: Any, ins: list, found: Pair) -> Pair | None:
         return stepped(found, numbers[active.index(True)])
     if known.predicate:
         return compared(found, *numbers) if len(ins) == 2 and found.x.dtype == bool else None
-    references = bind(eqn, _references(numbers))[0]
+    references = bind(eqn, list(map(at_reference, numbers)))[0]
     if is_affine(eqn, active):
-        return Pair(bind(eqn, [v.x if isinstance(v, Pair) else v for v in numbers])[0], references)
+        return Pair(bind(eqn, list(map(at_input, numbers)))[0], references)
     name = eqn.primitive.name
     return Pair(_OF_TWO[name](*numbers), references) if name in _OF_TWO and name != "div" else None
 
@@ -365,10 +358,6 @@ def _check_numbers(eqn: Any, ins: list, counts: bool = False) -> None:
     for v in ins:
         if isinstance(v, Pair) and not v.differentiable and not (counts and as_number(v) is not None):
             raise UnsupportedPrimitive(_NAME, eqn, "a predicate, an index or an integer that depends on the input")
-
-
-def _references(ins: list) -> list:
-    return [v.reference if isinstance(v, Pair) else v for v in ins]
 
 
 def _from_zero(ins: list) -> bool:
@@ -395,7 +384,7 @@ RULES = Rules(
         "maximum": maximum,
         "order": order,
         "choice": choice,
-        "effect": lambda eqn, ins: bind(eqn, [v.x if isinstance(v, Pair) else v for v in ins]),
+        "effect": lambda eqn, ins: bind(eqn, list(map(at_input, ins))),
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": lambda eqn, ins: control(eqn, ins, _CARRIED),
     },
