@@ -25,7 +25,7 @@ from jaxcam.deferred import outline
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import evaluate
 from jaxcam.explanation.explain import explain_each
-from jaxcam.explanation.resume import Digests, Unfinished
+from jaxcam.explanation.resume import Digests, MapsInFlight
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.heads import DefinedFor
 from jaxcam.methods.registry import METHODS, Method, request
@@ -317,7 +317,7 @@ def test_a_declared_division_into_steps_brings_progress_states_and_resumption(mo
     assert [None if s is None else int(s.steps) for s in kept.loaded] == [None, None, 6, 2]
     # In a file a state of any kind survives, and one of another kind is none.
     state = next(iter(kept.states.values()))
-    unfinished = Unfinished(tmp_path, Digests("settings"), ["a.png"])
+    unfinished = MapsInFlight(tmp_path, Digests("settings"), ["a.png"])
     unfinished.save("a.png", "walked_cam", 1, state, last=True)
     back = unfinished.load("a.png", "walked_cam", 1, (Walked,))
     assert jax.tree.structure(back) == jax.tree.structure(state)

@@ -27,12 +27,12 @@ import sys, time
 import jaxcam.explanation.resume as resume
 from jaxcam.cli import main
 resume.INTERVAL = 0.0
-save = resume.Unfinished.save
+save = resume.MapsInFlight.save
 def told(self, source, label, target, state, last):
     save(self, source, label, target, state, last)
     print("kept", source[-5:], int(state.samples.count), flush=True)
     time.sleep(float(sys.argv[1]))
-resume.Unfinished.save = told
+resume.MapsInFlight.save = told
 sys.exit(main(sys.argv[2:]))
 """
 
@@ -137,9 +137,9 @@ def test_another_setting_is_not_taken_for_finished(place, whole, tmp_path, capsy
 
 
 def test_two_runs_do_not_share_a_folder(place, tmp_path, capsys):
-    from jaxcam.explanation.resume import Digests, Unfinished
+    from jaxcam.explanation.resume import Digests, MapsInFlight
 
-    held = Unfinished(tmp_path, Digests("other"), [])
+    held = MapsInFlight(tmp_path, Digests("other"), [])
     assert main(arguments(place, tmp_path, "--resume")) == 2
     assert "another jaxcam is at work there" in capsys.readouterr().err
     held.close(remove=True)

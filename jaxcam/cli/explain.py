@@ -156,7 +156,7 @@ def _explain(
     from jaxcam.cli.progress import maps_bar
     from jaxcam.explanation.explain import BATCH, explain_each, requested
     from jaxcam.explanation.lower_precision import told
-    from jaxcam.explanation.resume import Digests, Unfinished, check_alike, settings_digest
+    from jaxcam.explanation.resume import Digests, MapsInFlight, check_alike, settings_digest
     from jaxcam.explanation.targets import as_list
     from jaxcam.transforms.memory import is_a_processor, room_for
 
@@ -183,12 +183,12 @@ def _explain(
         done[explanation.source] = rows_of(explanation), explanation.to_dict() | {"files": files}
         doubts.update((f"{r.method}: {r.doubt}", None) for r in explanation.results if r.doubt)
 
-    unfinished = Unfinished(out, digests, paths) if options.resume else None
+    begun = MapsInFlight(out, digests, paths) if options.resume else None
     left, complete = paths, False
-    if unfinished is not None:
+    if begun is not None:
         left = _take_up(options, paths, names, out, network, digests, keep, notices)
-        if unfinished.strangers:
-            notices.append(f"{unfinished.strangers} states in {unfinished.folder} are of other settings; not used")
+        if begun.strangers:
+            notices.append(f"{begun.strangers} states in {begun.folder} are of other settings; not used")
     at_once = room_for(BATCH) if options.batch_size is None else options.batch_size
     # A photo's files are written when its batch is done, which is not to take long.
     slow = options.batch_size is None and not all(r.info.batched for r in requests.values())
@@ -200,7 +200,7 @@ def _explain(
                 network, ((path, path) for path in left), methods=methods, targets=targets, layer=layers,
                 fuse=options.fuse, views=options.views,
                 batch_size=1 if alone else min(at_once, max(1, len(left))), maps_at_once=at_once,
-                seed=options.seed, precision=options.precision, states=unfinished,
+                seed=options.seed, precision=options.precision, states=begun,
                 done=bar,
                 skipped=lambda name, why: notices.append(f"{name} left out: {why}"),
                 failed=lambda path, why: broken.append((path, why if visible(path) in why else f"{path}: {why}")),
@@ -210,12 +210,12 @@ def _explain(
                     continue
                 path = explanation.source
                 keep(explanation, _write(options, explanation, out, names[path], digests.of(path)))
-                if unfinished is not None:
-                    unfinished.forget(path)
+                if begun is not None:
+                    begun.forget(path)
         complete = True
     finally:
-        if unfinished is not None:
-            unfinished.close(remove=complete)
+        if begun is not None:
+            begun.close(remove=complete)
     rows = [row for path in paths if path in done for row in done[path][0]]
     records = [done[path][1] for path in paths if path in done]
     if rows:

@@ -114,7 +114,7 @@ class Digests:
         return self._known[path]
 
 
-class Unfinished:
+class MapsInFlight:
     """The states of maps in flight, in a folder of their own that only one run uses at a time.
 
     With several processes the first one alone reads and writes.

@@ -15,6 +15,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
+from jaxcam.shapley.result import check_key
 
 
 def random_cam(params: Params, activations: jax.Array, key: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -41,6 +42,7 @@ def random_cam(params: Params, activations: jax.Array, key: jax.Array, *, head: 
       Gildenblat et al., pytorch-grad-cam, 2021, with the same interval.
     """
     check_activations(activations)
+    check_key(key)
     logit = scalar_score(head, params, target)(activations)
     alpha = jax.random.uniform(key, activations.shape[-1:], jnp.float32, -1, 1).astype(activations.dtype)
     return cam_of_coefficients(alpha, activations, logit=logit)

@@ -17,7 +17,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
-from jaxcam.shapley.result import check_count, matmul
+from jaxcam.shapley.result import check_count, check_key, matmul
 
 
 def fem_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target, sigmas: float = 2.0) -> CAM:
@@ -100,6 +100,7 @@ def deep_feature_factorisation(
             f"activations must be (h, w, K), or (n, h, w, K) of several pictures, not {jnp.shape(activations)}"
         )
     concepts, rounds = check_count("num_concepts", num_concepts), check_count("steps", steps)
+    check_key(key)
     x = jax.nn.relu(activations.reshape(-1, activations.shape[-1]))
     first, second = jax.random.split(key)
     size = jnp.sqrt(jnp.mean(x) / concepts)

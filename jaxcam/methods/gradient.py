@@ -22,7 +22,7 @@ from jaxcam.methods.result import (
     check_activations,
     scalar_score,
 )
-from jaxcam.shapley.result import check_count
+from jaxcam.shapley.result import check_count, check_key
 
 
 def _value_and_gradient(params, activations, head, target):
@@ -204,6 +204,7 @@ def smooth_grad_cam_pp(
     """
     check_activations(activations)
     check_count("num_samples", num_samples)
+    check_key(key)
     score = scalar_score(head, params, target)
     logit, g = jax.value_and_grad(score)(activations)
     size = jax.lax.stop_gradient(jnp.max(jnp.abs(g)))  # of which nothing depends: powers neither over- nor underflow

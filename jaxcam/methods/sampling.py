@@ -26,7 +26,7 @@ from jaxcam.shapley import moments, sparse
 from jaxcam.shapley.adjusted import Adjusted, Budget, budget
 from jaxcam.shapley.exact import Enumeration, is_enumerable
 from jaxcam.shapley.permutations import Permutations, PermutationState, check_values, key_impl
-from jaxcam.shapley.result import Problem, at_least, check_count, check_tolerance, float_dtype
+from jaxcam.shapley.result import Problem, at_least, check_count, check_key, check_tolerance, float_dtype
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import Steps
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
@@ -139,6 +139,7 @@ def shap_cam(
       Castro et al., Polynomial calculation of the Shapley value based on sampling, 2009.
     """
     count = check_count("num_permutations", num_permutations)
+    check_key(key)
     check_tolerance(tolerance)
     if estimator not in ESTIMATORS:
         raise unknown("estimator", estimator, ESTIMATORS)
@@ -386,6 +387,7 @@ def kernel_shap_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     count = 10 * players if num_samples is None else check_count("num_samples", num_samples)
+    check_key(key)
     if game.is_additive:
         return _shapley(_additive(game), activations)
     count += count % 2 if paired else 0
@@ -436,6 +438,7 @@ def lime_cam(
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     count = players if num_samples is None else check_count("num_samples", num_samples)
+    check_key(key)
     if not isinstance(gamma, jax.core.Tracer) and not 0 < float(gamma) < float("inf"):
         raise JaxcamError(f"gamma must be a positive number, such as 0.5, not {gamma!r}")
     a = activations.astype(at_least(jnp.float32, activations.dtype))

@@ -13,6 +13,7 @@ from jaxcam.errors import JaxcamError
 from jaxcam.metrics.drops import Predict, own_logit
 from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson
+from jaxcam.shapley.result import check_key
 
 #: Parts that are taken away, and as many evaluations of the network.
 NUM_PARTS = 32
@@ -170,6 +171,7 @@ def _removed(params, image, heatmap, key, predict, target, baseline, num_parts, 
         raise JaxcamError(f"a map must have its image's size {image.shape[:2]}, not {heatmap.shape}; see resize_map")
     if num_parts < 2:
         raise JaxcamError(f"the number of parts to take away must be at least 2, not {num_parts}")
+    check_key(key)
     base = jnp.broadcast_to(jnp.asarray(baseline, image.dtype), image.shape)
     images = jax.vmap(lambda point: _without(part, point, image, base, key))(jnp.arange(num_parts))
     logits = jax.vmap(predict, (None, 0))(params, jnp.concatenate([images, image[None]]))

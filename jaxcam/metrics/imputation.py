@@ -11,6 +11,7 @@ import numpy as np
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.curves import pixel_ranks
 from jaxcam.metrics.drops import Predict, log_odds
+from jaxcam.shapley.result import check_key
 
 #: How much of the image is taken away, in percent.
 PERCENTILES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -95,6 +96,7 @@ def road_image(
     percent = jnp.abs(point)
     count = jnp.round(percent * (ranks.size / 100)).astype(ranks.dtype)
     removed = jnp.where(point > 0, ranks < count, ranks >= ranks.size - count)
+    check_key(key)
     own = jax.random.fold_in(key, percent.astype(jnp.uint32))
     return noisy_linear_imputation(image, removed, own, noise=noise, steps=steps)
 
@@ -125,6 +127,7 @@ def noisy_linear_imputation(
     Returns:
       `(H, W, C)`; where nothing is left of the image (0/0), zeros and the noise.
     """
+    check_key(key)
     x, gone = jnp.moveaxis(image, -1, 0), removed[None].astype(image.dtype)  # rows of pixels, not of colours
     left = x * (1 - gone)
     x = gone * _from_coarser(left, 1 - gone)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.similarity import pearson, ssim
+from jaxcam.shapley.result import check_key
 from jaxcam.transforms.walker import bind, trace, walk
 
 #: Bars of the histogram whose entropy efficient MPRT takes.
@@ -120,6 +121,7 @@ def histogram_entropy(heatmap: jax.Array, *, bars: int = BARS) -> jax.Array:
 
 def another_class(key: jax.Array, target: jax.Array, classes: int) -> jax.Array:
     """A class `()` drawn evenly from all but the target; the target itself where there is no other."""
+    check_key(key)
     step = jax.random.randint(key, (), 1, max(2, classes), jnp.int32)
     return (target.astype(jnp.int32) + step) % classes
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson
+from jaxcam.shapley.result import check_key
 
 #: Of max-sensitivity: how far a number of the normalised input may move, and how many draws are made.
 RADIUS, NUM_NEARBY = 0.02, 10
@@ -17,12 +18,14 @@ NOISE, NUM_NOISY = 0.1, 4
 
 def nearby_images(image: jax.Array, key: jax.Array) -> jax.Array:
     """Images whose numbers differ by at most `RADIUS`, evenly: `(NUM_NEARBY, H, W, C)`."""
+    check_key(key)
     shape = (NUM_NEARBY, *image.shape)
     return image[None] + jax.random.uniform(key, shape, image.dtype, -RADIUS, RADIUS)
 
 
 def noisy_images(image: jax.Array, key: jax.Array) -> jax.Array:
     """Images with normal noise of `NOISE`: `(NUM_NOISY, H, W, C)`."""
+    check_key(key)
     return image[None] + NOISE * jax.random.normal(key, (NUM_NOISY, *image.shape), image.dtype)
 
 

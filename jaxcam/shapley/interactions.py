@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley import moments
-from jaxcam.shapley.result import GameFn, check_count, checked, evaluate, in_chunks
+from jaxcam.shapley.result import GameFn, check_count, check_key, checked, evaluate, in_chunks
 
 
 class Interactions(NamedTuple):
@@ -60,6 +60,7 @@ def shapley_interactions(
     """
     total = check_count("num_players", num_players, 2)
     count = check_count("num_samples", num_samples, 2)
+    check_key(key)
     players = jnp.asarray(players)
     if players.ndim != 1 or not 2 <= players.shape[0] <= total or not jnp.issubdtype(players.dtype, jnp.integer):
         raise JaxcamError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, GameFn, check_count, checked, ends, evaluate, in_chunks, matmul
+from jaxcam.shapley.result import Estimate, GameFn, check_count, check_key, checked, ends, evaluate, in_chunks, matmul
 
 #: Of the largest singular value: what a direction must have to count as determined.
 _LEAST = 1e-3
@@ -22,7 +22,13 @@ def sample_coalitions(key: jax.Array, *, num_players: int, num_samples: int, pai
     A size s in 1 .. K - 1 has probability proportional to `(K - 1) / (s (K - s))`, and all
     coalitions of a size are alike. With `paired`, sample 2 i + 1 is the complement of sample 2 i.
     Sample i depends on the key and on i alone.
+
+    Raises:
+      JaxcamError: `key` is no random key, or fewer than two players or one sample.
     """
+    check_key(key)
+    check_count("num_players", num_players, 2)
+    check_count("num_samples", num_samples)
     sizes = np.arange(1, num_players)
     odds = jnp.asarray(np.log(1.0 / (sizes * (num_players - sizes))), jnp.float32)  # 64 bits draw others
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, checked, ends, evaluate, in_chunks
+from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, check_key, checked, ends, evaluate, in_chunks
 
 
 class LassoFit(NamedTuple):
@@ -167,6 +167,7 @@ def lime_lasso(
       An `Estimate` whose values are the Lasso's coefficients; a Lasso has no standard error (NaN).
     """
     players, count = check_count("num_players", num_players), check_count("num_samples", num_samples)
+    check_key(key)
     v_full, v_empty = ends(v, players)
     masks = jax.random.bernoulli(key, jnp.float32(0.5), (count, players))  # 64 bits draw others
     values = in_chunks(lambda i: evaluate(v, masks[i]), count, check_count("chunk_size", chunk_size))

@@ -20,6 +20,7 @@ from jaxcam.shapley.result import (
     Problem,
     at_least,
     check_count,
+    check_key,
     check_tolerance,
     checked,
     ends,
@@ -96,7 +97,8 @@ def raw_key(key: jax.Array) -> jax.Array:
 
 
 def key_impl(key: jax.Array) -> str:
-    """The name of the key's generator: raw key data alone no longer know it."""
+    """The name of the generator of a key, which raw data alone no longer know; a JaxcamError for what is no key."""
+    check_key(key)
     return str(jax.random.key_impl(key))
 
 

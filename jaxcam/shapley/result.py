@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, visible
 
 #: `masks (n, K)` of 0 and 1 to values `(n,)`; a `jax.tree_util.Partial` over arrays keeps the compiled
 #: program of the estimators from one game to the next.
@@ -51,6 +52,16 @@ def check_count(name: str, value: int, least: int = 1) -> int:
     if value.__index__() > _MOST:
         raise JaxcamError(f"{name} must be at most {_MOST:,}, not {value!r}")
     return value.__index__()
+
+
+def check_key(key: Any) -> None:
+    """Raises a JaxcamError unless `key` is one random key, of `jax.random.key` or `jax.random.PRNGKey`."""
+    dtype, ndim = getattr(key, "dtype", None), getattr(key, "ndim", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if typed and ndim == 0 or not typed and dtype == np.uint32 and ndim == 1:
+        return
+    found = f"{key.size} keys, for which there is jax.vmap" if typed else f"{type(key).__name__} {visible(key):.40}"
+    raise JaxcamError(f"key must be one random key, such as jax.random.key(0), not {found}")
 
 
 def check_tolerance(tolerance: Any) -> None:
