@@ -6,6 +6,7 @@ import contextlib
 import warnings
 
 import flax.linen as nn
+import flax.struct
 import guests
 import jax
 import jax.numpy as jnp
@@ -324,9 +325,54 @@ def test_a_model_whose_call_overrides_eval_mode_is_told():
 
 def test_what_is_proposed_for_several_outputs_is_taken():
     net = lambda params, x: (jaxcam.tag(nn.relu(x @ params), "map").mean((-3, -2)), x)  # noqa: E731
-    with pytest.raises(JaxcamError, match=r"picked by a function of your own.*lambda params, x: f\(params, x\)\[0\]"):
+    with pytest.raises(JaxcamError, match=r"pick them by a function of your.*lambda params, x: f\(params, x\)\[0\]"):
         names(net, np.ones((3, 5), "f4"))
     assert names(lambda params, x: net(params, x)[0], np.ones((3, 5), "f4")) == ["map"]
+
+
+@flax.struct.dataclass
+class Several:
+    """As models of Hugging Face return them."""
+
+    hidden: jax.Array
+    logits: jax.Array
+
+
+class Detector(Plain):
+    """Returns more than logits."""
+
+    def __init__(self, rngs, several):
+        super().__init__(rngs)
+        self.several = several
+
+    def __call__(self, x):
+        logits = super().__call__(x)
+        return self.several(x, logits)
+
+
+@pytest.mark.parametrize(
+    ("several", "index"),
+    [
+        (lambda x, z: {"boxes": z, "logits": z, "map": x}, "['logits']"),
+        (lambda x, z: (x, z), "[1]"),
+        (lambda x, z: [x, {"aux": z}], "[1]['aux']"),
+        (Several, ".logits"),
+    ],
+)
+def test_logits_among_several_outputs_are_named(several, index):
+    model = Detector(nnx.Rngs(0), several)
+    with pytest.raises(JaxcamError) as e:
+        names(model, None)
+    told = str(e.value)
+    assert told.endswith(f"; pick them by call=lambda module, x: module(x){index}") and "single image" not in told
+    picked = eval(told.split("call=")[1])  # noqa: S307 - what a reader would copy
+    assert names(model, None, call=picked) == names(Plain(nnx.Rngs(0)), None)
+
+
+@pytest.mark.parametrize("several", [lambda x, z: (x, x), lambda x, z: None, lambda x, z: {"classes": z.argmax(-1)}])
+def test_a_network_without_logits(several):
+    with pytest.raises(JaxcamError, match="given a batch of one, it returns a .*; no part of it looks like them$"):
+        names(Detector(nnx.Rngs(0), several), None)
 
 
 def test_a_wrapped_network_takes_the_weights_of_later():

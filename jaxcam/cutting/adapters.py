@@ -45,7 +45,7 @@ def adapt(model: Any, params: Any, call: Call) -> Adapter:
                 names.enter_context(library.naming(module))
             return model(params, x, **(call or {}))
 
-    return Adapter(run, picked="a function of your own around it, lambda params, x: f(params, x)[0]")
+    return Adapter(run, picked="a function of your own around it, lambda params, x: f(params, x)")
 
 
 #: Libraries whose models are callable, and no functions of JAX.

@@ -55,7 +55,7 @@ def _adapt(hk: Any, model: Any, params: Any, call: Call) -> Adapter:
             out = model.apply(*first, *key, x, **(call or {}))
         return out[0] if stateful else out
 
-    return Adapter(run, picked="a function of your own for model, lambda params, x: f.apply(params, None, x)[0]")
+    return Adapter(run, picked="a function of your own for model, lambda params, x: f.apply(params, None, x)")
 
 
 register(

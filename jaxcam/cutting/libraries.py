@@ -28,13 +28,13 @@ class Adapter(NamedTuple):
       run: `(params, x) -> output` of the whole model.
       layout: `hwk` or `khw`: how the library lays out images and maps.
       batched_first: whether models of this kind usually take a batch.
-      picked: how one of several outputs is picked, for errors.
+      picked: how one of several outputs is picked, for errors; its index follows.
     """
 
     run: Callable[[Any, Any], Any]
     layout: str = "hwk"
     batched_first: bool = True
-    picked: str = "call=lambda module, x: module(x)[0]"
+    picked: str = "call=lambda module, x: module(x)"
 
 
 def _nothing(module: Any) -> AbstractContextManager:

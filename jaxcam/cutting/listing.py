@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -32,6 +33,14 @@ class Layer(NamedTuple):
     name: str
     shape: tuple[int, ...]
     kind: str
+
+
+class _Several(JaxcamError):
+    """What a network returns is no array; the part at `entry`, as Python writes it, looks like logits, or none does."""
+
+    def __init__(self, message: str, entry: str | None):
+        super().__init__(message)
+        self.entry = entry
 
 
 class Traced(NamedTuple):
@@ -72,16 +81,21 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
     reasons: list[str] = []
     first: Exception | None = None
     for guess in (adapter.batched_first, not adapter.batched_first):
+        given = f"given {'a batch of one' if guess else 'a single image'}"
         try:
             return _attempt(adapter, shapes, image, guess)
+        except _Several as error:  # it ran: nothing else is wrong with it
+            mend = f"pick them by {adapter.picked}{error.entry}" if error.entry else "no part of it looks like them"
+            raise JaxcamError(
+                f"the network does not give logits for an image {image.shape}; {given}, {error}; {mend}"
+            ) from None
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises says why
             first = first or error
             what = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            what = what.removeprefix("JaxcamError: ")
-            reasons.append(f"given {'a batch of one' if guess else 'a single image'}: {what[:300]}")
+            reasons.append(f"{given}: {what.removeprefix('JaxcamError: ')[:300]}")
     raise JaxcamError(
         f"the network does not give logits for an image {image.shape}; {'; '.join(reasons)}. Its arguments can be "
-        f"given as call={{'train': False}}, what it returns can be picked by {adapter.picked}, and "
+        f"given as call={{'train': False}}, what it returns can be picked by {adapter.picked}[0], and "
         "batched=True or False shows the whole error"
     ) from first
 
@@ -94,7 +108,8 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
         leading = (1,) if batched else ()
         if not isinstance(out, jax.Array):
             keys = f" with {', '.join(map(repr, out))}" if isinstance(out, dict) else ""
-            raise JaxcamError(f"it returns a {type(out).__name__}{keys}, not an array of logits")
+            entry = _logits_in(out, leading)
+            raise _Several(f"it returns a {type(out).__name__}{keys}, not an array of logits", entry)
         if out.ndim != len(leading) + 1 or out.shape[: len(leading)] != leading:
             raise JaxcamError(f"it returns shape {out.shape}, not logits {'(1, C)' if batched else '(C,)'}")
         if not jnp.issubdtype(out.dtype, jnp.floating):
@@ -108,6 +123,25 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
             closed = jax.make_jaxpr(run)(params, image)
     closed = name_activations(tags.with_plain_labels(closed), len(jax.tree.leaves(params)))
     return Traced(closed, adapter.layout, batched, params, image)
+
+
+def _logits_in(out: Any, leading: tuple[int, ...]) -> str | None:
+    """The index of the part that looks like logits; of several the one that is called so, or else the first."""
+    if dataclasses.is_dataclass(out):
+        found = {f".{name}": part for name, part in vars(out).items()}
+    else:
+        parts, _ = jax.tree_util.tree_flatten_with_path(out)
+        found = {jax.tree_util.keystr(path): part for path, part in parts}
+    rank = len(leading) + 1
+    like = [
+        name
+        for name, part in found.items()
+        if isinstance(part, jax.Array)
+        and part.ndim == rank
+        and part.shape[:-1] == leading
+        and jnp.issubdtype(part.dtype, jnp.floating)
+    ]
+    return min(like, key=lambda name: "logit" not in name.lower(), default=None)
 
 
 def numbered(traced: Traced) -> dict[str, tuple[program.Place, int]]:
