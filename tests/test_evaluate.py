@@ -30,6 +30,7 @@ from jaxcam.evaluate.measures import _one_batch
 from jaxcam.evaluate.run import units_of
 from jaxcam.evaluate.store import Writer, arrays_file, encode, read_lines, records_file
 from jaxcam.evaluate.work import Worker
+from jaxcam.methods.registry import METHODS
 from jaxcam.metrics import confidence, rise_blur
 from jaxcam.zoo.store import save_network
 
@@ -126,6 +127,15 @@ def test_insertion_starts_from_rises_blur_where_it_is_asked_for(whole, data, net
     assert "start" not in whole.manifest["settings"]
     with pytest.raises(JaxcamError, match="no blur to start from called 'mean'"):
         evaluate(net, data, out=tmp_path / "no", start="mean", **options)
+
+
+def test_all_methods_are_those_that_are_defined(data, net, tmp_path, monkeypatch):
+    for name in METHODS.keys() - {"grad_cam", "rise_cam", "attention_rollout", "random_cam"}:
+        monkeypatch.delitem(METHODS, name)
+    asked = {"methods": ["ALL", "rise:num_samples=2"], "metrics": "ic", "limit": 1, "devices": ONE}
+    run = evaluate(net, data, out=tmp_path, **asked)
+    assert run.methods == ("grad_cam", "random_cam", "rise_cam:num_samples=2")
+    assert evaluate(net, data, out=tmp_path, **asked).complete
 
 
 def test_stopped_after_each_unit_and_resumed(whole, data, net, tmp_path):

@@ -29,6 +29,7 @@ from jaxcam.evaluate.unfinished import close, forget
 from jaxcam.evaluate.units import on_a_processor
 from jaxcam.evaluate.work import Done, Stopped, Worker
 from jaxcam.explanation.engine import Engine
+from jaxcam.explanation.explain import requested
 from jaxcam.explanation.targets import PREDICTED, first_class, of_data
 from jaxcam.methods import DEFAULT_METHOD
 from jaxcam.methods.registry import METHODS, Request, request
@@ -96,7 +97,8 @@ def evaluate(
       network: from `jaxcam.load`, or your own from `jaxcam.wrap`.
       data: the pictures, or their folder (see `jaxcam.data.evaluation.load_dataset`); or `(pictures, labels)`: paths,
         bytes, `PIL.Image`s or arrays, and of each its class or classes (see `jaxcam.data.samples.Dataset.of`).
-      methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined.
+      methods: names, with options where wanted: `shap_cam:num_permutations=100`; or "all" that are defined (named
+        beside "all", one keeps its options).
       metrics: names of `jaxcam.metrics.METRICS`; or "all" that are defined for the data, but for those that call the
         methods again; or a kind of `jaxcam.metrics.KINDS`, such as "localisation". IC, AD and ADD unless given.
       out: the run's folder; holds nothing yet, or the same run.
@@ -212,15 +214,12 @@ def _methods(
     network: Classifier, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path
 ) -> tuple[Request, ...]:
     listed = [asked] if isinstance(asked, str) else list(asked)
-    if "all" not in listed:
+    if not listed or not requested(listed)[0]:
         return tuple(request(text) for text in listed)
     with contextlib.suppress(JaxcamError):  # what "all" meant when the run was begun
         return tuple(request(text) for text in read_manifest(folder)["settings"]["methods"])
-    chosen = []
-    for name, info in METHODS.items():
-        if info.heads is None or _is_defined(network, request(name), layer):
-            chosen.append(request(name))
-    return tuple(chosen)
+    every = requested(listed)[1].values()
+    return tuple(r for r in every if r.info.heads is None or _is_defined(network, r, layer))
 
 
 def _with_controls(methods: tuple[Request, ...], wanted: bool) -> tuple[Request, ...]:
