@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import traceback
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 def visible(text: object) -> str:
@@ -71,3 +72,20 @@ def unknown(kind: str, name: object, known: Iterable[str], *, listed: str = "") 
     else:
         hint = f"; there are {len(known)}, for example {', '.join(known[:5])}" + (f"; {listed}" if listed else "")
     return JaxcamError(f"no {kind} called {str(name)!r}{hint}")
+
+
+def raised(error: Exception, most: int = 200) -> str:
+    """What an exception of others says, on one line, after its class."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:most]}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def blaming(what: str, mend: str = "") -> Iterator[None]:
+    """Makes one line of whatever code of others raises in the block: that `what` raises it, and how to mend that."""
+    try:
+        yield
+    except (JaxcamError, MemoryError):
+        raise
+    except Exception as error:
+        raise JaxcamError(f"{what} raises {raised(error)}{mend and '; '}{mend}") from error

@@ -12,6 +12,7 @@ import oracles
 import pytest
 from reference import seeded
 
+import jaxcam
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.contribution import deep_shap_cam, hires_lift_cam, lift_cam, multiplier_cam
 from jaxcam.methods.controls import random_cam
@@ -351,6 +352,46 @@ def test_dead_channels_and_dead_layers_give_zeros_not_nan(name):
         np.testing.assert_array_equal(dead.map, np.zeros(SHAPE[:2]))
     if name in NULL:
         np.testing.assert_array_equal(dead.coefficients, np.zeros(SHAPE[2]))
+
+
+#: Those whose maps are made of the activations, but for two that follow a tangent through the head, which is NaN there.
+OF_PARTS = [
+    n for n in ALL
+    if (METHODS[n].contains_activation or METHODS[n].map_from == "channels") and n not in ("shapley_cam", "full_grad")
+]  # fmt: skip
+#: Poolings that are infinitely steep, or have no slope at all, where a channel is zero.
+STEEP = {
+    "deviation": lambda a: jnp.std(a, (0, 1)),
+    "root of the mean square": lambda a: jnp.sqrt(jnp.mean(a**2, (0, 1))),
+    "generalised mean": lambda a: jnp.cbrt(jnp.mean(a**3, (0, 1))),
+    "mean of roots": lambda a: jnp.sqrt(a).mean((0, 1)),
+}
+
+
+@pytest.mark.parametrize("pool", STEEP)
+@pytest.mark.parametrize("name", OF_PARTS)
+def test_a_dead_channel_in_front_of_a_root_changes_nothing(name, pool):
+    a = jax.random.uniform(jax.random.key(0), (3, 3, 4), minval=0.2)
+    w = jax.random.normal(jax.random.key(1), (4, 2))
+    head = lambda w, a: jax.nn.softplus(STEEP[pool](a) @ w)  # noqa: E731
+    rest = jnp.array([0, 2, 3])
+    try:
+        without = METHODS[name].function(w[rest], a[..., rest], head=head, target=0)
+    except JaxcamError:
+        pytest.skip("the method has no rule for such a head")
+    found = METHODS[name].function(w, a.at[..., 1].set(0.0), head=head, target=0)
+    assert np.isfinite(found.coefficients).all() and found.coefficients[1] == 0
+    if METHODS[name].by_channel and METHODS[name].range[0] < 0:  # else some are scaled by the number of channels
+        np.testing.assert_allclose(found.coefficients[rest], without.coefficients, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found.map, without.map, rtol=1e-4, atol=1e-6)
+
+
+def test_a_channel_that_is_zero_somewhere_in_front_of_a_root_is_named():
+    a = jnp.ones((3, 3, 4)).at[0, 0, 2].set(0.0)
+    found = grad_cam(jnp.ones((4, 2)), a, head=lambda w, a: jnp.sqrt(a).mean((0, 1)) @ w, target=0)
+    why = jaxcam.why_empty(found.map, found.coefficients, a)
+    assert why.startswith("the coefficients hold NaN or infinite values in channels 2, which are zero somewhere")
+    assert jaxcam.why_empty(found.map, jnp.full(4, jnp.nan), a) == "the coefficients hold NaN or infinite values"
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -294,6 +294,14 @@ def test_methods_are_asked_for_by_name(vgg):
 
 def test_a_name_of_several_classes_is_asked_for_by_number(vgg):
     twice = dataclasses.replace(vgg, classes=("crane", "tench", "crane", "Crane"))
+    numbered = dataclasses.replace(twice, classes=("2", "1", "-1", "3"))
+    assert [numbered.class_index(c) for c in ("2", "1", "-1", "3")] == [0, 1, 2, 3]
+    assert [numbered.class_index(kind(c)) for c in range(4) for kind in (int, np.int64, np.array)] == [
+        c for c in range(4) for _ in range(3)
+    ]
+    for wrong in (True, np.False_, 1.0, b"2", None, -1, 4):
+        with pytest.raises(jaxcam.JaxcamError, match="^no class called|^there is no class"):
+            numbered.class_index(wrong)
     assert twice.class_index("Crane") == 3 and twice.class_index(2) == 2 and twice.class_index("TENCH") == 1
     with pytest.raises(jaxcam.JaxcamError, match="2 classes called 'crane'; say which by number: 0 and 2"):
         twice.class_index("crane")

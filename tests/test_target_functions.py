@@ -101,7 +101,7 @@ def test_one_function_and_lists_by_picture(network):
     same(own[1].results[0].map, one[1].results[0].map)
 
 
-def test_a_function_is_traced_once(network):
+def test_a_function_is_traced_once_to_check_it_and_once_for_good(network):
     traces = []
 
     def counted(logits):
@@ -110,7 +110,31 @@ def test_a_function_is_traced_once(network):
 
     for _ in range(2):
         jaxcam.explain(network, PICTURES[:2], methods=["grad_cam"], targets=[counted], batch_size=2)
-    assert sum(traces) == 1
+    assert sum(traces) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (lambda z, y: z[0], "raises TypeError: .* missing 1 required positional argument"),
+        (lambda z: z[0] if z[0] > z[1] else z[1], "raises TracerBoolConversionError: .*jnp.where in the place of `if`"),
+        (lambda z: float(z[0]), "raises ConcretizationTypeError"),
+        (lambda z: z["logits"], "raises "),
+        (lambda z: nothing, "raises NameError: name 'nothing' is not defined"),  # noqa: F821
+        (lambda z: z[40], "asks for a class that is none: IndexError: index 40 is out of bounds"),
+        (lambda z: z[-40], "asks for a class that is none"),
+    ],
+)
+def test_a_function_that_is_wrong_is_named(network, wrong, why):
+    with pytest.raises(JaxcamError, match=f"^the target lambda {why}"):
+        jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[wrong])
+
+
+def test_a_function_that_numpy_cannot_run_is_right(network):
+    own = lambda z: z.at[0].set(0.0)[1]  # noqa: E731
+    (explanation,) = jaxcam.explain(network, PICTURES[0], methods=["grad_cam"], targets=[own, 1])
+    first, second = explanation.results
+    np.testing.assert_array_equal(first.map, second.map)
 
 
 def test_what_cannot_be_a_target(network, monkeypatch):

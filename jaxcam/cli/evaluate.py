@@ -130,6 +130,7 @@ def run(options: argparse.Namespace) -> int:
     keep_freed_memory()
     from jaxcam.data.datasets import read_class_names
     from jaxcam.data.evaluation import load_dataset
+    from jaxcam.data.samples import tally
     from jaxcam.evaluate import evaluate
 
     names = read_class_names(pathlib.Path(options.class_names)) if options.class_names else None
@@ -178,6 +179,8 @@ def run(options: argparse.Namespace) -> int:
         _summary(found)
         if watch.spent:
             say(watch.spent)
+    for line in tally(found.problems):
+        print(visible(f"jaxcam: left out: {line}"), file=sys.stderr)
     for name, why in found.broken.items():
         told = why if name in why or visible(name) in why else f"{name}: {why}"
         print("jaxcam: broken: " + visible(" ".join(told.split())), file=sys.stderr)

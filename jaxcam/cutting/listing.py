@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from jaxcam.cutting.activations import name_activations
 from jaxcam.cutting.adapters import Adapter, Call, abstract, adapt
 from jaxcam.cutting.axes import Axes, axes_of_places
 from jaxcam.cutting.libraries import imported
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, raised
 
 
 class Layer(NamedTuple):
@@ -91,8 +90,7 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
             ) from None
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises says why
             first = first or error
-            what = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-            reasons.append(f"{given}: {what.removeprefix('JaxcamError: ')[:300]}")
+            reasons.append(f"{given}: {raised(error, 300).removeprefix('JaxcamError: ')}")
     raise JaxcamError(
         f"the network does not give logits for an image {image.shape}; {'; '.join(reasons)}. Its arguments can be "
         f"given as call={{'train': False}}, what it returns can be picked by {adapter.picked}[0], and "

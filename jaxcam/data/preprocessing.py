@@ -13,13 +13,15 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import as_it_is
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, blaming, raised, unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MANY_PIXELS = 30_000_000
 #: Pixels; the longest side of a square picture that is read.
 _LONGEST_SIDE = 9_400
+#: Times the greatest value of a pixel that a mean, or times a deviation that this value, can be.
+_FAR = 20
 #: By what `Preprocessing.channels` can be: Pillow's name for such pictures, and how many channels they have.
 _CHANNELS = {"RGB": ("RGB", 3), "BGR": ("RGB", 3), "L": ("L", 1), "RGBA": ("RGBA", 4)}
 #: The kinds of pictures that a function may be for, by Pillow's names; it is for the first of them that it takes.
@@ -86,8 +88,15 @@ class Preprocessing:
                     f"(channels={channels!r}); give Preprocessing(..., mean=..., std=...) with {count} each"
                 )
             object.__setattr__(self, name, values)
-        if not np.isfinite([*self.mean, *self.std, self.scale]).all() or 0 in (*self.std, self.scale):  # type: ignore[misc]
-            raise JaxcamError("mean, std and scale must be finite numbers, and std and scale not 0")
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        if not np.isfinite([*mean, *std, self.scale]).all() or min(*std, self.scale) <= 0:
+            raise JaxcamError("mean, std and scale must be finite numbers, and std and scale greater than 0")
+        top = 255 / self.scale
+        if np.abs(mean).max() > _FAR * top or top > _FAR * std.max() and mean.any() and np.abs(mean).max() <= 1:
+            raise JaxcamError(
+                f"mean {self.mean} and std {self.std} are not those of pixels from 0 to {top:g}, which scale="
+                f"{self.scale:g} makes of 0 to 255: scale=255 goes with a mean such as 0.485, scale=1 with 123.7"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -240,7 +249,7 @@ class OwnPreprocessing:
         try:
             x0, y0, x1, y1 = map(float, told(w, h))
         except Exception as e:
-            raise JaxcamError(f"{self.name}.region({w}, {h}) gives no (x0, y0, x1, y1): {_what(e)}") from e
+            raise JaxcamError(f"{self.name}.region({w}, {h}) gives no (x0, y0, x1, y1): {raised(e)}") from e
         return x0, y0, x1, y1
 
 
@@ -300,20 +309,11 @@ def _tried(function: Callable, name: str) -> tuple[str, np.ndarray]:
 
 
 def _applied(function: Callable, name: str, picture: Image.Image | np.ndarray) -> np.ndarray:
-    try:
+    with blaming(f"the preprocessing {name}"):
         values = np.asarray(function(picture))
-    except MemoryError:
-        raise
-    except Exception as e:
-        raise JaxcamError(f"the preprocessing {name} raises {_what(e)}") from e
     if values.dtype == object or not np.issubdtype(values.dtype, np.number) and values.dtype.kind not in "Vb":
         raise JaxcamError(f"the preprocessing {name} gives {values.dtype}, not numbers")
     return values.astype(np.float32)
-
-
-def _what(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def _noise(w: int, h: int, channels: int = 3) -> np.ndarray:

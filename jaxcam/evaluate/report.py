@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from jaxcam import __version__
+from jaxcam.data.samples import tally
 from jaxcam.evaluate import charts, tables
 from jaxcam.evaluate.gallery import Case, Gallery, ranked, sample
 from jaxcam.evaluate.run import Run
@@ -57,7 +58,7 @@ def report(run: Run, summary: Summary, *, focus: str | None = None, data: pathli
         name=f"{settings['model']['name']} on {settings['data']['name']}",
         lead=f"{count(len(run.methods), 'method')}, {metrics}, {how_many}; maps at {settings['layer']}.",
         unfinished="" if run.complete else f"{summary.images + len(run.broken):,} of {len(run.images):,}",
-        broken=list(run.broken.items()),
+        broken=list(run.broken.items()), left_out=tally(run.problems),
         words=[(METRICS[k].short, METRICS[k].title, METRICS[k].direction) for k in run.metrics],
         sections=sections,
         how=tables.how(summary), how_many=how_many, level=f"{100 * summary.level:g}",

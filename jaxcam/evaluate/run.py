@@ -16,6 +16,7 @@ from typing import Any, NoReturn, overload
 import numpy as np
 
 from jaxcam import notebooks
+from jaxcam.data.annotations import Problem
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.evaluate.records import Columns, Records
 from jaxcam.evaluate.store import MADE, arrays_file, made
@@ -63,8 +64,8 @@ class Run:
         below zero at the layer) and `left_over` (of a map from positions, what its channels leave of each other;
         NaN, as the former, in runs of before it was recorded).
       broken: pictures that could not be used, and why.
-      units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (of boxes: kind, picture, reason),
-        `seconds` by part.
+      units: the commit lines: `unit`, `images`, `records`, `broken`, `problems` (kind, picture,
+        reason), `seconds` by part.
       complete: whether nothing is missing.
       spoilt: how many units were found damaged, and left out; the same `jaxcam evaluate` makes them again.
     """
@@ -89,6 +90,11 @@ class Run:
     def _repr_html_(self) -> str:
         """The same as a table, which a notebook shows; `summarize` gives intervals."""
         return notebooks.table(self._means(), ("method", *self.metrics)) + f"<p>{html.escape(self._done())}</p>"
+
+    @property
+    def problems(self) -> list[Problem]:
+        """Boxes and masks that were left out when their pictures were read, in the order of the units."""
+        return [Problem(*one) for unit in self.units for one in unit.get("problems", ())]
 
     def _done(self) -> str:
         """How much of it is done."""

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, blaming, raised, unknown
 from jaxcam.methods.stepping import split_target
 from jaxcam.methods.targets import TARGETS, OfClasses, TargetForm
 from jaxcam.models.classifier import Classifier
@@ -94,6 +94,8 @@ def chooser(
         raise JaxcamError("no target: name a class, or give a number for that many of the most probable ones")
     asked = [known(network, one) if is_one(one) else [known(network, t) for t in one] for one in asked]
     functions = _named([t for one in asked for t in as_list(one) if _has_own_name(t)], network.classes)
+    for function in functions.values():
+        _check(function.function, function.name, len(network.classes))
 
     def resolved(target: Any, logits: np.ndarray) -> int | FunctionTarget:
         return functions[target] if _has_own_name(target) else of_picture(network, target, logits)
@@ -264,6 +266,21 @@ def _has_own_name(target: Any) -> bool:
 def _apart(name: str, classes: Sequence[str]) -> str:
     """The name of a function, which no class has."""
     return f"{name}()" if name in classes else name
+
+
+@functools.lru_cache(maxsize=64)
+def _check(function: Callable, name: str, classes: int) -> None:
+    """Raises a JaxcamError where a function cannot be called as methods call it, or asks for a class that is none."""
+    mend = "a target takes the logits (C,) and is written with jax.numpy: jnp.where in the place of `if`"
+    with blaming(f"the target {name}", mend):
+        jax.eval_shape(function, jax.ShapeDtypeStruct((classes,), jnp.float32))
+    try:
+        with np.errstate(all="ignore"):
+            function(np.zeros(classes, np.float32))
+    except IndexError as e:  # in the place of which JAX takes the last
+        raise JaxcamError(f"the target {name} asks for a class that is none: {raised(e)}") from None
+    except Exception:  # noqa: BLE001 - which NumPy cannot do, and JAX just could
+        return
 
 
 def _named(functions: list[Callable], classes: Sequence[str]) -> dict[Callable, FunctionTarget]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.heads import GAP_LINEAR
@@ -41,8 +40,17 @@ def product(activations: jax.Array, gradient: jax.Array) -> jax.Array:
     return activations * jnp.where((activations == 0) & ~jnp.isfinite(gradient), jnp.zeros_like(gradient), gradient)
 
 
+def _of_live(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
+    """The coefficients, 0 of a channel that is zero everywhere and where the head is infinitely steep."""
+    dead = jnp.all(activations == 0, axis=(0, 1))
+    return jnp.where(dead & ~jnp.isfinite(coefficients), jnp.zeros_like(coefficients), coefficients)
+
+
 def grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
     """Grad-CAM: `alpha_k = mean over positions of g_k`.
+
+    A channel that is zero everywhere has no part of the map: where g is infinite or NaN there, as a root's or a norm's
+    at 0 is, its `alpha_k` is 0.
 
     Args:
       params: whatever `head` takes first.
@@ -61,7 +69,7 @@ def grad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Ta
       Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
     """
     logit, g = _value_and_gradient(params, activations, head, target)
-    return cam_of_coefficients(jnp.mean(g, axis=(0, 1)), activations, logit=logit)
+    return cam_of_coefficients(_of_live(jnp.mean(g, axis=(0, 1)), activations), activations, logit=logit)
 
 
 def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -69,7 +77,7 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target:
 
     Derived for the score exp(F), whose higher derivatives are powers of g; the common factor
     exp(F) is left out, as it only scales the map. w is 0 where its denominator is 0.
-    Arguments, cost and errors as in `grad_cam`.
+    Channels that are zero everywhere, arguments, cost and errors as in `grad_cam`.
 
     References:
       Chattopadhay et al., Grad-CAM++, WACV 2018, eq. 19.
@@ -78,7 +86,8 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target:
     total = jnp.sum(activations, axis=(0, 1), keepdims=True)
     # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g is not 0: no underflow of g^3 for small gradients.
     w = jnp.where(g != 0, _ratio(jnp.ones_like(g), 2.0 + total * g), 0.0)
-    return cam_of_coefficients(jnp.sum(w * jax.nn.relu(g), axis=(0, 1)), activations, logit=logit)
+    alpha = jnp.sum(w * jax.nn.relu(g), axis=(0, 1))
+    return cam_of_coefficients(_of_live(alpha, activations), activations, logit=logit)
 
 
 def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -148,7 +157,9 @@ def shapley_cam(params: Params, activations: jax.Array, *, head: HeadFn, target:
     paper's own target adds its softmax, `target=lambda z: z[c] + jax.nn.softmax(z)[c]`. Nothing is sampled: that is
     `shap_cam`.
 
-    Arguments and errors as in `grad_cam`. Cost: one evaluation of the head and one backward pass, both with a tangent:
+    Channels that are zero everywhere as in `grad_cam`, unless what follows a root of one is curved: then H A is NaN.
+    Arguments and errors as in `grad_cam`. Cost: one evaluation of the head and one
+    backward pass, both with a tangent:
     twice that of `grad_cam`.
 
     References:
@@ -157,7 +168,8 @@ def shapley_cam(params: Params, activations: jax.Array, *, head: HeadFn, target:
     check_activations(activations)
     valued = jax.value_and_grad(scalar_score(head, params, target))
     (logit, g), (_, bend) = jax.jvp(valued, (activations,), (activations,))
-    return cam_of_coefficients(jnp.mean(g - 0.5 * bend, axis=(0, 1)), activations, logit=logit)
+    alpha = jnp.mean(g - 0.5 * bend, axis=(0, 1))
+    return cam_of_coefficients(_of_live(alpha, activations), activations, logit=logit)
 
 
 def with_noise(activations: jax.Array, sigma: float, key: jax.Array) -> jax.Array:
@@ -245,10 +257,10 @@ def cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target)
     others = jnp.stack([jnp.zeros_like(activations), -2.0 * jnp.flip(activations, (0, 1))])
     bent = jnp.max(jnp.abs(jax.vmap(grad)(others) - g[None])) / scale
     deviation = jnp.maximum(uneven, bent)
-    if not isinstance(deviation, jax.core.Tracer) and np.asarray(deviation) > GAP_LINEAR.at_most:
+    diagnostics = {"not_gap_linear": deviation}
+    if not isinstance(deviation, jax.core.Tracer) and (far := GAP_LINEAR.why_not(diagnostics)):
         why = "its gradient differs between positions" if uneven > GAP_LINEAR.at_most else "it is not linear"
         raise JaxcamError(
-            f"CAM is defined for {GAP_LINEAR.kind}, and this head is not that: {why} "
-            f"(by {float(deviation):.2g} relative); use {GAP_LINEAR.instead}"
+            f"CAM is defined for {GAP_LINEAR.kind}, and this head is not that: {why} ({far}); use {GAP_LINEAR.instead}"
         )
-    return cam_of_coefficients(jnp.sum(g, axis=(0, 1)), activations, logit=logit, not_gap_linear=deviation)
+    return cam_of_coefficients(jnp.sum(g, axis=(0, 1)), activations, logit=logit, **diagnostics)

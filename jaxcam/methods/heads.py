@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class DefinedFor(NamedTuple):
         """How far a head is from being one, by the diagnostics of one map or more; None where it is one."""
         if self.diagnostic is None or (deviation := float(diagnostics[self.diagnostic].max())) <= self.at_most:
             return None
-        return f"by {deviation:.2g} relative"
+        return "its slopes are not finite" if math.isnan(deviation) else f"by {deviation:.2g} relative"
 
 
 #: What CAM of 2016 is for.

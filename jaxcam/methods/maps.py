@@ -110,7 +110,7 @@ def why_empty(
     values, alpha, a = (np.asarray(x) for x in (map, coefficients, activations))
     for name, array in (("activations hold", a), ("coefficients hold", alpha), ("map holds", values)):
         if not np.isfinite(array).all():
-            return f"the {name} NaN or infinite values"
+            return f"the {name} NaN or infinite values{_steep(array, a) if array is alpha else ''}"
     if values.any():
         # Rounding is no pattern.
         kind = values.dtype if jnp.issubdtype(values.dtype, jnp.floating) else np.float16  # bfloat16 included
@@ -128,3 +128,15 @@ def why_empty(
     if (a >= 0).all() and (alpha[alive] <= 0).all():
         return "no evidence for the class: every channel that is active has a non-positive coefficient"
     return "no evidence for the class: negative contributions outweigh positive ones at every position"
+
+
+def _steep(alpha: np.ndarray, activations: np.ndarray) -> str:
+    """What that means where it is of some channels alone that are zero somewhere."""
+    wrong = np.flatnonzero(~np.isfinite(alpha))
+    if len(wrong) == alpha.size or alpha.shape != activations.shape[-1:] or activations[..., wrong].all((0, 1)).any():
+        return ""
+    named = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
+    return (
+        f" in channels {named}, which are zero somewhere: the head is infinitely steep there, as a root or norm is at "
+        "0; lift_cam and hires_cam are defined there"
+    )

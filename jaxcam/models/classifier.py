@@ -166,10 +166,12 @@ class Classifier:
     def class_index(self, name: str | int) -> int:
         """The index of a class given by its name or index; case, hyphens and underscores do not matter.
 
+        A number is an index, also where a class is called so; its text is that class, and an index where there is none.
+
         Raises:
           JaxcamError: no class has that name or index, and the message names the nearest ones; or several have it.
         """
-        for plain in (str, str.casefold, _plain):
+        for plain in (str, str.casefold, _plain) if isinstance(name, str) else ():
             called = [i for i, known in enumerate(self.classes) if plain(known) == plain(str(name))]
             if len(called) > 1:
                 numbers = " and ".join(map(str, called))
@@ -179,6 +181,8 @@ class Classifier:
             if called:
                 return called[0]
         try:
+            if isinstance(name, bool | np.bool_):
+                raise TypeError
             index = int(name) if isinstance(name, str) else operator.index(name)
         except (ValueError, TypeError):
             raise unknown(

@@ -81,7 +81,8 @@ def full_gradient(fn: Callable, *, precision: str | None = None) -> Callable[[An
         probes = [jnp.zeros(s.shape, s.dtype) for s in shapes]
         value, pull, biases = jax.vjp(go, leaves, probes, has_aux=True)
         slopes, effects = pull(jnp.ones_like(value))
-        inputs = [leaf * slope for leaf, slope in zip(leaves, slopes, strict=True)]
+        # What is 0 has no part, however steep the function is there.
+        inputs = [leaf * jnp.where(leaf == 0, 0, slope) for leaf, slope in zip(leaves, slopes, strict=True)]
         # A mask of -inf has no effect, and 0 of the result.
         parts = tuple(jnp.where(e == 0, 0, jnp.real(b * e)) for b, e in zip(biases, effects, strict=True))
         return FullGradient(value, jax.tree.unflatten(tree, inputs), parts)
