@@ -133,3 +133,98 @@ def test_a_map_that_was_resized_is_one(method):
         return ends(jaxcam.tag(jax.nn.relu(conv(x, params["next"])), "large"), params)
 
     assert wrap(net).default_layer == "large"
+
+
+def spot(network, at, method="hires_lift_cam"):
+    """Where the map peaks of a picture with one bright patch, in quarters of the map."""
+    picture = np.full((16, 16, 3), 90, np.uint8)
+    picture[4 * at[0] : 4 * at[0] + 4, 4 * at[1] : 4 * at[1] + 4] = 255
+    signed = np.asarray(jaxcam.explain(network, picture, methods=[method], targets=[1])[0].results[0].signed_map)
+    far = np.abs(signed - np.median(signed))
+    quarters = far.reshape(4, len(far) // 4, 4, -1).sum((1, 3))
+    return tuple(int(i) for i in np.unravel_index(quarters.argmax(), (4, 4)))
+
+
+def body(params, x):
+    return ends(jaxcam.tag(jax.nn.relu(conv(x, params["conv"])), "map"), params)
+
+
+def test_of_a_picture_and_its_mirror_image_the_first_is_the_default():
+    network = wrap(lambda params, x: (body(params, x) + body(params, x[:, :, ::-1])) / 2)
+    assert network.default_layer == "map#1" and "map#2" not in network.layers
+    assert spot(network, (1, 3)) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "turned",
+    [lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: jnp.flip(x, (1, 2)), lambda x: jnp.rot90(x, 2, (1, 2))],
+)
+def test_a_map_of_a_mirrored_picture_is_refused_unless_it_is_turned_back(turned):
+    with pytest.raises(JaxcamError, match="of 'map' are those of a picture that the network mirrors.*layout="):
+        wrap(lambda params, x: body(params, turned(x)))
+    back = wrap(lambda params, x: ends(jaxcam.tag(turned(jax.nn.relu(conv(turned(x), params["conv"]))), "map"), params))
+    assert spot(back, (0, 3)) == (0, 3)
+    flip = lambda v: turned(v[None])[0]  # noqa: E731
+    given = wrap(lambda params, x: body(params, turned(x)), layout=(lambda v: (flip(v), ()), lambda a, rest: flip(a)))
+    assert spot(given, (0, 3)) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        lambda x: x[:, 4:12, 4:12], lambda x: x[:, :, 8:],
+        lambda x: jax.lax.dynamic_slice(x, (0, 2, 2, 0), (x.shape[0], 12, 12, 3)),
+    ],
+)  # fmt: skip
+def test_a_map_of_a_crop_is_refused(crop):
+    with pytest.raises(
+        JaxcamError, match=r"'map' sees (rows|columns) \d+ to \d+ of 16 alone.*stretched over the whole"
+    ):
+        wrap(lambda params, x: body(params, crop(x)))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        lambda x: jnp.roll(jnp.roll(x, 5, 1), -5, 1),
+        lambda x: jnp.concatenate([x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], -1)[..., :3],
+        lambda x: jnp.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))[:, 2:-2, 2:-2],
+    ],
+)  # fmt: skip
+def test_what_shifts_and_rearranges_a_picture_is_no_crop(same):
+    assert spot(wrap(lambda params, x: body(params, same(x))), (1, 2)) == (1, 2)
+
+
+def with_others(before, behind, drop=0):
+    """Tokens with others before and behind them; the first ones are left out in the end."""
+
+    def net(params, x):
+        x = patches(params, x)
+        others = [jnp.ones((x.shape[0], n, K)) for n in (before, behind)]
+        x = jaxcam.tag(jax.nn.relu(jnp.concatenate([others[0], x, others[1]], 1)[:, drop:]), "tokens")
+        return jax.nn.gelu(x.mean(1)) @ params["out"]
+
+    return net
+
+
+@pytest.mark.parametrize(("before", "drop"), [(0, 0), (1, 0), (2, 0), (2, 2), (3, 1)])
+def test_class_tokens_before_the_patches_are_taken(before, drop):
+    network = wrap(with_others(before, 0, drop), layout=jaxcam.tokens(prefix=before - drop))
+    assert spot(network, (1, 3)) == (1, 3)
+
+
+@pytest.mark.parametrize(("before", "behind"), [(0, 1), (1, 2), (2, 1)])
+def test_class_tokens_behind_the_patches_are_told(before, behind):
+    net, rows = with_others(before, behind), slice(before, before + 16)
+    with pytest.raises(JaxcamError, match=rf"{before} come before the patches, {behind} behind them.*v\[{before}:"):
+        wrap(net, layout=jaxcam.tokens(prefix=before + behind))
+    proposed = (lambda v: (v[rows].reshape(4, 4, -1), v), lambda a, v: v.at[rows].set(a.reshape(16, -1)))
+    assert spot(wrap(net, layout=proposed), (2, 0)) == (2, 0)
+
+
+def test_a_padded_row_of_tokens_counts_as_a_class_token():
+    def net(params, x):
+        x = jnp.pad(patches(params, x), ((0, 0), (1, 0), (0, 0))) + params["out"][:, 0]
+        return jax.nn.gelu(jaxcam.tag(jax.nn.relu(x), "tokens").mean(1)) @ params["out"]
+
+    assert spot(wrap(net, layout=jaxcam.tokens(prefix=1)), (3, 1)) == (3, 1)

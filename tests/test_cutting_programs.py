@@ -127,7 +127,7 @@ def test_errors_say_what_is_wrong_and_what_to_do():
     cases = [
         (pooled, {"at": "mapp"}, "no layer called 'mapp'; did you mean map"),
         (lambda w, x: x.mean((0, 1)), {"at": "map"}, "names no layers.*jaxcam.tag"),
-        (dictionary, {"at": "map"}, "returns a dict with 'logits'.*call="),
+        (dictionary, {"at": "map"}, r"returns a dict with 'logits'.*pick them by .*f\(params, x\)\['logits'\]"),
         (unused, {"at": "side"}, "logits do not depend on what 'side' returns"),
         (constant, {"at": "weights"}, "'weights' does not depend on the image"),
         (lambda w, x: tag(pooled(w, x), "flat"), {"at": "flat"}, r"shape \(4,\), not a map"),

@@ -26,11 +26,19 @@ class Factor(NamedTuple):
       of: `ROWS`, `COLUMNS`, or "" for anything else.
       size: how many there are.
       step: how many finer ones one of it holds, where an axis was divided into windows.
+      image: how many the image has.
+      turned: whether the last one comes first.
+      part: the first one of the image and the one behind the last, where the others were cut off.
+      before: where it is the slowest of several, how many others come before the product of them, as class tokens do.
     """
 
     of: str
     size: int
     step: int = 1
+    image: int = 0
+    turned: bool = False
+    part: tuple[int, int] | None = None
+    before: int = 0
 
 
 Axis = tuple[Factor, ...]
@@ -41,7 +49,9 @@ def axes_of_places(closed: jex.ClosedJaxpr) -> list[Axes]:
     """The axes of each value that `program.places` finds, of a program whose last input is the image `(H, W, C)`."""
     image: Any = closed.jaxpr.invars[-1]
     height, width, _ = image.aval.shape
-    given = [None] * (len(closed.jaxpr.invars) - 1) + [((Factor(ROWS, height),), (Factor(COLUMNS, width),), ())]
+    given = [None] * (len(closed.jaxpr.invars) - 1) + [
+        ((Factor(ROWS, height, image=height),), (Factor(COLUMNS, width, image=width),), ())
+    ]
     return _followed(closed.jaxpr, given)[1]
 
 
@@ -104,7 +114,7 @@ def _through(eqn: jex.JaxprEqn, operands: list[Axes | None], out: Any) -> Axes:
     rule = _RULES.get(name)
     if rule is not None:
         return rule(eqn, operands, shape)
-    if is_elementwise(eqn) or name == "concatenate":
+    if is_elementwise(eqn):
         axes = [o for o in operands if o is not None and len(o) == len(shape)]
         return tuple(_sized(_agreed([a[i] for a in axes]), n) for i, n in enumerate(shape))
     if "axes" in eqn.params and len(shape) < len(first):  # reductions
@@ -119,7 +129,7 @@ def _through(eqn: jex.JaxprEqn, operands: list[Axes | None], out: Any) -> Axes:
 def _agreed(axes: list[Axis]) -> Axis:
     """What is known of an axis of which operands know something."""
     said = [axis for axis in axes if axis]
-    if not said or any(_only(axis) != _only(said[0]) for axis in said):
+    if not said or any(_only(axis) != _only(said[0]) or axis[0].turned != said[0][0].turned for axis in said):
         return ()
     return said[0]
 
@@ -127,7 +137,7 @@ def _agreed(axes: list[Axis]) -> Axis:
 def _sized(axis: Axis, size: int) -> Axis:
     """An axis that is longer or shorter now: rows stay rows, tokens stay tokens where some come before them."""
     if _only(axis):
-        return (Factor(axis[0].of, size, axis[0].step),)
+        return (axis[0]._replace(size=size),)
     return axis if math.prod(f.size for f in axis) <= size else ()
 
 
@@ -159,14 +169,14 @@ def _reshape(eqn: Any, operands: list, shape: tuple) -> Axes:
             if n % f.size == 0:
                 taken = f
             elif f.size % n == 0:
-                taken = Factor(f.of, n, f.step * (f.size // n))
-                left.insert(0, Factor(f.of, f.size // n, f.step))
+                taken = f._replace(size=n, step=f.step * (f.size // n))
+                left.insert(0, f._replace(size=f.size // n))
             else:
                 return ((),) * len(shape)
             n //= taken.size
             last = axis[-1] if axis else None
             if last and last.of == taken.of and last.of and last.step == taken.step * taken.size:
-                axis[-1] = Factor(last.of, last.size * taken.size, taken.step)
+                axis[-1] = last._replace(size=last.size * taken.size, step=taken.step)
             elif taken.size > 1:
                 axis.append(taken)
         axes.append(tuple(axis) if any(f.of for f in axis) else ())
@@ -203,11 +213,71 @@ def _gather(eqn: Any, operands: list, shape: tuple) -> Axes:
     return tuple(_sized(axis, n) for axis, n in zip(axes, shape, strict=True))
 
 
+def _reversed(eqn: Any, operands: list, shape: tuple) -> Axes:
+    turned = eqn.params["dimensions"]
+    return tuple(
+        tuple(f._replace(turned=not f.turned) for f in axis) if i in turned else axis
+        for i, axis in enumerate(operands[0])
+    )
+
+
+def _concatenated(eqn: Any, operands: list, shape: tuple) -> Axes:
+    """Class tokens come before others or behind them; of a map that was rolled the parts make it whole again."""
+    along = eqn.params["dimension"]
+    known = [o for o in operands if o is not None]
+    axes = [_sized(_agreed([o[i] for o in known]), n) for i, n in enumerate(shape)]
+    own = [i for i, o in enumerate(operands) if o is not None and o[along]]
+    if axes[along]:
+        before = sum(v.aval.shape[along] for v in eqn.invars[: own[0]])
+        axes[along] = (
+            _behind(axes[along], before) if len(own) == 1 else tuple(f._replace(part=None) for f in axes[along])
+        )
+    return tuple(axes)
+
+
+def _padded(eqn: Any, operands: list, shape: tuple) -> Axes:
+    low = [low for low, _, _ in eqn.params["padding_config"]]
+    return tuple(
+        _behind(_sized(axis, n), more)
+        for axis, n, more in zip(operands[0] or ((),) * len(shape), shape, low, strict=True)
+    )
+
+
+def _behind(axis: Axis, more: int) -> Axis:
+    """Tokens with so many others more in front of them."""
+    if len(axis) < 2:
+        return axis
+    return (axis[0]._replace(before=axis[0].before + more), *axis[1:]) if axis[0].before + more >= 0 else ()
+
+
+def _sliced(eqn: Any, operands: list, shape: tuple) -> Axes:
+    """A crop of the image is a part of it; class tokens that are left out come before the others no more."""
+    starts = eqn.params.get("start_indices")
+    if starts is None:  # of which a program knows some while it runs
+        starts = [int(v.val) if isinstance(v, jex.Literal) else None for v in eqn.invars[1:]]
+    steps = eqn.params.get("strides") or (1,) * len(shape)
+    axes: list[Axis] = []
+    for axis, n, size, start, step in zip(operands[0], eqn.invars[0].aval.shape, shape, starts, steps, strict=True):
+        if n == size or not axis:
+            axes.append(axis)
+        elif len(axis) > 1:
+            axes.append(_behind(_sized(axis, size), -start) if start is not None and step == 1 else ())
+        else:
+            (f,) = _sized(axis, size) or (axis[0],)
+            covered = size * step
+            cropped = f.part is None and n == f.image and covered < _WHOLE * n
+            axes.append((f._replace(part=(start or 0, (start or 0) + covered)) if cropped else f,))
+    return tuple(axes)
+
+
+#: The share of the image's rows or columns that is as good as all of them: of a smaller one a map is not the image's.
+_WHOLE = 0.95
 _KEEPS = frozenset(
-    "pad slice dynamic_slice dynamic_update_slice rev split copy reduce_window reduce_window_max reduce_window_min "
+    "dynamic_update_slice split copy reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum cumsum cumprod cummax cummin cumlogsumexp sort".split()
 )
 _RULES: dict[str, Callable[[Any, list, tuple], Axes]] = {
     "transpose": _transpose, "broadcast_in_dim": _broadcast, "reshape": _reshape, "squeeze": _reshape,
     "expand_dims": _reshape, "conv_general_dilated": _convolution, "dot_general": _product, "gather": _gather,
+    "concatenate": _concatenated, "pad": _padded, "slice": _sliced, "dynamic_slice": _sliced, "rev": _reversed,
 }  # fmt: skip

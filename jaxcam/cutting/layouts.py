@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxcam.cutting.axes import COLUMNS, ROWS, Axes, grid, order
+from jaxcam.cutting.axes import COLUMNS, ROWS, Axes, Axis, grid, order
 from jaxcam.errors import JaxcamError
 
 
@@ -113,6 +114,8 @@ def check_axes(layout: Layout, axes: Axes, value: jax.ShapeDtypeStruct, name: st
         if layout != _LAYOUTS.get(fits):
             said = ", ".join(what or "channels" for what in order(axes))
             raise JaxcamError(f"the axes of {name!r}, {value.shape}, are {said}: say so, with layout={_SPELT[fits]}")
+        _check_whole(axes, name)
+        _check_upright(axes, name)
     elif layout not in _LAYOUTS.values() and value.ndim == 2 and (lie := grid(axes[0])):
         (slow, _), (n, m) = lie
         seen = jax.eval_shape(layout.as_map, value)[0].shape[:2]
@@ -126,6 +129,44 @@ def check_axes(layout: Layout, axes: Axes, value: jax.ShapeDtypeStruct, name: st
                 f"the tokens of {name!r} lie {n} x {m}, not {seen[0]} x {seen[1]}: say so, with "
                 f"layout=jaxcam.tokens(prefix={value.shape[0] - n * m}, grid=({n}, {m}))"
             )
+        if seen == (n, m):
+            _check_whole(axes, name)
+            _check_places(layout, axes[0], value, name)
+
+
+def _check_whole(axes: Axes, name: str) -> None:
+    for factor in (f for axis in axes for f in axis if f.part):
+        first, end = factor.part or (0, 0)
+        raise JaxcamError(
+            f"{name!r} sees {factor.of} {first} to {end - 1} of {factor.image} alone, as the network crops its input, "
+            "and the map would be stretched over the whole: crop the pictures before, in their preprocessing"
+        )
+
+
+def _check_upright(axes: Axes, name: str) -> None:
+    for factor in (f for axis in axes for f in axis if f.turned):
+        raise JaxcamError(
+            f"the {factor.of} of {name!r} are those of a picture that the network mirrors, and the map would be "
+            "mirrored: take another layer, or give a layout=(as_map, from_map) that turns it"
+        )
+
+
+def _check_places(layout: Layout, axis: Axis, value: jax.ShapeDtypeStruct, name: str) -> None:
+    """The positions of a map must be those of the image's patches among the tokens."""
+    (slow, fast), before = axis, axis[0].before
+    patches = slow.size * fast.size
+    right = before + np.arange(patches).reshape(slow.size, fast.size)
+    right = np.flip(right, tuple(i for i, f in enumerate(axis) if f.turned))
+    numbers = np.broadcast_to(np.arange(value.shape[0], dtype=np.float32)[:, None], value.shape)
+    with jax.ensure_compile_time_eval():
+        taken = np.asarray(layout.as_map(jnp.asarray(numbers))[0])[..., 0]
+    if not np.array_equal(taken, right):
+        raise JaxcamError(
+            f"of the tokens of {name!r} {before} come before the patches, {value.shape[0] - before - patches} behind "
+            f"them, and the layout takes number {taken[0, 0]:g} for the first patch, where number {right[0, 0]} is it: "
+            f"give a layout=(as_map, from_map) with as_map = lambda v: (v[{before}:{before + patches}].reshape("
+            f"{slow.size}, {fast.size}, -1), v)"
+        )
 
 
 #: By what is known of the three axes of a map, the layout that fits.

@@ -35,9 +35,9 @@ class Layer(NamedTuple):
 
 
 class _Several(JaxcamError):
-    """What a network returns is no array; the part at `entry`, as Python writes it, looks like logits, or none does."""
+    """What a network returns is no array, but the part of it at `entry`, as Python writes it, looks like logits."""
 
-    def __init__(self, message: str, entry: str | None):
+    def __init__(self, message: str, entry: str):
         super().__init__(message)
         self.entry = entry
 
@@ -84,9 +84,9 @@ def trace(model: Any, params: Any, example: Any, call: Call, batched: bool | Non
         try:
             return _attempt(adapter, shapes, image, guess)
         except _Several as error:  # it ran: nothing else is wrong with it
-            mend = f"pick them by {adapter.picked}{error.entry}" if error.entry else "no part of it looks like them"
             raise JaxcamError(
-                f"the network does not give logits for an image {image.shape}; {given}, {error}; {mend}"
+                f"the network does not give logits for an image {image.shape}; {given}, {error}; "
+                f"pick them by {adapter.picked}{error.entry}"
             ) from None
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises says why
             first = first or error
@@ -106,8 +106,8 @@ def _attempt(adapter: Adapter, params: Any, image: jax.ShapeDtypeStruct, batched
         leading = (1,) if batched else ()
         if not isinstance(out, jax.Array):
             keys = f" with {', '.join(map(repr, out))}" if isinstance(out, dict) else ""
-            entry = _logits_in(out, leading)
-            raise _Several(f"it returns a {type(out).__name__}{keys}, not an array of logits", entry)
+            said = f"it returns a {type(out).__name__}{keys}, not an array of logits"
+            raise _Several(said, entry) if (entry := _logits_in(out, leading)) else JaxcamError(said)
         if out.ndim != len(leading) + 1 or out.shape[: len(leading)] != leading:
             raise JaxcamError(f"it returns shape {out.shape}, not logits {'(1, C)' if batched else '(C,)'}")
         if not jnp.issubdtype(out.dtype, jnp.floating):
