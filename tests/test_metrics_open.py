@@ -149,3 +149,20 @@ def test_an_entry_that_makes_no_sense_is_refused_when_it_is_made(change, message
     fields = {"better": "higher", "function": jnp.mean, "needs": ("heatmap",)}
     with pytest.raises(JaxcamError, match=message):
         Metric("toy", "Toy", "toy", **{**fields, **change})
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (lambda heatmap: heatmap.nothing(), "error: the metric function <lambda> raises AttributeError: "),
+        (lambda heatmap: float(heatmap[0, 0]), "error: the metric function <lambda> raises ConcretizationTypeError"),
+        (lambda heatmap: heatmap, "error: the metric toy gives float32 of shape (32, 32) for a map, not one number"),
+    ],
+)
+def test_a_function_that_is_wrong_is_one_line(found, tmp_path, capsys, monkeypatch, function, why):
+    _, data, run = found
+    monkeypatch.setitem(METRICS, "toy", Metric("toy", "Toy", "toy", "lower", function, ("heatmap",)))
+    words = ["evaluate", str(data), "--model", str(run.folder.parent / "net"), "--out", str(tmp_path / "run")]
+    assert main([*words, "--methods", "grad_cam", "--metrics", "toy", "--quiet"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert why in line

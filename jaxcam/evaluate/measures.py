@@ -19,7 +19,7 @@ import numpy as np
 from jaxcam import metrics
 from jaxcam.data.preprocessing import AnyPreprocessing
 from jaxcam.data.samples import pad_boxes
-from jaxcam.errors import JaxcamError
+from jaxcam.errors import JaxcamError, blaming
 from jaxcam.explanation.engine import Forward, Maps, filled
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation, Probes, Variation
@@ -199,7 +199,12 @@ class Measures:
         """Metrics that one evaluation gives, by name."""
         m = alike[0]
         result = self._results(m.function, m.needs, m.perturbation, shared, piece, known)
-        return {m.name: np.asarray(getattr(result, m.field) if m.field else result)[: piece.pairs] for m in alike}
+        found = {m.name: np.asarray(getattr(result, m.field) if m.field else result)[: piece.pairs] for m in alike}
+        for name, numbers in found.items():
+            if numbers.ndim != 1 or numbers.dtype.kind not in "fiub":
+                shape = f"{numbers.dtype} of shape {numbers.shape[1:]}"
+                raise JaxcamError(f"the metric {name} gives {shape} for a map, not one number")
+        return found
 
     def _results(
         self, function: Callable | None, needs: tuple[str, ...], perturbation: Perturbation | Probes | None,
@@ -304,7 +309,8 @@ def _over_maps(function: Callable, needs: tuple[str, ...], constants: Mapping[st
         known = {**constants, "params": params, **of_map, **{k: v[row] for k, v in of_picture.items()}}
         if "original" in needs:
             known["original"] = metrics.log_odds(known["logits"], known["target"], score=constants["score"])
-        return function(**{name: known[name] for name in needs})
+        with blaming(f"the metric function {getattr(function, '__name__', function)}"):
+            return function(**{name: known[name] for name in needs})
 
     return jax.vmap(one, (None, None, 0, 0))
 

@@ -14,12 +14,12 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import Picture, to_picture
-from jaxcam.errors import JaxcamError, visible
+from jaxcam.errors import JaxcamError, unknown, visible
 from jaxcam.explanation.combined import Combined, Seen, views_named
 from jaxcam.explanation.engine import BadPicture, Engine, Forward
 from jaxcam.explanation.result import Attribution, Explanation, Explanations
 from jaxcam.explanation.stepped import States
-from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser
+from jaxcam.explanation.targets import FunctionTarget, Targets, as_list, chooser, is_one
 from jaxcam.methods.registry import METHODS, Request, default_method, request
 from jaxcam.models.classifier import Classifier
 from jaxcam.models.trees import on_purpose
@@ -131,7 +131,9 @@ def explain_each(
         raise JaxcamError(f"the batch size must be at least 1, not {min(batch_size, maps_at_once or 1)}")
     everything, requests = requested(methods)
     choose, most = chooser(network, targets)
-    layers: list[str | None] = [layer] if layer is None or isinstance(layer, str) else list(dict.fromkeys(layer))
+    layers: list[Any] = [layer] if layer is None or is_one(layer) else list(dict.fromkeys(layer))
+    if wrong := [at for at in layers if at is not None and not isinstance(at, str)]:
+        raise unknown("layer", wrong[0], network.layers, listed="network.layers")
     if not layers:
         raise JaxcamError("no layer named; name one, several, or leave it to the network (None)")
     seen, at_once, mesh = views_named(views), min(maps_at_once or batch_size, batch_size * most), orderings_mesh()

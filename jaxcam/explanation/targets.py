@@ -68,7 +68,7 @@ class FunctionTarget:
 
 def is_one(value: Any) -> bool:
     """Whether this is one name, index or function, and not a list of them."""
-    return isinstance(value, str) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
+    return isinstance(value, str | bytes) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0
 
 
 def as_list(value: Any) -> list:

@@ -120,7 +120,11 @@ def pick(logits: jax.Array, target: Target) -> jax.Array:
             f"a method takes the index of a class, not its name; network.class_index({target!r}) finds it, and "
             "jaxcam.explain takes names"
         )
-    if jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
+    try:
+        is_index = jnp.ndim(target) == 0 and jnp.issubdtype(jnp.result_type(target), jnp.integer)
+    except TypeError:  # nothing that arrays are made of
+        is_index = False
+    if not is_index:
         raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
     if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
         raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")

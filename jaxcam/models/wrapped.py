@@ -187,6 +187,8 @@ def _names(classes: Any) -> tuple[str, ...]:
     if not isinstance(classes, Iterable):
         raise JaxcamError(f"classes are names, as in ['cat', 'dog'], one for each logit, not {classes!r}")
     if isinstance(classes, Mapping):
+        # As JSON has them: its keys are text.
+        classes = {int(k) if isinstance(k, str) and k.isdecimal() else k: name for k, name in classes.items()}
         if set(classes) != set(range(len(classes))):
             raise JaxcamError(
                 f"classes by index must have the indices 0 to {len(classes) - 1} as their keys, not "
