@@ -17,7 +17,7 @@ from jax.extend import core as jex
 from jaxcam.cutting import tags
 from jaxcam.transforms.custom_derivatives import name_of
 from jaxcam.transforms.primitives import describe, is_affine, is_elementwise
-from jaxcam.transforms.walker import called, opened
+from jaxcam.transforms.walker import called, opened, variables
 
 #: Calls whose programs are looked into; in others, what happens is the call's own business.
 _ENTERED = frozenset({"jit", "pjit", "remat2", "checkpoint"})
@@ -63,13 +63,13 @@ def _labelled(jaxpr: jex.Jaxpr, from_image: list[bool]) -> jex.Jaxpr:
     values = _values(jaxpr, from_image)
     uses: dict[Any, list[jex.JaxprEqn]] = {}
     for eqn in jaxpr.eqns:
-        for v in _variables(eqn):
+        for v in variables(eqn.invars):
             uses.setdefault(v, []).append(eqn)
     renamed: dict[Any, Any] = {}
     eqns = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in _ENTERED and not _acts_on_elements(eqn):
-            eqn = _inside(eqn, [not isinstance(v, jex.Literal) and v in values for v in eqn.invars])
+            eqn = _inside(eqn, _active(eqn, values))
         eqns.append(eqn.replace(invars=[v if isinstance(v, jex.Literal) else renamed.get(v, v) for v in eqn.invars]))
         out = eqn.outvars[0] if eqn.outvars else None
         if out in values and _deserves(out, values, uses, eqn):
@@ -84,8 +84,8 @@ def _values(jaxpr: jex.Jaxpr, from_image: list[bool]) -> dict[Any, _Value]:
     """What is known of every value that depends on the image."""
     values = {v: _Value(v) for v, yes in zip(jaxpr.invars, from_image, strict=True) if yes}
     for order, eqn in enumerate(jaxpr.eqns, 1):
-        active = [not isinstance(v, jex.Literal) and v in values for v in eqn.invars]
-        operands = [values[v] for v in _variables(eqn) if v in values]
+        active = _active(eqn, values)
+        operands = [values[v] for v in variables(eqn.invars) if v in values]
         if not operands:
             continue
         label = tags.read(eqn)
@@ -142,7 +142,7 @@ def _deserves(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.Jaxp
         return False
     if value.root is out:
         return not value.made_of  # a sum, or a concatenation
-    if not value.worth or is_affine(made_by, [not isinstance(v, jex.Literal) and v in values for v in made_by.invars]):
+    if not value.worth or is_affine(made_by, _active(made_by, values)):
         return False
     return not _is_part(out, values, uses)
 
@@ -155,11 +155,10 @@ def _is_part(out: Any, values: dict[Any, _Value], uses: dict[Any, list[jex.Jaxpr
         if not following:
             return False
         for eqn in following:
-            arguments = [v for v in _variables(eqn) if v in values]
+            arguments = [v for v in variables(eqn.invars) if v in values]
             if not _acts_on_elements(eqn) or any(values[v].root is not values[out].root for v in arguments):
                 return False
-            affine = is_affine(eqn, [not isinstance(v, jex.Literal) and v in values for v in eqn.invars])
-            if affine and eqn.outvars[0] not in seen:
+            if is_affine(eqn, _active(eqn, values)) and eqn.outvars[0] not in seen:
                 seen.add(eqn.outvars[0])
                 left.append(eqn.outvars[0])
     return True
@@ -174,8 +173,9 @@ def _inside(eqn: jex.JaxprEqn, active: list[bool]) -> jex.JaxprEqn:
     return eqn.replace(params=eqn.params | {body: new})
 
 
-def _variables(eqn: jex.JaxprEqn) -> list[Any]:
-    return [v for v in eqn.invars if not isinstance(v, jex.Literal)]
+def _active(eqn: jex.JaxprEqn, values: dict[Any, _Value]) -> list[bool]:
+    """Which operands depend on the image."""
+    return [not isinstance(v, jex.Literal) and v in values for v in eqn.invars]
 
 
 def _is_activation(eqn: jex.JaxprEqn) -> bool:

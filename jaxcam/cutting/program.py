@@ -13,7 +13,7 @@ from jax.extend import core as jex
 
 from jaxcam.cutting import tags
 from jaxcam.errors import JaxcamError
-from jaxcam.transforms.walker import called, location, opened
+from jaxcam.transforms.walker import called, location, opened, variables
 
 
 class Place(NamedTuple):
@@ -137,10 +137,10 @@ def halve(closed: jex.ClosedJaxpr, name: str, occurrence: int, num_params: int) 
     from_value = _dependent(flat.eqns, [after])
     if isinstance(value, jex.Literal) or value not in from_image:
         raise JaxcamError(f"{name!r} does not depend on the image")
-    if not any(v in from_value for v in _variables(flat.outvars)):
+    if not any(v in from_value for v in variables(flat.outvars)):
         raise JaxcamError(f"the logits do not depend on what {name!r} returns: its output is not used")
 
-    needed = set(_variables(flat.outvars))
+    needed = set(variables(flat.outvars))
     later: list[jex.JaxprEqn] = []
     bypass: dict[Any, jex.JaxprEqn | None] = {}  # ordered, without repetition
     for eqn in reversed(flat.eqns):
@@ -151,7 +151,7 @@ def halve(closed: jex.ClosedJaxpr, name: str, occurrence: int, num_params: int) 
             bypass.update(dict.fromkeys(wanted, eqn))
         else:
             later.append(eqn)
-            needed.update(_variables(eqn.invars))
+            needed.update(variables(eqn.invars))
     bypass.update((v, None) for v in image if v in needed)
     around = list(bypass)
     told = [
@@ -164,7 +164,7 @@ def halve(closed: jex.ClosedJaxpr, name: str, occurrence: int, num_params: int) 
     for eqn in reversed(flat.eqns):
         if any(v in needed for v in eqn.outvars):
             earlier.append(eqn)
-            needed.update(_variables(eqn.invars))
+            needed.update(variables(eqn.invars))
     return Halves(
         _assemble(closed, flat, flat.invars, [value, *around], earlier[::-1]),
         _assemble(closed, flat, [*params, *around, after], flat.outvars, later[::-1]),
@@ -172,20 +172,16 @@ def halve(closed: jex.ClosedJaxpr, name: str, occurrence: int, num_params: int) 
     )
 
 
-def _variables(atoms: Sequence[Any]) -> list:
-    return [v for v in atoms if not isinstance(v, jex.Literal)]
-
-
 def _dependent(eqns: list[jex.JaxprEqn], sources: Sequence[Any]) -> set:
     found = set(sources)
     for eqn in eqns:
-        if any(v in found for v in _variables(eqn.invars)):
+        if any(v in found for v in variables(eqn.invars)):
             found.update(eqn.outvars)
     return found
 
 
 def _assemble(closed: Any, flat: Flat, invars: list, outvars: list, eqns: list[jex.JaxprEqn]) -> jex.ClosedJaxpr:
-    used = {v for eqn in eqns for v in _variables(eqn.invars)} | set(_variables(outvars))
+    used = {v for eqn in eqns for v in variables(eqn.invars)} | set(variables(outvars))
     held = [(v, c) for v, c in zip(flat.constvars, flat.consts, strict=True) if v in used]
     effects = frozenset().union(*(eqn.effects for eqn in eqns))
     told = closed.jaxpr.debug_info._replace(arg_names=None, result_paths=None)

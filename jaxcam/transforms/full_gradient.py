@@ -21,7 +21,7 @@ from jaxcam.transforms.custom_derivatives import BACKWARD, has_its_own
 from jaxcam.transforms.maxima import once
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe, is_affine, keeps_zero
-from jaxcam.transforms.walker import bind, called, opened, trace, walk
+from jaxcam.transforms.walker import bind, bound, called, opened, trace, walk
 
 
 class FullGradient(NamedTuple):
@@ -158,14 +158,9 @@ def _affine(eqn: Any, ins: list, active: list[bool], value: _Value) -> _Value:
 def _homogeneous(eqn: Any, active: list[bool]) -> bool:
     """Whether the result is `J x` of its active operands: linear in them, a maximum of them and 0, or their order."""
     known = describe(eqn)
-    kind = known.kind
-    if kind in ("maximum", "order") or is_relu(eqn):
+    if known.kind in ("maximum", "order") or is_relu(eqn):
         return True
-    if known.stops:
-        return False
-    if kind in ("identity", "moves", "sums", "product", "elementwise"):
-        return is_affine(eqn, active) and keeps_zero(eqn, active)
-    return False
+    return not known.stops and is_affine(eqn, active) and keeps_zero(eqn, active)
 
 
 def is_relu(eqn: Any) -> bool:
@@ -181,22 +176,15 @@ def is_relu(eqn: Any) -> bool:
 def _missing(eqn: Any, values: list, active: list[bool], results: list) -> list:
     """What each result has beside `J x`, x the active operands that are numbers."""
     at = [i for i, (v, a) in enumerate(zip(values, active, strict=True)) if a]
-
-    def of(*moving: jax.Array) -> list:
-        full = list(values)
-        for i, v in zip(at, moving, strict=True):
-            full[i] = v
-        return bind(eqn, full)
-
-    moving = [values[i] for i in at]
+    of, moving = bound(eqn, values, at), [values[i] for i in at]
     # Where an operand is infinite, a result that is not has no slope: the bias is all of it.
     along = [jnp.where(jnp.isfinite(v), v, 0) if jnp.issubdtype(v.dtype, jnp.inexact) else v for v in moving]
     if eqn.primitive.name in BACKWARD:  # it has no tangents: those of what it does backwards, which is linear
-        _, pull = jax.vjp(of, *moving)
+        _, pull = jax.vjp(of, moving)
         _, forward = jax.vjp(pull, [jnp.zeros_like(r) for r in results])
-        (tangents,) = forward(tuple(along))
+        (tangents,) = forward((along,))
     else:
-        _, tangents = jax.jvp(of, moving, along)
+        _, tangents = jax.jvp(of, (moving,), (along,))
     return [
         r - t if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else None
         for r, t in zip(results, tangents, strict=True)

@@ -61,6 +61,23 @@ def bind(eqn: jex.JaxprEqn, values: Sequence[Any]) -> list:
     return list(out) if eqn.primitive.multiple_results else [out]
 
 
+def bound(eqn: jex.JaxprEqn, values: Sequence[Any], places: Sequence[int]) -> Callable[[Sequence[Any]], list]:
+    """An equation as a function of its operands at some places, the others being fixed."""
+
+    def of(moving: Sequence[Any]) -> list:
+        operands = list(values)
+        for i, v in zip(places, moving, strict=True):
+            operands[i] = v
+        return bind(eqn, operands)
+
+    return of
+
+
+def variables(atoms: Sequence[Any]) -> list[Any]:
+    """Those of the operands or results of an equation that are no literals."""
+    return [v for v in atoms if not isinstance(v, jex.Literal)]
+
+
 def called(eqn: jex.JaxprEqn) -> Any | None:
     """The program that an equation merely wraps (jit, remat, custom derivatives); None if it is no call."""
     known = describe(eqn)
@@ -98,8 +115,8 @@ def walk(
     def read(atom):
         return atom.val if isinstance(atom, jex.Literal) else env[atom]
 
-    last_use = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in eqn.invars if not isinstance(v, jex.Literal)}
-    kept = {v for v in jaxpr.outvars if not isinstance(v, jex.Literal)}
+    last_use = {v: i for i, eqn in enumerate(jaxpr.eqns) for v in variables(eqn.invars)}
+    kept = set(variables(jaxpr.outvars))
     for i, eqn in enumerate(jaxpr.eqns):
         operands = [read(v) for v in eqn.invars]
         if not any(isinstance(v, active) for v in operands):
@@ -119,8 +136,8 @@ def walk(
                 if refusal is not None and refusal.place is None:  # it may be raised elsewhere
                     refusal.place = location(eqn)
         env.update(zip(eqn.outvars, outputs, strict=True))
-        for v in eqn.invars:  # let buffers go as soon as the program itself would
-            if not isinstance(v, jex.Literal) and last_use[v] == i and v not in kept:
+        for v in variables(eqn.invars):  # let buffers go as soon as the program itself would
+            if last_use[v] == i and v not in kept:
                 env.pop(v, None)
     return [read(v) for v in jaxpr.outvars]
 

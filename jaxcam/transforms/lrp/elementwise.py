@@ -19,7 +19,7 @@ from jaxcam.transforms.lrp.layer_rules import Epsilon, stabilised
 from jaxcam.transforms.lrp.values import Linear, Value, absorbed, common, plain, propagate, run_of, unbroadcast
 from jaxcam.transforms.maxima import once
 from jaxcam.transforms.primitives import describe
-from jaxcam.transforms.walker import UnsupportedPrimitive, bind
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, bound
 
 NAME = "lrp"
 
@@ -220,14 +220,7 @@ def moved(eqn: Any, ins: Sequence[Any]) -> list[Value]:
 
     def backward(residual, relevance):
         residual = once(residual) if describe(eqn).kind == "maximum" else residual
-
-        def again(moving):
-            operands = list(residual)
-            for i, v in zip(places, moving, strict=True):
-                operands[i] = v
-            return bind(eqn, operands)
-
-        (back,) = jax.vjp(again, [residual[i] for i in places])[1](relevance)
+        (back,) = jax.vjp(bound(eqn, residual, places), [residual[i] for i in places])[1](relevance)
         return back, 0.0, 0.0
 
     results = bind(eqn, values)

@@ -22,7 +22,7 @@ from jaxcam.transforms.lrp.values import Linear, Run, Value, absorbed, plain, pr
 from jaxcam.transforms.precision import resolved
 from jaxcam.transforms.primitives import describe
 from jaxcam.transforms.rules import Rules
-from jaxcam.transforms.walker import UnsupportedPrimitive, bind, equivalent, location, trace, walk
+from jaxcam.transforms.walker import UnsupportedPrimitive, bind, bound, equivalent, location, trace, walk
 
 #: What a layer with weights is called, by its primitive.
 _LAYERS = {"dot_general": "dense", "conv_general_dilated": "conv"}
@@ -242,15 +242,8 @@ def _several(eqn: Any, ins: list, at: list[int]) -> list:
     def backward(residual, relevance):
         *operands, z = residual
         s = relevance / stabilised(z, epsilon)
-
-        def again(moving):
-            full = list(operands)
-            for i, v in zip(places, moving, strict=True):
-                full[i] = v
-            return bind(eqn, full)[0]
-
         moving = [operands[i] for i in places]
-        pulled = jax.vjp(again, moving)[1](s)[0]
+        (pulled,) = jax.vjp(bound(eqn, operands, places), moving)[1]([s])
         return [v * p for v, p in zip(moving, pulled, strict=True)], 0.0, jnp.sum(relevance - s * z)
 
     carriers = [ins[i].carrier for i in at] + [absorbed(values[i], run.sinks) for i in constants]
