@@ -36,13 +36,33 @@ class ActiveValues(NamedTuple):
         """The program's outputs, active or ordinary."""
         return walk(program, values, active=self.active, rule=self.rule, as_one=self.as_one)
 
+    def actives(self, values: list) -> list[bool]:
+        """Which values are active."""
+        return [isinstance(v, self.active) for v in values]
 
-def _flatten(values: list, active: list[bool], how: ActiveValues) -> list:
-    return [how.pack(v) if is_active else v for v, is_active in zip(values, active, strict=True)]
+    def packed(self, values: list, active: list[bool]) -> list:
+        """Values as JAX carries them, those packed that are said to be active."""
+        return [self.pack(v) if is_active else v for v, is_active in zip(values, active, strict=True)]
 
+    def unpacked(self, packed: list) -> list:
+        """The inverse of `packed`."""
+        return [self.unpack(v) if isinstance(v, tuple) else v for v in packed]
 
-def _unflatten(flat: list, how: ActiveValues) -> list:
-    return [how.unpack(v) if isinstance(v, tuple) else v for v in flat]
+    def run(self, program: Any, packed: list, active: list[bool]) -> list:
+        """A program on packed values, its outputs packed as well."""
+        return self.packed(self.walk(program, self.unpacked(packed)), active)
+
+    def actives_of(self, program: Any, packed: list) -> list[bool]:
+        """Which outputs of a program on packed values are active; it is traced on shapes."""
+        found: list[bool] = []
+
+        def probe(packed):
+            outs = self.walk(program, self.unpacked(packed))
+            found[:] = self.actives(outs)
+            return self.packed(outs, found)
+
+        jax.eval_shape(probe, packed)
+        return found
 
 
 def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
@@ -50,7 +70,8 @@ def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
 
     Which carried values become active is found by iterating the body's dependences to a fixed point.
     """
-    body, _ = opened(eqn.params["jaxpr"])
+    program = eqn.params["jaxpr"]
+    body, _ = opened(program)
 
     def rank(atom: Any) -> int:
         return len(atom.aval.shape)
@@ -60,38 +81,25 @@ def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
     carried = sum(rank(o) == rank(b) for o, b in zip(eqn.outvars, body.outvars, strict=True))
     scanned = sum(rank(i) == rank(b) + 1 for i, b in zip(eqn.invars, body.invars, strict=True))
     fixed = len(ins) - carried - scanned
-    active = [isinstance(v, how.active) for v in ins]
-
+    active = how.actives(ins)
     while True:
-        kinds: list[bool] = []
-
-        def probe(values, kinds=kinds):
-            outs = how.walk(eqn.params["jaxpr"], _unflatten(values, how))
-            kinds[:] = [isinstance(o, how.active) for o in outs]
-            return [how.pack(o) if isinstance(o, how.active) else o for o in outs]
-
-        flat = _flatten(ins, active, how)
+        flat = how.packed(ins, active)
         slices = [jax.tree.map(lambda a: a[0], v) if i >= fixed + carried else v for i, v in enumerate(flat)]
-        jax.eval_shape(probe, slices)
+        kinds = how.actives_of(program, slices)
         grown = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
         if grown == active[fixed : fixed + carried]:
             break
         active[fixed : fixed + carried] = grown
-
-    flat = _flatten(ins, active, how)
-    out_active = [a or k for a, k in zip(active[fixed : fixed + carried], kinds[:carried], strict=True)]
-    out_active += kinds[carried:]
+    out_active = [*grown, *kinds[carried:]]
 
     def step(carry, slices):
-        outs = _flatten(
-            how.walk(eqn.params["jaxpr"], _unflatten([*flat[:fixed], *carry, *slices], how)), out_active, how
-        )
+        outs = how.run(program, [*flat[:fixed], *carry, *slices], out_active)
         return outs[:carried], outs[carried:]
 
     carry, stacked = jax.lax.scan(
         step, flat[fixed : fixed + carried], flat[fixed + carried :], length=length, reverse=reverse
     )
-    return _unflatten([*carry, *stacked], how)
+    return how.unpacked([*carry, *stacked])
 
 
 def cond(eqn: Any, ins: list, how: ActiveValues) -> list:
@@ -105,24 +113,11 @@ def cond(eqn: Any, ins: list, how: ActiveValues) -> list:
             if not any(v is None for v in found):
                 return found
         raise UnsupportedPrimitive(how.transformation, eqn, "the branch taken depends on the input")
-    active = [isinstance(v, how.active) for v in operands]
-    kinds: list[list[bool]] = []
-
-    def probe(branch, values):
-        outs = how.walk(branch, _unflatten(values, how))
-        kinds.append([isinstance(o, how.active) for o in outs])
-        return [how.pack(o) if isinstance(o, how.active) else o for o in outs]
-
-    flat = _flatten(operands, active, how)
-    for branch in branches:
-        jax.eval_shape(lambda values, branch=branch: probe(branch, values), flat)
+    flat = how.packed(operands, how.actives(operands))
+    kinds = [how.actives_of(branch, flat) for branch in branches]
     out_active = [any(column) for column in zip(*kinds, strict=True)]
-
-    def run(branch, values):
-        return _flatten(how.walk(branch, _unflatten(values, how)), out_active, how)
-
-    outs = jax.lax.switch(index, [lambda v, b=b: run(b, v) for b in branches], flat)
-    return _unflatten(outs, how)
+    outs = jax.lax.switch(index, [lambda v, b=b: how.run(b, v, out_active) for b in branches], flat)
+    return how.unpacked(outs)
 
 
 _RULES = {"scan": scan, "cond": cond}

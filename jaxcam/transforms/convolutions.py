@@ -104,7 +104,7 @@ class Convolution:
         """How often it is laid down along each axis of space."""
         return tuple(self.out_shape[i] for i in self.out_spec[2:])
 
-    def padded(self, x: jax.Array, value: float = 0) -> jax.Array:
+    def padded(self, x: jax.Array) -> jax.Array:
         """`x` with its padding and dilation."""
         config = [(0, 0, 0)] * x.ndim
         for axis, (low, high), dilation in zip(self.x_spec[2:], self.padding, self.x_dilation, strict=True):

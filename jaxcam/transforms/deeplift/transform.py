@@ -118,6 +118,11 @@ def _rule(eqn: Any, ins: list) -> list:
     return RULES.find(eqn)(eqn, ins)
 
 
+def _at(point: Callable[[Any], Any], eqn: Any, ins: list) -> list:
+    """The results of an equation at one of two points, `at_input` or `at_reference`."""
+    return bind(eqn, list(map(point, ins)))
+
+
 def equivalent_program(program: Callable) -> Callable[[Any, list], list]:
     """The rule of a primitive that computes the same as `program(*operands, **params)`, made of known primitives."""
 
@@ -130,11 +135,11 @@ def linear(eqn: Any, ins: list) -> list:
     if any(active[describe(eqn).indices]):
         raise UnsupportedPrimitive(_NAME, eqn, describe(eqn).why or "an index that depends on the input")
     _check_numbers(eqn, ins, counts=True)
-    xs = bind(eqn, list(map(at_input, ins)))
+    xs = _at(at_input, eqn, ins)
     if _from_zero(ins) and keeps_zero(eqn, active):
         found = [Pair(x, None) for x in xs]
     else:
-        found = [Pair(x, r) for x, r in zip(xs, bind(eqn, list(map(at_reference, ins))), strict=True)]
+        found = [Pair(x, r) for x, r in zip(xs, _at(at_reference, eqn, ins), strict=True)]
     for i, pair in enumerate(found):
         if not pair.differentiable:
             pair.numbered(functools.partial(_counted, eqn, ins, i))
@@ -235,34 +240,27 @@ def elementwise(eqn: Any, ins: list) -> list:
     origin = (root, step) if step else ()
     numbers = all(v.differentiable for v in active)
 
-    def evaluate(values):
-        return bind(eqn, values)[0]
-
-    def plain(values):
-        return evaluate(list(map(at_input, values)))
-
     if not jnp.issubdtype(out.dtype, jnp.inexact):  # a predicate or a count: no derivative to define
-        found = Pair(plain(ins), evaluate(list(map(at_reference, ins))), *origin)
+        found = Pair(_at(at_input, eqn, ins)[0], _at(at_reference, eqn, ins)[0], *origin)
         one = step is not None and root.differentiable
         return [found.numbered(lambda: stepped(found, root) if one else _number(eqn, ins, found))]
     which = [isinstance(v, Pair) for v in ins]
     if numbers and is_affine(eqn, which):
         zero = _from_zero(ins) and keeps_zero(eqn, which)
-        return [Pair(plain(ins), None if zero else evaluate(list(map(at_reference, ins))), *origin)]
+        return [Pair(_at(at_input, eqn, ins)[0], None if zero else _at(at_reference, eqn, ins)[0], *origin)]
     if numbers and len(active) == 1 and active[0].x.shape == out.shape:
-        at = ins.index(active[0])
+        source, place = active[0], ins.index(active[0])
+        consts = ins[:place] + ins[place + 1 :]
 
-        def unary(value, others):
-            return evaluate([*others[:at], value, *others[at:]])
+        def function(value, others):
+            return bind(eqn, [*others[:place], value, *others[place:]])[0]
 
-        x = rescale(unary, active[0].x, active[0].reference, ins[:at] + ins[at + 1 :])
-        return [Pair(x, evaluate(list(map(at_reference, ins))), *origin)]
-    if step and root.differentiable:
-        function, consts = compile_steps(step)
-        return [
-            Pair(rescale(function, root.x, root.reference, consts), evaluate(list(map(at_reference, ins))), *origin)
-        ]
-    return [_of_several(eqn, ins)]
+    elif step and root.differentiable:
+        source, (function, consts) = root, compile_steps(step)
+    else:
+        return [_of_several(eqn, ins)]
+    x = rescale(function, source.x, source.reference, consts)
+    return [Pair(x, _at(at_reference, eqn, ins)[0], *origin)]
 
 
 def _of_several(eqn: Any, ins: list) -> Pair:
@@ -275,7 +273,7 @@ def _of_several(eqn: Any, ins: list) -> Pair:
         return elementwise(eqn, [number])[0]
     _check_numbers(eqn, ins)
     if len(ins) == 2 and all(isinstance(v, Pair) for v in ins) and name in _OF_TWO:
-        return Pair(_OF_TWO[name](*ins), bind(eqn, list(map(at_reference, ins)))[0])
+        return Pair(_OF_TWO[name](*ins), _at(at_reference, eqn, ins)[0])
     if name in _BY_TWO:
         return _walk(equivalent(eqn, _BY_TWO[name]), ins)[0]
     raise UnsupportedPrimitive(_NAME, eqn, "its operands depend on the input through different values")
@@ -337,9 +335,9 @@ def _number(eqn: Any, ins: list, found: Pair) -> Pair | None:
         return stepped(found, numbers[active.index(True)])
     if known.predicate:
         return compared(found, *numbers) if len(ins) == 2 and found.x.dtype == bool else None
-    references = bind(eqn, list(map(at_reference, numbers)))[0]
+    references = _at(at_reference, eqn, numbers)[0]
     if is_affine(eqn, active):
-        return Pair(bind(eqn, list(map(at_input, numbers)))[0], references)
+        return Pair(_at(at_input, eqn, numbers)[0], references)
     name = eqn.primitive.name
     return Pair(_OF_TWO[name](*numbers), references) if name in _OF_TWO and name != "div" else None
 
@@ -366,9 +364,7 @@ def _from_zero(ins: list) -> bool:
 
 
 def _pack(value: Any) -> tuple:
-    if isinstance(value, Pair):
-        return (value.x, value.reference)
-    return (jnp.asarray(value), jnp.asarray(value))  # its own reference
+    return tuple(jnp.asarray(point(value)) for point in (at_input, at_reference))
 
 
 _CARRIED = ActiveValues(Pair, _pack, lambda packed: Pair(*packed), _rule, _NAME, _as_one, choose)
@@ -384,7 +380,7 @@ RULES = Rules(
         "maximum": maximum,
         "order": order,
         "choice": choice,
-        "effect": lambda eqn, ins: bind(eqn, list(map(at_input, ins))),
+        "effect": functools.partial(_at, at_input),
         "composite": lambda eqn, ins: _walk(equivalent(eqn, describe(eqn).program), ins),
         "control": lambda eqn, ins: control(eqn, ins, _CARRIED),
     },

@@ -218,7 +218,7 @@ def sums(eqn: Any, ins: list) -> list:
         raise UnsupportedPrimitive(NAME, eqn, describe(eqn).why)
     if len(at) > 1 or len(ins) > 1:  # values beside it, and where they go
         return _several(eqn, ins, at)
-    return [_linear(eqn, ins[0], lambda x, _: bind(eqn, [x])[0], None, Epsilon(run.epsilon))]
+    return [_linear(ins[0], lambda x, _: bind(eqn, [x])[0], None, Epsilon(run.epsilon))]
 
 
 @_of_numbers
@@ -227,8 +227,13 @@ def product(eqn: Any, ins: list) -> list:
     return [_both(eqn, ins) if all(isinstance(v, Value) for v in ins) else _layer(eqn, ins)]
 
 
-def _linear(eqn: Any, source: Value, fn: Callable, weights: Any, rule: LayerRule) -> Value:
+def _linear(source: Value, fn: Callable, weights: Any, rule: LayerRule) -> Value:
     return Value(fn(source.plain, weights), source.run, linear=Linear(source, fn, weights, rule))
+
+
+def _times(eqn: Any, source: Value, weights: Any, right: bool, rule: LayerRule) -> Value:
+    """A product with weights that are held fixed; `right`: whether the value stands behind them."""
+    return _linear(source, lambda x, w: bind(eqn, [w, x] if right else [x, w])[0], weights, rule)
 
 
 def _several(eqn: Any, ins: list, at: list[int]) -> list:
@@ -253,26 +258,18 @@ def _several(eqn: Any, ins: list, at: list[int]) -> list:
 def _layer(eqn: Any, ins: list) -> Value:
     """A convolution or a dense layer with constant weights: what rules are about."""
     right = isinstance(ins[1], Value)
-    source, weights = (ins[1], ins[0]) if right else (ins[0], ins[1])
-
-    def fn(x, w):
-        return bind(eqn, [w, x] if right else [x, w])[0]
-
+    source, weights = ins[right], ins[not right]
     run, shape = source.run, eqn.outvars[0].aval.shape
     kind = _LAYERS.get(eqn.primitive.name, eqn.primitive.name)
     place = WeightedLayer(run.position(eqn), run.count, kind, shape, location(eqn))
-    return _linear(eqn, source, fn, jnp.asarray(weights), run.choose(place))
+    return _times(eqn, source, jnp.asarray(weights), right, run.choose(place))
 
 
 def _weighted_by_value(eqn: Any, ins: list) -> Value:
     """A sum weighted by an attention: the weights are held fixed, the values share by the epsilon rule."""
     right = ins[0].weighs
-    source, weights = (ins[1], ins[0].plain) if right else (ins[0], ins[1].plain)
-
-    def fn(x, w):
-        return bind(eqn, [w, x] if right else [x, w])[0]
-
-    return _linear(eqn, source, fn, weights, Epsilon(source.run.epsilon))
+    source = ins[right]
+    return _times(eqn, source, ins[not right].plain, right, Epsilon(source.run.epsilon))
 
 
 def _both(eqn: Any, ins: list) -> Value:
