@@ -23,7 +23,7 @@ from jax import lax
 from jax.extend import core as jex
 
 from jaxcam.transforms.maxima import held_maxima
-from jaxcam.transforms.rewriting import rewritten
+from jaxcam.transforms.rewriting import calling, rewritten
 
 #: `with fast_convolutions(False): ...` leaves all convolutions as they are, in what is traced inside it; `True` asks
 #: for the rewriting whatever the environment says.
@@ -348,24 +348,15 @@ _TOGETHER, _PARTS = (32, 64), 4
 
 def _fast(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
     """An equation that calls what computes the same as a convolution on a CPU, or the equation itself."""
-    if eqn.primitive.name != "conv_general_dilated":
-        return eqn
-    avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
-    x, w, out = avals
-    if not jnp.issubdtype(out.dtype, jnp.floating) or 0 in (*x.shape, *w.shape, *out.shape):
-        return eqn
-    call = _call(
-        eqn.primitive, tuple(sorted(eqn.params.items(), key=lambda item: item[0])), x.shape, x.dtype, w.shape, w.dtype,
-        out.shape, out.dtype,
-    )  # fmt: skip
-    if call is None:
-        return eqn
-    return call.replace(invars=eqn.invars, outvars=eqn.outvars, source_info=eqn.source_info)
+    return calling(eqn, _call) if eqn.primitive.name == "conv_general_dilated" else eqn
 
 
 @functools.lru_cache(maxsize=512)
-def _call(primitive, params, x_shape, x_dtype, w_shape, w_dtype, out_shape, dtype) -> jex.JaxprEqn | None:
-    """The call in place of a convolution: the same one for all that are alike, which are compiled once."""
+def _call(primitive: Any, params: Any, x: tuple, w: tuple, out: tuple) -> jex.JaxprEqn | None:
+    """The call in place of a convolution."""
+    (x_shape, _), (w_shape, _), (out_shape, dtype) = x, w, out
+    if not jnp.issubdtype(dtype, jnp.floating) or 0 in (*x_shape, *w_shape, *out_shape):
+        return None
     params = dict(params)
     specs = params["dimension_numbers"]
     convolution = Convolution(
@@ -381,8 +372,7 @@ def _call(primitive, params, x_shape, x_dtype, w_shape, w_dtype, out_shape, dtyp
         return lax.platform_dependent(x, w, cpu=rewritten, default=lambda x, w: primitive.bind(x, w, **params))
 
     run.__name__ = rewritten.__name__
-    shapes = jax.ShapeDtypeStruct(x_shape, x_dtype), jax.ShapeDtypeStruct(w_shape, w_dtype)
-    [call] = jax.make_jaxpr(jax.jit(run))(*shapes).eqns
+    [call] = jax.make_jaxpr(jax.jit(run))(*(jax.ShapeDtypeStruct(*operand) for operand in (x, w))).eqns
     return call
 
 

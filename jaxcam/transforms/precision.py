@@ -18,7 +18,7 @@ from jax import lax
 from jax.extend import core as jex
 
 from jaxcam.errors import unknown
-from jaxcam.transforms.rewriting import rewritten
+from jaxcam.transforms.rewriting import calling, rewritten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,15 +153,12 @@ def _rounded(eqn: jex.JaxprEqn) -> jex.JaxprEqn:
     marked = _parameter(PRECISIONS["bfloat16"].products)
     if eqn.primitive.name not in _PRODUCTS or eqn.params["precision"] != marked:
         return eqn
-    params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
-    shapes = tuple((v.aval.shape, v.aval.dtype) for v in (*eqn.invars, *eqn.outvars))  # type: ignore[attr-defined]
-    call = _call(eqn.primitive, params, *shapes)
-    return eqn if call is None else call.replace(invars=eqn.invars, outvars=eqn.outvars, source_info=eqn.source_info)
+    return calling(eqn, _call)
 
 
 @functools.lru_cache(maxsize=512)
 def _call(primitive: Any, params: tuple, x: tuple, w: tuple, out: tuple) -> jex.JaxprEqn | None:
-    """The call in place of a product: the same one for all that are alike."""
+    """The call in place of a product."""
     if not all(jnp.issubdtype(dtype, jnp.floating) for _, dtype in (x, w, out)):
         return None
     more = {"precision": None, "preferred_element_type": jnp.dtype(jnp.float32)}

@@ -40,6 +40,19 @@ def rewritten(
     return known[id(program)]
 
 
+def calling(eqn: jex.JaxprEqn, make: Callable[..., jex.JaxprEqn | None]) -> jex.JaxprEqn:
+    """An equation that calls a program in place of another, or that one itself.
+
+    Args:
+      make: `(primitive, parameters, *(shape, dtype))` of its operands and its result, all of which can be hashed, to a
+        call; None to leave the equation. The same one for all equations that are alike, which are compiled once.
+    """
+    params = tuple(sorted(eqn.params.items(), key=lambda item: item[0]))
+    avals: list[Any] = [v.aval for v in (*eqn.invars, *eqn.outvars)]
+    call = make(eqn.primitive, params, *((aval.shape, aval.dtype) for aval in avals))
+    return eqn if call is None else call.replace(invars=eqn.invars, outvars=eqn.outvars, source_info=eqn.source_info)
+
+
 def _instead(eqn: jex.JaxprEqn, instead: Callable, among: Callable, known: dict[int, Any]) -> jex.JaxprEqn:
     if describe(eqn).kind not in ("call", "control") and eqn.primitive.name not in _ENTERED:
         return instead(eqn)
