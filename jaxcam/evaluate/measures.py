@@ -23,6 +23,7 @@ from jaxcam.errors import JaxcamError, blaming
 from jaxcam.explanation.engine import Forward, Maps, filled
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.metrics import METRICS, Metric, Perturbation, Probes, Variation
+from jaxcam.metrics.drops import own_logit
 from jaxcam.metrics.registry import OF_PERTURBATION
 from jaxcam.models.classifier import Classifier, LogitsFunction
 from jaxcam.transforms.convolutions import for_cpu
@@ -380,8 +381,8 @@ def _probed(probes: Perturbation | Probes, predict: LogitsFunction, score: str) 
             def at(point):
                 logits = predict(params, probes.image(point, **{k: known[k] for k in probes.needs}))
                 odds = metrics.log_odds(logits, known["target"], score=score)
-                own_logit = jnp.take(logits, known["target"], mode="fill").astype(jnp.float32)
-                return {"scores": jax.nn.sigmoid(odds), "odds": odds, "outputs": own_logit, "answers": logits}
+                own = own_logit(logits, known["target"])
+                return {"scores": jax.nn.sigmoid(odds), "odds": odds, "outputs": own, "answers": logits}
 
             return jax.vmap(at)(points)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.methods.result import CAM, HeadFn, Params, Target, cam_of_coefficients, check_activations, scalar_score
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.coalition import coalition_game
 
 
@@ -55,5 +56,5 @@ def ablation_cam(
         logit, alpha = values[0], values[0] - values[1:]
         alpha = jnp.where(jnp.any(activations != 0, axis=(0, 1)), alpha, 0.0)
     if relative:
-        alpha = jnp.where(logit != 0, alpha / jnp.where(logit != 0, logit, 1.0), 0.0)
+        alpha = quotient(alpha, logit)
     return cam_of_coefficients(alpha, activations, logit=logit)

@@ -17,6 +17,7 @@ from jaxcam.methods.result import (
     pick,
     scalar_score,
 )
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.deeplift import deeplift
 from jaxcam.transforms.lrp import Relevance, lrp
 from jaxcam.transforms.lrp.layer_rules import RuleChoice
@@ -245,8 +246,7 @@ def lrp_multiplier_cam(
       Bach et al., PLoS ONE 10(7), 2015; Selvaraju et al., Grad-CAM, ICCV 2017, eq. 1.
     """
     relevance, diagnostics = _relevance(params, activations, head, target, rule, epsilon, gamma, attention)
-    there = activations != 0
-    slopes = jnp.where(there, relevance / jnp.where(there, activations, 1), 0)
+    slopes = quotient(relevance, activations)
     return cam_of_coefficients(jnp.mean(slopes, axis=(0, 1)), activations, **diagnostics)
 
 

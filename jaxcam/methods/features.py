@@ -18,6 +18,7 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.shapley.result import check_count, check_key, matmul
+from jaxcam.transforms.arithmetic import quotient
 
 
 def fem_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target, sigmas: float = 2.0) -> CAM:
@@ -111,7 +112,7 @@ def deep_feature_factorisation(
         """The best rows, one after the other, of the other factor's `gram (R, R)` and its products with A."""
         for r in range(concepts):
             rest = products[r] - matmul(gram[r], factor) + gram[r, r] * factor[r]
-            row = jnp.where(gram[r, r] > 0, jax.nn.relu(rest) / jnp.where(gram[r, r] > 0, gram[r, r], 1), 0)
+            row = quotient(jax.nn.relu(rest), gram[r, r], gram[r, r] > 0)
             factor = factor.at[r].set(row)
         return factor
 

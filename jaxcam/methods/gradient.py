@@ -22,17 +22,12 @@ from jaxcam.methods.result import (
     scalar_score,
 )
 from jaxcam.shapley.result import check_count, check_key
+from jaxcam.transforms.arithmetic import quotient
 
 
 def _value_and_gradient(params, activations, head, target):
     check_activations(activations)
     return jax.value_and_grad(scalar_score(head, params, target))(activations)
-
-
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """The quotient, 0 where the denominator is 0, with finite gradients there too."""
-    safe = denominator != 0
-    return jnp.where(safe, numerator / jnp.where(safe, denominator, 1.0), 0.0)
 
 
 def product(activations: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -85,7 +80,7 @@ def grad_cam_pp(params: Params, activations: jax.Array, *, head: HeadFn, target:
     logit, g = _value_and_gradient(params, activations, head, target)
     total = jnp.sum(activations, axis=(0, 1), keepdims=True)
     # g^2 / (2 g^2 + S g^3) = 1 / (2 + S g) where g is not 0: no underflow of g^3 for small gradients.
-    w = jnp.where(g != 0, _ratio(jnp.ones_like(g), 2.0 + total * g), 0.0)
+    w = jnp.where(g != 0, quotient(jnp.ones_like(g), 2.0 + total * g), 0.0)
     alpha = jnp.sum(w * jax.nn.relu(g), axis=(0, 1))
     return cam_of_coefficients(_of_live(alpha, activations), activations, logit=logit)
 
@@ -101,7 +96,7 @@ def xgrad_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: T
     """
     logit, g = _value_and_gradient(params, activations, head, target)
     total = jnp.sum(activations, axis=(0, 1))
-    return cam_of_coefficients(_ratio(jnp.sum(product(activations, g), axis=(0, 1)), total), activations, logit=logit)
+    return cam_of_coefficients(quotient(jnp.sum(product(activations, g), axis=(0, 1)), total), activations, logit=logit)
 
 
 def hires_cam(params: Params, activations: jax.Array, *, head: HeadFn, target: Target) -> CAM:
@@ -230,7 +225,7 @@ def smooth_grad_cam_pp(
     sums, _ = jax.lax.scan(added, nothing, jax.random.split(key, num_samples))
     first, second, third = (s / num_samples for s in sums)
     total = jnp.sum(activations, axis=(0, 1), keepdims=True)
-    w = _ratio(second, 2.0 * second + size * total * third)
+    w = quotient(second, 2.0 * second + size * total * third)
     return cam_of_coefficients(size * jnp.sum(w * jax.nn.relu(first), axis=(0, 1)), activations, logit=logit)
 
 

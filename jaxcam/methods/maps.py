@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcam.transforms.arithmetic import quotient
+
 
 def project(coefficients: jax.Array, activations: jax.Array) -> jax.Array:
     """`relu(sum_k alpha_k A_k)`.
@@ -43,7 +45,7 @@ def scale_map(map: jax.Array, *, from_zero: bool = False) -> jax.Array:
     map, low, high = (jnp.where(wide, x * 2.0**-8, x) for x in (map, low, high))
     span = high - low
     shows = (span > 0) & jnp.isfinite(span)
-    return jnp.where(shows, (map - low) / jnp.where(shows, span, 1.0), jnp.zeros_like(map))
+    return quotient(map - low, span, shows)
 
 
 def place_map(

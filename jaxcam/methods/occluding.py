@@ -22,6 +22,7 @@ from jaxcam.methods.stepping import Data, Repeated, divided, division, one_progr
 from jaxcam.shapley.permutations import key_impl
 from jaxcam.shapley.result import check_count
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
+from jaxcam.transforms.arithmetic import quotient
 
 
 class Said(NamedTuple):
@@ -127,7 +128,7 @@ class Windows(Looks):
         lost = (state.score - state.values).reshape(len(self.rows), len(self.columns))
         total = jnp.einsum("nh,nm,mw->hw", down, lost, across, precision="highest")
         times = jnp.sum(down, 0)[:, None] * jnp.sum(across, 0)[None]
-        return self.shown(state, jnp.where(times > 0, total / jnp.where(times > 0, times, 1), 0), activations)
+        return self.shown(state, quotient(total, times, times > 0), activations)
 
 
 @one_program()
@@ -257,7 +258,7 @@ class Replicated(Cells):
         plain = values[0]
         varied = jnp.mean((plain[None] - values[1:]) ** 2, 1) / 2
         variance = jnp.sum((plain - jnp.mean(plain)) ** 2) / (self.designs - 1)
-        found = jnp.where(variance > 0, varied / jnp.where(variance > 0, variance, 1), 0)
+        found = quotient(varied, variance, variance > 0)
         return self.shown(state, found.reshape(self.cells, self.cells), activations)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxcam import notebooks
 from jaxcam.errors import JaxcamError
 from jaxcam.methods.maps import combine, scale_map
+from jaxcam.transforms.arithmetic import of_class
 
 #: Whatever the head takes first: a pytree of arrays.
 Params = Any
@@ -126,10 +127,7 @@ def pick(logits: jax.Array, target: Target) -> jax.Array:
         is_index = False
     if not is_index:
         raise JaxcamError("a target is one class index or a function of the logits; use jax.vmap for several")
-    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
-        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
-    # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
-    return jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill")
+    return of_class(logits, target)
 
 
 def check_activations(activations: jax.Array) -> None:

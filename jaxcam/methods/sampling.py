@@ -30,6 +30,7 @@ from jaxcam.shapley.result import Problem, at_least, check_count, check_key, che
 from jaxcam.shapley.sharded import ONE_DEVICE, RowSharding
 from jaxcam.shapley.stepping import Steps
 from jaxcam.shapley.surrogate import MAX_FITTED, NODES, SINES, GameLayer
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.coalition import Game, chunk_elements, coalition_game
 from jaxcam.transforms.coalition.first_layer import first_layer
 from jaxcam.transforms.memory import room_for
@@ -445,7 +446,7 @@ def lime_cam(
     most = jax.lax.stop_gradient(jnp.max(jnp.abs(a)))  # of which shares of squares do not depend
     energy = jnp.sum(jnp.square(a / jnp.where(most > 0, most, 1)), axis=(0, 1))
     total = jnp.sum(energy)
-    share = jnp.where(total > 0, energy / jnp.where(total > 0, total, 1), 0)
+    share = quotient(energy, total, total > 0)
 
     def weight(masks):
         return jnp.exp(-jnp.matmul(1.0 - masks, share, precision="highest") / gamma**2)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.errors import JaxcamError
+from jaxcam.transforms.arithmetic import quotient
 
 #: A class by its index, or, where a network is there to tell the index, by its name.
 Class = int | str
@@ -273,7 +274,7 @@ def box_score(box: Any, a: int, *, least: float = 0.5) -> Callable[[tuple[jax.Ar
         sides = jnp.minimum(boxes[:, 2:], own[None, 2:]) - jnp.maximum(boxes[:, :2], own[None, :2])
         both = jnp.prod(jax.nn.relu(sides), -1)
         union = jnp.prod(boxes[:, 2:] - boxes[:, :2], -1) + jnp.prod(own[2:] - own[:2]) - both
-        overlap = jnp.where(union > 0, both / jnp.where(union > 0, union, 1), 0)
+        overlap = quotient(both, union, union > 0)
         return jnp.where(jnp.max(overlap) >= least, scores[jnp.argmax(overlap), a], 0)
 
     return box_score

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError, unknown
+from jaxcam.transforms.arithmetic import of_class
 
 #: `(params, image (H, W, 3)) -> logits (C,)`.
 Predict = Callable[[Any, jax.Array], jax.Array]
@@ -120,11 +121,7 @@ def own_logit(logits: jax.Array, target: int | jax.Array) -> jax.Array:
     """
     if isinstance(target, str) or jnp.ndim(target) != 0 or not jnp.issubdtype(jnp.result_type(target), jnp.integer):
         raise JaxcamError("a target is the index of one class, a whole number; use jax.vmap for several")
-    if not isinstance(target, jax.core.Tracer) and not 0 <= int(target) < logits.shape[0]:
-        raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
-    # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
-    known = jnp.where(jnp.asarray(target) < 0, logits.shape[0], target)
-    return jnp.take(logits, known, mode="fill").astype(jnp.float32)
+    return of_class(logits, target).astype(jnp.float32)
 
 
 def drop(before: jax.Array, after: jax.Array) -> jax.Array:

@@ -14,6 +14,7 @@ from jaxcam.metrics.drops import Predict, own_logit
 from jaxcam.metrics.form import in_single
 from jaxcam.metrics.similarity import pearson
 from jaxcam.shapley.result import check_key
+from jaxcam.transforms.arithmetic import quotient
 
 #: Parts that are taken away, and as many evaluations of the network.
 NUM_PARTS = 32
@@ -136,7 +137,7 @@ def infidelity_of(
     square = jnp.sum(said * said)
     scale = jnp.sum(said * lost) / jnp.where(square > 0, square, 1.0)
     value, most = jnp.mean((scale * said - lost) ** 2), jnp.mean(lost * lost)
-    return Infidelity(value, jnp.where(most == 0, 0.0, value / jnp.where(most == 0, 1.0, most)))
+    return Infidelity(value, quotient(value, most))
 
 
 def sensitivity_n_of(

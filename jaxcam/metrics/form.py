@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam.shapley.result import at_least
+from jaxcam.transforms.arithmetic import quotient
 
 
 def in_single(x: jax.Array) -> jax.Array:
@@ -30,7 +31,7 @@ def gini_sparsity(heatmap: jax.Array) -> jax.Array:
     n = values.size
     places = (2 * jnp.arange(1, n + 1) - (n + 1)).astype(values.dtype) / n
     total = jnp.sum(values)
-    return jnp.where(total == 0, 0.0, jnp.sum(places * values) / jnp.where(total == 0, 1.0, total))
+    return quotient(jnp.sum(places * values), total)
 
 
 def _ascending(values: jax.Array) -> jax.Array:
@@ -55,7 +56,7 @@ def map_entropy(heatmap: jax.Array) -> jax.Array:
     """
     heatmap = in_single(heatmap)
     total = jnp.sum(heatmap)
-    share = jnp.where(total == 0, 1 / heatmap.size, heatmap / jnp.where(total == 0, 1.0, total))
+    share = quotient(heatmap, total, otherwise=1 / heatmap.size)
     return jnp.sum(jax.scipy.special.entr(share))
 
 

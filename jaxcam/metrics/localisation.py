@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.form import in_single
+from jaxcam.transforms.arithmetic import quotient
 
 #: Of the greatest value of a map: what lies above it is where the map says the object is.
 IOU_THRESHOLD = 0.5
@@ -123,7 +124,7 @@ def _where_marked(marked: jax.Array, value: jax.Array) -> jax.Array:
 def _energy(heatmap: jax.Array, inside: jax.Array) -> jax.Array:
     heatmap = in_single(heatmap)
     total = jnp.sum(heatmap)
-    share = jnp.where(total > 0, jnp.sum(heatmap * inside) / jnp.where(total > 0, total, 1.0), 0.0)
+    share = quotient(jnp.sum(heatmap * inside), total, total > 0)
     return jnp.where(jnp.isnan(total), jnp.nan, jnp.minimum(share, 1.0))
 
 
@@ -135,7 +136,7 @@ def _iou(heatmap: jax.Array, inside: jax.Array, threshold: float) -> jax.Array:
     shown = ((heatmap >= threshold * greatest) & (greatest > 0)).astype(heatmap.dtype)
     common = jnp.sum(shown * inside)
     together = jnp.sum(shown) + jnp.sum(inside) - common
-    share = jnp.where(together > 0, common / jnp.where(together > 0, together, 1.0), 0.0)
+    share = quotient(common, together, together > 0)
     return jnp.where(jnp.isnan(greatest) | jnp.isnan(common), jnp.nan, share)
 
 

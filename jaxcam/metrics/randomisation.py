@@ -16,6 +16,7 @@ import numpy as np
 from jaxcam.errors import JaxcamError
 from jaxcam.metrics.similarity import pearson, ssim
 from jaxcam.shapley.result import check_key
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.walker import bind, trace, walk
 
 #: Bars of the histogram whose entropy efficient MPRT takes.
@@ -191,4 +192,4 @@ def sufficiency(heatmaps: jax.Array, predicted: jax.Array, *, alike: float = 0.6
     close = jax.vmap(lambda a: jax.vmap(lambda b: pearson(a, b))(heatmaps))(heatmaps) >= alike
     same = jnp.sum(others & close & (predicted[:, None] == predicted[None]), 1)
     count = jnp.sum(others & close, 1)
-    return jnp.where(count > 0, same / jnp.where(count > 0, count, 1), jnp.nan)
+    return quotient(same, count, otherwise=jnp.nan)

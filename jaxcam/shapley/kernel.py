@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley.result import Estimate, GameFn, check_count, check_key, checked, ends, evaluate, in_chunks, matmul
+from jaxcam.transforms.arithmetic import quotient
 
 #: Of the largest singular value: what a direction must have to count as determined.
 _LEAST = 1e-3
@@ -87,7 +88,7 @@ def constrained_least_squares(
     left, singular, right = jnp.linalg.svd(r, full_matrices=True)
     count = singular.shape[0]
     known = singular > _LEAST * singular[0]
-    inverse = jnp.where(known, 1 / jnp.where(known, singular, 1), 0)
+    inverse = quotient(1, singular, known)
     directions = matmul(plane, right.T)  # (K, K - 1)
     solver = matmul(directions[:, :count] * inverse[None], matmul(left[:, :count].T, q.T))
     unknown = jnp.ones(players - 1, bool).at[:count].set(~known)

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.shapley.result import Estimate, GameFn, at_least, check_count, check_key, checked, ends, evaluate, in_chunks
+from jaxcam.transforms.arithmetic import quotient
 
 
 class LassoFit(NamedTuple):
@@ -103,7 +104,7 @@ def _descent(
         alpha, slope = carry  # slope = moment - gram @ alpha
         partial = slope[k] + diagonal[k] * alpha[k]
         shrunk = jnp.sign(partial) * jnp.maximum(jnp.abs(partial) - penalty, 0.0)
-        new = jnp.where(diagonal[k] > 0, shrunk / jnp.where(diagonal[k] > 0, diagonal[k], 1.0), 0.0)
+        new = quotient(shrunk, diagonal[k], diagonal[k] > 0)
         return alpha.at[k].set(new), slope - gram[:, k] * (new - alpha[k])
 
     def violation(alpha, slope):

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcam.shapley.result import GameFn, evaluate, in_chunks
+from jaxcam.transforms.arithmetic import quotient
 
 #: Keeps empty coalitions, which tell nothing, rare: players are at least this share of K likely to be in, and out.
 _EDGE = 1.5
@@ -106,7 +107,7 @@ def contributions(signs: jax.Array, differences: jax.Array) -> jax.Array:
     size, players = _sizes(signs)
     law = jnp.asarray(size_laws(signs.shape[1]), differences.dtype)[players, size]
     # A single player has all of the game, with nothing to draw.
-    scaled = jnp.where(players > 1, differences / jnp.where(players > 1, 2 * law, 1), 0)
+    scaled = quotient(differences, 2 * law, players > 1)
     inside, outside = (scaled / jnp.maximum(n, 1).astype(scaled.dtype) for n in (size, players - size))
     return jnp.where(signs > 0, inside[:, None], jnp.where(signs < 0, -outside[:, None], 0))
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxcam.shapley import pairs
 from jaxcam.shapley.result import matmul
+from jaxcam.transforms.arithmetic import quotient
 
 #: Units whose weights are fitted, the most important ones; the others keep the mean gradient.
 MAX_FITTED = 1024
@@ -95,7 +96,7 @@ def _fitted_series(layer: GameLayer, half: jax.Array, signs: jax.Array) -> tuple
     middle = (layer.base + half.sum(0))[None]
     outputs = layer.activation(middle + inputs) - layer.activation(middle - inputs)
     spread = jnp.sqrt(jnp.mean(inputs**2, 0))
-    scale = jnp.where(spread > 0, math.pi / REACH / jnp.where(spread > 0, spread, 1), 0)
+    scale = quotient(math.pi / REACH, spread, spread > 0)
     parts = jnp.stack(_series(inputs * scale[None]))
     gram = jnp.einsum("anh,bnh->hab", parts, parts, precision="highest") / signs.shape[0]
     moment = jnp.einsum("anh,nh->ha", parts, outputs, precision="highest") / signs.shape[0]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.maxima import once
 
 #: Of a product: from how many times the size of the other order one is given up little by little, and altogether.
@@ -55,8 +56,7 @@ def rescale(fn: Callable, x: jax.Array, r: jax.Array, consts: Any) -> jax.Array:
         size = jnp.maximum(jnp.abs(y), jnp.abs(y_r)) + jnp.abs(x * derivative)
         tells = jnp.abs(dy - derivative * dx) <= min(64 * eps, 1 / 16) * size
         smooth = near & tells | (dx == 0)
-        secant = dy / jnp.where(smooth, jnp.ones_like(dx), dx)
-        return y, (jnp.where(smooth, derivative, secant).astype(x.dtype), r, consts)
+        return y, (quotient(dy, dx, ~smooth, derivative).astype(x.dtype), r, consts)
 
     def backward(saved, g):
         slope, r, consts = saved
@@ -143,7 +143,7 @@ def part_of_the_second(first: jax.Array, second: jax.Array) -> jax.Array:
     larger, smaller = jnp.maximum(first, second), jnp.minimum(first, second)
     low, high = ORDERS
     between = (larger > low * smaller) & (larger < high * smaller)
-    times = jnp.where(between, larger, low) / jnp.where(between, smaller, 1)
+    times = quotient(larger, smaller, between, low)
     gone = jnp.where((larger >= high * smaller) & (larger > 0), 1, jnp.log(times / low) / math.log(high / low))
     return jnp.where(second > first, 1 - gone, 1 + gone) / 2
 
@@ -184,8 +184,8 @@ def select_maximum(fn: Callable, x: Any, r: Any) -> jax.Array:
         unchanged = jnp.where(down | (rise != 0), 0, 1)
         # The holder rose by as much at least, but for rounding where an element is a sum (`select_in_order`).
         grown, shrunk = up & (rise > 0), down & (fall < 0)
-        to_top = jnp.where(up, jnp.where(grown, jnp.minimum((y - y_ref) / jnp.where(grown, rise, 1), 1), 0), unchanged)
-        to_old = jnp.where(shrunk, jnp.minimum((y - y_ref) / jnp.where(shrunk, fall, 1), 1), 0)
+        to_top = jnp.where(up, jnp.minimum(quotient(y - y_ref, rise, grown), 1), unchanged)
+        to_old = jnp.minimum(quotient(y - y_ref, fall, shrunk), 1)
         (from_top,) = jax.vjp(fn, x)[1](g * to_top.astype(g.dtype))
         (from_old,) = jax.vjp(fn, r)[1](g * to_old.astype(g.dtype))
         return jax.tree.map(jnp.add, from_top, from_old), jax.tree.map(jnp.zeros_like, r)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxcam.transforms.arithmetic import quotient
 from jaxcam.transforms.deeplift.multipliers import change, part_of_the_second, through
 from jaxcam.transforms.deeplift.pairs import Pair, at_input, at_reference
 
@@ -142,8 +143,7 @@ def _secant(y, y_ref, x, r):
 
 def _secant_forward(y, y_ref, x, r):
     dx = change(x, r)
-    slope = change(y, y_ref).astype(x.dtype) / jnp.where(dx == 0, 1, dx)
-    return y, (y, jnp.where(dx == 0, 0, slope))
+    return y, (y, quotient(change(y, y_ref).astype(x.dtype), dx))
 
 
 def _secant_backward(saved, g):
