@@ -93,6 +93,18 @@ def read_file(path: str | os.PathLike, most: int = MOST_BYTES) -> bytes:
     return data
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """A list or a description in UTF-8, whole.
+
+    Raises:
+      JaxcamError: as of `read_file`; or it is no such text. One line.
+    """
+    try:
+        return read_file(path, MOST_LISTED).decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise JaxcamError(f"{path}: cannot be read ({e})") from None
+
+
 def clipped(name: str, most: int) -> str:
     """The beginning of a file name that takes at most so many bytes on disk; no letter is cut in two."""
     while len(os.fsencode(name)) > most:
@@ -108,11 +120,14 @@ def _possible(path: str | os.PathLike) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+def whole_file(path: str | os.PathLike, *, durable: bool = False) -> Iterator[IO[bytes]]:
     """A binary file to write to, which takes its name, and an older file's place, only when the block succeeds.
 
     Through a symbolic link the file that it leads to is written, and the link stays. What is no file, such as
     `/dev/stdout`, a pipe or a device, is written to at the end of the block.
+
+    Args:
+      durable: whether it is to be on the disk when the block has ended, whatever happens to the machine then.
 
     Raises:
       JaxcamError: the file cannot be written.
@@ -132,7 +147,12 @@ def whole_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
         temporary = target.with_name(f".{clipped(target.name, 200)}.{os.getpid()}.tmp")
         with open(temporary, "wb") as f:
             yield f
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.replace(temporary, target)
+        if durable:
+            sync_folder(target.parent)
     except OSError as e:
         raise JaxcamError(f"{path}: cannot be written ({e.strerror or e})") from None
     finally:

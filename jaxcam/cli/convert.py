@@ -97,16 +97,12 @@ def _labelled(network: Network, options: argparse.Namespace) -> Network:
 
 def _class_names(given: str, number: int) -> tuple[str, ...]:
     from jaxcam.data.class_names import class_names
-    from jaxcam.files import MOST_LISTED, read_file
+    from jaxcam.files import read_text
 
     if given in ("imagenet", "voc", "coco"):
         names = class_names(given)
     else:
-        try:
-            lines = read_file(given, MOST_LISTED).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as e:
-            raise JaxcamError(f"{given}: cannot be read ({e})") from None
-        names = tuple(line.strip() for line in lines if line.strip())
+        names = tuple(line.strip() for line in read_text(given).splitlines() if line.strip())
     if len(names) != number:
         raise JaxcamError(f"{given}: names {len(names)} classes, and the network has {number}")
     if double := next((n for i, n in enumerate(names) if n.lower() in map(str.lower, names[:i])), None):

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcam.data.annotations import read_xml
 from jaxcam.errors import JaxcamError
-from jaxcam.files import MOST_LISTED, read_file
+from jaxcam.files import read_text
 
 #: Files that are taken for pictures.
 SUFFIXES = set(".jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .jp2 .avif .heic .heif".split())
@@ -48,9 +48,9 @@ class LabelledImages:
 def read_class_names(path: pathlib.Path) -> dict[str, str]:
     """A CSV of `folder,name` lines: what to call the class of each folder."""
     try:
-        text = io.StringIO(read_file(path, MOST_LISTED).decode("utf-8-sig"), newline="")
+        text = io.StringIO(read_text(path), newline="")
         rows = [row for row in csv.reader(text) if row and not row[0].startswith("#")]
-    except (UnicodeDecodeError, csv.Error) as e:
+    except csv.Error as e:
         raise JaxcamError(f"{path}: cannot be read ({e})") from None
     bad = [i for i, row in enumerate(rows, 1) if len(row) != 2]
     if bad:
@@ -108,11 +108,7 @@ def voc_ids(lists: pathlib.Path, split: str) -> list[str]:
     own = lists / f"{split}.txt"
     ids = set()
     for file in [own] if own.is_file() else lists.glob(f"*_{split}.txt"):
-        try:
-            lines = read_file(file, MOST_LISTED).decode("utf-8-sig").splitlines()
-        except UnicodeDecodeError as e:
-            raise JaxcamError(f"{file}: cannot be read ({e})") from None
-        ids |= {line.split()[0] for line in lines if line.strip()}
+        ids |= {line.split()[0] for line in read_text(file).splitlines() if line.strip()}
     return sorted(ids)
 
 

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime
 import json
-import os
 import pathlib
 import platform
 import time
@@ -31,6 +30,7 @@ from jaxcam.methods.registry import Request
 from jaxcam.methods.targets import OfClasses
 from jaxcam.metrics import BASELINES, METRICS, step_counts
 from jaxcam.models.classifier import Classifier
+from jaxcam.models.trees import flatten
 from jaxcam.transforms.precision import check_precision
 
 #: What `--keep` can name.
@@ -246,29 +246,20 @@ def _write_manifest(folder: pathlib.Path, manifest: dict) -> None:
                 raise
     elif len(Records(folder).numbers):
         raise JaxcamError(f"{folder}: holds records and no manifest.json; name another folder")
-    with whole_file(file) as f:
+    with whole_file(file, durable=True) as f:
         f.write((json.dumps(sealed(json.loads(json.dumps(manifest))), indent=1) + "\n").encode())
-        f.flush()
-        os.fsync(f.fileno())
 
 
 def compare(folder: pathlib.Path, there: dict, asked: dict) -> None:
     """Raises a JaxcamError that names the first setting in which two manifests differ."""
-    old = _flat({**there["settings"], "images": there["images"], "subsets": there["subsets"]})
-    new = _flat(json.loads(json.dumps({**asked["settings"], "images": asked["images"], "subsets": asked["subsets"]})))
+    old = flatten({**there["settings"], "images": there["images"], "subsets": there["subsets"]})
+    new = flatten(json.loads(json.dumps({**asked["settings"], "images": asked["images"], "subsets": asked["subsets"]})))
     for name in [*new, *(n for n in old if n not in new)]:
         if old.get(name) != new.get(name):
             raise JaxcamError(
                 f"{folder}: holds a run with other settings: {name} was {_short(old.get(name))} there and is "
                 f"{_short(new.get(name))} now; give the same settings to go on with it, or name another folder"
             )
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _short(value: Any) -> str:

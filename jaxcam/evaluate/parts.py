@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcam.errors import JaxcamError
-from jaxcam.files import open_file, sync_folder, whole_file
+from jaxcam.files import open_file, whole_file
 
 #: Records in a part, at least: what their lines take is 40 MB, and is read again when a run goes on.
 ROWS = 100_000
@@ -74,11 +74,8 @@ def write(folder: pathlib.Path, summaries: Sequence[dict], columns: Mapping[str,
     pq.write_table(pa.table(made).replace_schema_metadata({_UNITS: lines}), sink, compression="zstd")
     data = sink.getvalue().to_pybytes()
     digest = hashlib.sha256(data).hexdigest()[:16]
-    with whole_file(folder / f"part-{summaries[0]['unit']:06}-{len(summaries)}-{digest}.parquet") as f:
+    with whole_file(folder / f"part-{summaries[0]['unit']:06}-{len(summaries)}-{digest}.parquet", durable=True) as f:
         f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    sync_folder(folder)
 
 
 class Part:

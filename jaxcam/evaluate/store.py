@@ -27,7 +27,7 @@ import numpy as np
 
 from jaxcam.errors import JaxcamError
 from jaxcam.evaluate import parts
-from jaxcam.files import read_file, sync_folder, try_lock
+from jaxcam.files import read_file, sync_folder, try_lock, whole_file
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -37,6 +37,7 @@ _RECORDS = re.compile(r"records(-\d+-of-\d+)?\.jsonl")
 _LOCKS = re.compile(r"records(-\d+-of-\d+)?\.lock")
 #: Bytes of a file of records: what a hundred million maps take.
 _MOST = 64 << 30
+_KEPT = "what was evaluated before is kept: make room and give the command again"
 _COMMIT = re.compile(rb'(\{"unit":.*),"sha256":"([0-9a-f]{16})"\}\n')
 
 
@@ -202,6 +203,8 @@ class Writer:
                     os.ftruncate(self._descriptor, self._end)
                 os.lseek(self._descriptor, self._end, os.SEEK_SET)
                 sync_folder(folder)
+                for half in folder.glob("arrays/.*.tmp"):  # what a kill left of some
+                    half.unlink()
                 parts.put_damaged_aside(folder)
                 self._move()
             except OSError as e:
@@ -261,23 +264,15 @@ class Writer:
         self._end = self._rows = 0
 
     def _write_arrays(self, file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-        temporary = file.with_name(f".{file.name}.tmp")
         try:
             file.parent.mkdir(exist_ok=True)
-            with open(temporary, "wb") as f:
+            with whole_file(file, durable=True) as f:
                 np.savez(f, **dict(arrays))  # type: ignore[arg-type]
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(temporary, file)
-            sync_folder(file.parent)
         except OSError as e:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise self._failed(file, e) from None
+        except JaxcamError as e:
+            raise JaxcamError(f"{e}; {_KEPT}") from None
 
     @staticmethod
     def _failed(file: pathlib.Path, error: OSError) -> JaxcamError:
-        return JaxcamError(
-            f"{file}: cannot be written ({error.strerror or error}); what was evaluated before is kept: make room "
-            "and give the command again"
-        )
+        return JaxcamError(f"{file}: cannot be written ({error.strerror or error}); {_KEPT}")
