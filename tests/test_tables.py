@@ -134,7 +134,7 @@ def test_latex_escapes_and_balances(run, summary):
 def test_latex_as_an_article_wants_it(run, summary):
     table = tables.main_table(run, summary, paper=False)
     assert "paper" not in tables.latex(table, caption="Ours.").split("\\caption")[1]
-    stacked, beside, none = (tables.latex(table, intervals=where) for where in tables.INTERVALS)
+    stacked, beside, none = (tables.latex(table, intervals=where) for where in ("stacked", "beside", "none"))
     assert beside.count("\\scriptsize [") == stacked.count("{\\tiny [") > 0 == none.count("\\tiny [")
     assert all(text.count("{\\tiny num\\_samples=6}") == 1 for text in (stacked, beside, none))
     named = tables.latex(table, label="tab:mine", caption=r"Maps of $N$ pictures.")

@@ -34,10 +34,14 @@ class Column:
     title: str = ""
 
     @property
+    def arrow(self) -> str:
+        """Which way is better, behind a space; or ""."""
+        return f" {DIRECTIONS[self.better][0]}" if self.better else ""
+
+    @property
     def line(self) -> str:
         """The head on one line."""
-        arrow = f" {DIRECTIONS[self.better][0]}" if self.better else ""
-        return self.text + (f" ({self.unit})" if self.unit else "") + arrow
+        return self.text + (f" ({self.unit})" if self.unit else "") + self.arrow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,15 +400,11 @@ def latex_text(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in visible(text))
 
 
-#: Where an interval stands in LaTeX.
-INTERVALS = ("stacked", "beside", "none")
-
-
 def latex(table: Table, *, intervals: str = "stacked", label: str | None = None, caption: str | None = None) -> str:
     """A `table` environment for the booktabs package.
 
     Args:
-      intervals: below the values, which with four metrics fits a column of two; beside them; or left out.
+      intervals: "stacked" below the values, which with four metrics fits a column of two; "beside" them; or "none".
       label: of the table; `tab:` and its name unless given.
       caption: its text, as LaTeX; what the table says of itself unless given.
     """
@@ -431,10 +431,8 @@ def latex(table: Table, *, intervals: str = "stacked", label: str | None = None,
 
 def _latex_head(head: Column) -> str:
     """The head of a column, its unit on a second line where it has one."""
-    arrow = f" {DIRECTIONS[head.better][0]}" if head.better else ""
-    if not head.unit:
-        return latex_text(head.text + arrow)
-    return rf"\shortstack[r]{{{latex_text(head.text + arrow)}\\ {{\scriptsize ({latex_text(head.unit)})}}}}"
+    text = latex_text(head.text + head.arrow)
+    return rf"\shortstack[r]{{{text}\\ {{\scriptsize ({latex_text(head.unit)})}}}}" if head.unit else text
 
 
 def _latex_cell(cell: Cell, numeric: bool, intervals: str) -> str:
