@@ -96,10 +96,10 @@ def _labelled(network: Network, options: argparse.Namespace) -> Network:
 
 
 def _class_names(given: str, number: int) -> tuple[str, ...]:
-    from jaxcam.data.class_names import class_names
+    from jaxcam.data.class_names import KNOWN, class_names
     from jaxcam.files import read_text
 
-    if given in ("imagenet", "voc", "coco"):
+    if given in KNOWN:
         names = class_names(given)
     else:
         names = tuple(line.strip() for line in read_text(given).splitlines() if line.strip())

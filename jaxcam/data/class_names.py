@@ -14,6 +14,10 @@ _ALIASES = {
 }  # fmt: skip
 
 
+#: Data sets whose classes are known by name.
+KNOWN = ("imagenet", "voc", "coco")
+
+
 @functools.cache
 def class_names(name: str) -> tuple[str, ...]:
     """The names of a data set's classes in the order of its labels: "imagenet" (1000), "voc" (20) or "coco" (80).

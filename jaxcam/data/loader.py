@@ -30,7 +30,7 @@ from jaxcam.data.datasets import LabelledImages
 from jaxcam.data.images import open_image
 from jaxcam.data.masks import mask_to_input, together
 from jaxcam.data.preprocessing import AnyPreprocessing
-from jaxcam.data.samples import Item, boxes_to_input, clip_boxes
+from jaxcam.data.samples import Item, box_outside, boxes_to_input, clip_boxes
 from jaxcam.errors import JaxcamError
 
 _CACHE_BYTES = 3 << 30
@@ -235,11 +235,11 @@ def stream(
     threads = max(4, cores()) if threads is None else threads
     if threads < 1 or ahead < 1 or processes < 0:
         raise JaxcamError("at least one thread must decode pictures, and at least one picture ahead")
-    make = functools.partial(_load, preprocessing=preprocessing, masks=masks)
+    make = functools.partial(_load, preprocessing, masks)
     return in_order(make, enumerate(items), threads=threads, ahead=ahead, processes=processes)
 
 
-def _load(numbered: tuple[int, Item], preprocessing: AnyPreprocessing, masks: bool) -> Loaded:
+def _load(preprocessing: AnyPreprocessing, masks: bool, numbered: tuple[int, Item]) -> Loaded:
     return load(*numbered, preprocessing, masks=masks)
 
 
@@ -291,9 +291,7 @@ def _locate(
     for label, boxes in item.boxes.items():
         scaled = boxes * (np.asarray([w, h, w, h]) / np.asarray([*measured, *measured])).astype(np.float32)
         inside, outside = clip_boxes(scaled, size)
-        for box in outside:
-            spelled = ", ".join(f"{v:g}" for v in box)
-            problems.append(Problem("box outside the picture", item.name, f"({spelled}) in {w} x {h} pixels"))
+        problems += [box_outside(item.name, box, size) for box in outside]
         seen = boxes_to_input(inside, size, preprocessing)
         if len(seen):
             placed[label] = seen

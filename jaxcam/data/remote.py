@@ -173,9 +173,8 @@ def _read_shards(place: str, fs: Any, shards: Sequence[str]) -> Dataset:
     labelled: dict[str, list[str]] = {}
     fetch: dict[str, Fetch] = {}
     problems: list[Problem] = []
-    own = collections.Counter[str]()
     samples = [(shard, *sample) for shard in shards for sample in _samples(place, fs, shard)]
-    own.update(name for _, name, _, _ in samples)
+    own = collections.Counter(name for _, name, _, _ in samples)
     for shard, name, label, where in samples:
         called = name if own[name] == 1 else f"{shard.rsplit('/', 1)[-1]}/{name}"
         if label is None:

@@ -290,7 +290,7 @@ def make_item(
     if annotation.size is not None:
         for k, box in list(arrays.items()):
             arrays[k], outside = clip_boxes(box, annotation.size)
-            problems += [Problem("box outside the picture", name, _outside(b, annotation.size)) for b in outside]
+            problems += [box_outside(name, b, annotation.size) for b in outside]
         arrays = {k: box for k, box in arrays.items() if len(box)}
     covered = {k: tuple(masks[k]) for k in sorted(masks)}
     return Item(
@@ -343,8 +343,10 @@ def pad_boxes(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return padded, valid
 
 
-def _outside(box: np.ndarray, size: tuple[int, int]) -> str:
-    return f"({', '.join(f'{v:g}' for v in box)}) in {size[0]} x {size[1]} pixels"
+def box_outside(name: str, box: np.ndarray, size: tuple[int, int]) -> Problem:
+    """What is told of a box that lies outside of its picture."""
+    spelled = ", ".join(f"{v:g}" for v in box)
+    return Problem("box outside the picture", name, f"({spelled}) in {size[0]} x {size[1]} pixels")
 
 
 def _unknown_classes(data: Dataset, absent: list[str], used: int, classes: Sequence[str]) -> JaxcamError:

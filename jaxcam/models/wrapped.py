@@ -14,15 +14,13 @@ from jaxcam.cutting.adapters import Call, own_params, params_of
 from jaxcam.cutting.cut import Cut, Features, Head
 from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
-from jaxcam.data.class_names import class_names
+from jaxcam.data.class_names import KNOWN, class_names
 from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_preprocessing
 from jaxcam.errors import JaxcamError, unknown
 from jaxcam.models.classifier import INPUT, Classifier, Pixels
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.convolutions import for_cpu
 from jaxcam.transforms.precision import check_precision
-
-_KNOWN_CLASSES = ("imagenet", "voc", "coco")
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -145,8 +143,8 @@ def wrap(
     """
     rules = preprocessing if isinstance(preprocessing, Preprocessing) else own_preprocessing(preprocessing)
     if isinstance(classes, str):
-        if classes not in _KNOWN_CLASSES:
-            raise unknown("list of classes", classes, _KNOWN_CLASSES)
+        if classes not in KNOWN:
+            raise unknown("list of classes", classes, KNOWN)
         classes = class_names(classes)
     classes = _names(classes)
     params = own_params(model, params)
