@@ -85,7 +85,7 @@ def convert(
             raise JaxcamError(f"no table of names for {name_of(config)} as it is configured")
         pool = config.flat_side
         absent = _absent(rules, tensors) if partial else set()
-        rules = [r for r in rules if r.target.rpartition(".")[0] not in absent]
+        rules = [r for r in rules if r.layer not in absent]
         problems += _problems(rules, tensors, expected, pool)
         if problems:  # it may well be that these are what is missing, misspelt
             problems += [f"{shown(n)} {t.shape} belongs to no layer" for n, t in sorted(strays.items())]
@@ -132,11 +132,7 @@ def _doubles(table: dict[str, str]) -> list[str]:
 
 def _absent(rules: list[Rule], tensors: dict[str, Tensor]) -> set[str]:
     """Layers of which there is not one tensor."""
-    layers: dict[str, bool] = {}
-    for rule in rules:
-        layer = rule.target.rpartition(".")[0]
-        layers[layer] = layers.get(layer, False) or any(s in tensors for s in rule.sources)
-    return {layer for layer, there in layers.items() if not there}
+    return {r.layer for r in rules} - {r.layer for r in rules if any(s in tensors for s in r.sources)}
 
 
 def _problems(
@@ -146,9 +142,9 @@ def _problems(
     problems, used = [], set()
     for rule in rules:
         target = expected[rule.target]
+        used |= set(rule.sources)
+        shape = source_shape(rule.kind, target)
         for i, source in enumerate(rule.sources):
-            used.add(source)
-            shape = source_shape(rule.kind, target)
             if source not in tensors:
                 problems.append(f"{shown(source)} {shape} is missing")
             elif tensors[source].shape not in spellings(rule.kind, target, pool)[: 2 if i == 0 else 1]:

@@ -42,10 +42,6 @@ def _parts(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> Iterato
         yield to_source(rule.kind, values[..., start : start + step], pool)
 
 
-def _made(network: Network, rule: Rule, flat: dict[str, np.ndarray]) -> np.ndarray:
-    return np.concatenate(list(_parts(network, rule, flat)))
-
-
 def _counters(rules: list[Rule]) -> Iterator[str]:
     """Names of the step counters that PyTorch keeps beside every batch norm."""
     for rule in rules:
@@ -63,7 +59,7 @@ def export_torchvision(network: Network) -> dict[str, np.ndarray]:
       JaxcamError: torchvision has no such network.
     """
     rules, flat = _rules(network), flatten(network.params)
-    arrays = {r.sources[0]: _made(network, r, flat) for r in rules}
+    arrays = {r.sources[0]: np.concatenate(list(_parts(network, r, flat))) for r in rules}
     return arrays | {name: np.zeros((), np.int64) for name in _counters(rules)}
 
 

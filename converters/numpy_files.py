@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -47,7 +47,8 @@ def open_npz(path: pathlib.Path, archive: zipfile.ZipFile, budget: Budget) -> di
         if start + math.prod(shape) * dtype.itemsize != info.file_size:
             raise JaxcamError(f"{shown(name)}: its shape {shape} is not that of its {info.file_size - start} bytes")
         packed = info.compress_type != zipfile.ZIP_STORED
-        tensors[name] = Tensor(shape, kind, _Values(path, info, start, shape, dtype, fortran), packed=packed)
+        read = functools.partial(_values, path, info, start, shape, dtype, fortran)
+        tensors[name] = Tensor(shape, kind, read, packed=packed)
     return tensors
 
 
@@ -62,28 +63,22 @@ def _header(member: BinaryIO, name: str, budget: Budget) -> tuple[tuple[int, ...
     return shape, fortran, dtype
 
 
-class _Values:
-    """Reads the values of one array, when they are asked for."""
-
-    def __init__(self, path, info, start, shape, dtype, fortran):
-        self.path, self.info, self.start = path, info, start
-        self.shape, self.dtype, self.fortran = shape, dtype, fortran
-
-    def __call__(self) -> np.ndarray:
-        values = aligned(self.shape[::-1] if self.fortran else self.shape, self.dtype)
-        view, done = values.reshape(-1).view(np.uint8).data, 0
-        broken = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
-        with contextlib.ExitStack() as stack:
-            try:
-                member = stack.enter_context(stack.enter_context(zipfile.ZipFile(self.path)).open(self.info))
-                member.read(self.start)
-                while done < len(view):
-                    part = member.read(min(len(view) - done, 1 << 20))
-                    if not part:
-                        raise EOFError("it ends early")
-                    view[done : done + len(part)] = part
-                    done += len(part)
-                member.read(1)  # which compares the checksum
-            except broken as e:
-                raise JaxcamError(f"{shown(self.info.filename)}: is cut off or damaged ({shown(e)})") from None
-        return values.T if self.fortran else values
+def _values(
+    path: pathlib.Path, info: zipfile.ZipInfo, start: int, shape: tuple[int, ...], dtype: np.dtype, fortran: bool
+) -> np.ndarray:
+    """The values of one array, which begin at a place in a member."""
+    values = aligned(shape[::-1] if fortran else shape, dtype)
+    view, done = values.reshape(-1).view(np.uint8).data, 0
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(info) as member:
+            member.read(start)
+            while done < len(view):
+                part = member.read(min(len(view) - done, 1 << 20))
+                if not part:
+                    raise EOFError("it ends early")
+                view[done : done + len(part)] = part
+                done += len(part)
+            member.read(1)  # which compares the checksum
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError) as e:
+        raise JaxcamError(f"{shown(info.filename)}: is cut off or damaged ({shown(e)})") from None
+    return values.T if fortran else values

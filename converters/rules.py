@@ -45,6 +45,11 @@ class Rule:
     kind: str
     sources: tuple[str, ...]
 
+    @property
+    def layer(self) -> str:
+        """Path of the layer that the parameter is of."""
+        return self.target.rpartition(".")[0]
+
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:

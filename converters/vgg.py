@@ -26,24 +26,20 @@ from jaxcam.converters.rules import (
 )  # fmt: skip
 from jaxcam.models.vgg import VGG_BLOCKS, VGGConfig
 
-_CLASSIFIERS = {
-    "torchvision": ("classifier.0", "classifier.3", "classifier.6"),
-    "timm": ("pre_logits.fc1", "pre_logits.fc2", "head.fc"),
-    "torchray": ("classifier.0", "classifier.2", "classifier.4"),
-}
+_LAYERS = ("fc6", "fc7", "fc8")
 
 
-def _torch(config: VGGConfig, name: str) -> Iterator[Rule]:
+def _torch(config: VGGConfig, classifier: tuple[str, str, str], first: str = "conv") -> Iterator[Rule]:
+    """The names of PyTorch's libraries: each has its own for the dense layers, and a kind of its first convolution."""
     at = 0
     for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
         for i in range(1, count + 1):
-            kind = "conv_bgr" if name == "torchray" and at == 0 else "conv"
-            yield from affine(f"conv{block}_{i}", kind, f"features.{at}", TORCH)
+            yield from affine(f"conv{block}_{i}", "conv" if at else first, f"features.{at}", TORCH)
             if config.batch_norm:
                 yield from torch_norm(f"bn{block}_{i}", f"features.{at + 1}")
             at += 3 if config.batch_norm else 2  # with the ReLU
         at += 1  # the pool
-    for layer, source in zip(("fc6", "fc7", "fc8"), _CLASSIFIERS[name], strict=True):
+    for layer, source in zip(_LAYERS, classifier, strict=True):
         yield from affine(layer, "flat" if layer == "fc6" else "dense", source, TORCH)
 
 
@@ -51,7 +47,7 @@ def _keras(config: VGGConfig) -> Iterator[Rule]:
     for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
         for i in range(1, count + 1):
             yield from affine(f"conv{block}_{i}", "same", f"block{block}_conv{i}", KERAS)
-    for layer, source in (("fc6", "fc1"), ("fc7", "fc2"), ("fc8", "predictions")):
+    for layer, source in zip(_LAYERS, ("fc1", "fc2", "predictions"), strict=True):
         yield from affine(layer, "same", source, KERAS)
 
 
@@ -59,16 +55,19 @@ def _caffe(config: VGGConfig) -> Iterator[Rule]:
     for block, count in enumerate(VGG_BLOCKS[config.depth], 1):
         for i in range(1, count + 1):
             yield from affine(f"conv{block}_{i}", "conv", f"conv{block}_{i}", CAFFE)
-    for layer in ("fc6", "fc7", "fc8"):
+    for layer in _LAYERS:
         yield from affine(layer, "flat" if layer == "fc6" else "dense", layer, CAFFE)
 
 
 _ALL = tuple(VGGConfig(depth=depth, batch_norm=norm) for depth in VGG_BLOCKS for norm in (False, True))
+_TORCHVISION = functools.partial(_torch, classifier=("classifier.0", "classifier.3", "classifier.6"))
+_TIMM = functools.partial(_torch, classifier=("pre_logits.fc1", "pre_logits.fc2", "head.fc"))
+_TORCHRAY = functools.partial(_torch, classifier=("classifier.0", "classifier.2", "classifier.4"), first="conv_bgr")
 _PLAIN = tuple(config for config in _ALL if not config.batch_norm)
 DIALECTS = (
-    Dialect("torchvision", _ALL, functools.partial(_torch, name="torchvision")),
-    Dialect("timm", _ALL, functools.partial(_torch, name="timm")),
-    Dialect("torchray", _PLAIN, functools.partial(_torch, name="torchray"), TORCHRAY_PREPROCESSING, multi_label=True),
+    Dialect("torchvision", _ALL, _TORCHVISION),
+    Dialect("timm", _ALL, _TIMM),
+    Dialect("torchray", _PLAIN, _TORCHRAY, TORCHRAY_PREPROCESSING, multi_label=True),
     Dialect("keras", _PLAIN, _keras, KERAS_PREPROCESSING),
     Dialect("caffe", _PLAIN, _caffe, KERAS_PREPROCESSING),
 )
