@@ -37,10 +37,6 @@ class Adapter(NamedTuple):
     picked: str = "call=lambda module, x: module(x)"
 
 
-def _nothing(module: Any) -> AbstractContextManager:
-    return contextlib.nullcontext()
-
-
 @dataclasses.dataclass(frozen=True)
 class Library:
     """A library of networks. Its module, once imported, is the first argument of all functions here.
@@ -62,7 +58,7 @@ class Library:
     is_model: Callable[[Any, Any], bool]
     adapt: Callable[[Any, Any, Any, Call], Adapter]
     own_params: Callable[[Any, Any, Any], Any] = lambda module, model, params: params
-    naming: Callable[[Any], AbstractContextManager] = _nothing
+    naming: Callable[[Any], AbstractContextManager] = contextlib.nullcontext
     give: str = ""
 
 

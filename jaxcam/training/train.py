@@ -193,11 +193,11 @@ class Trainer:
         with whole_file(file) as f:
             f.write(text.encode())
 
+    def _loss_of_labels(self, logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+        return multi_label_loss(logits, labels) if self.multi_label else single_label_loss(logits, labels, smoothing)
+
     def _loss(self, logits: jax.Array, labels: jax.Array, teacher: jax.Array | None) -> jax.Array:
-        if self.multi_label:
-            loss = multi_label_loss(logits, labels)
-        else:
-            loss = single_label_loss(logits, labels, self.recipe.label_smoothing)
+        loss = self._loss_of_labels(logits, labels, self.recipe.label_smoothing)
         if teacher is None:
             return loss
         taught = distillation_loss(logits, teacher, self.recipe.temperature, multi_label=self.multi_label)
@@ -246,10 +246,7 @@ class Trainer:
             logits.append(np.asarray(self._logits(self.state["average"], padded))[: len(images)])
             labels.append(targets)
         all_logits, all_labels = np.concatenate(logits), np.concatenate(labels)
-        if self.multi_label:
-            loss = multi_label_loss(jnp.asarray(all_logits), jnp.asarray(all_labels))
-        else:
-            loss = single_label_loss(jnp.asarray(all_logits), jnp.asarray(all_labels), 0.0)
+        loss = self._loss_of_labels(jnp.asarray(all_logits), jnp.asarray(all_labels), 0.0)
         return {"val_loss": float(loss), "val_accuracy": accuracy(all_logits, all_labels)}
 
     def run(self, *, eval_every: int = 1) -> list[dict]:

@@ -119,26 +119,22 @@ def _with_weights(weights: pathlib.Path, name: str | os.PathLike | None, table: 
     pattern = _pattern(os.fspath(name))
     if weights.is_dir():
         network = load_network(weights)
-        there, asked = network.config, pattern["config"]
+        there, asked = network.config, pattern.config
         if (name_of(there), there.batch_norm) != (name_of(asked), asked.batch_norm):
             raise JaxcamError(f"{weights}: holds another architecture than {name}; leave the model's name out")
         return network
-    network = _foreign(weights, pattern["config"], table)
+    network = _foreign(weights, pattern.config, table)
     fields: dict = {}
     if network.provenance.get("names") in ("torchvision", "timm"):  # others' names tell the preprocessing
-        fields = {"preprocessing": pattern["preprocessing"], "multi_label": pattern["multi_label"]}
-    if len(network.classes) == len(pattern["classes"]):
-        fields["classes"] = pattern["classes"]
+        fields = {"preprocessing": pattern.preprocessing, "multi_label": pattern.multi_label}
+    if len(network.classes) == len(pattern.classes):
+        fields["classes"] = pattern.classes
     return dataclasses.replace(network, name=os.fspath(name), **fields)
 
 
-def _pattern(name: str) -> dict:
-    """What a network is like, without its weights: nothing is downloaded."""
-    if name in CATALOGUE:
-        entry = CATALOGUE[name]
-        return {
-            "config": entry.config, "classes": entry.class_names, "preprocessing": entry.preprocessing,
-            "multi_label": entry.multi_label,
-        }  # fmt: skip
-    network = load(name)
-    return {k: getattr(network, k) for k in ("config", "classes", "preprocessing", "multi_label")}
+def _pattern(name: str) -> Network:
+    """What a network is like; nothing is downloaded, so that one of the catalogue has no weights."""
+    if name not in CATALOGUE:
+        return load(name)
+    entry = CATALOGUE[name]
+    return Network(name, entry.config, {}, entry.class_names, entry.preprocessing, entry.multi_label)

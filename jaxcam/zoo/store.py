@@ -155,13 +155,11 @@ def load_network(folder: str | os.PathLike, *, fits: bool = False) -> Network:
             raise TypeError(f"multi_label is true or false, not {manifest['multi_label']!r}")
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as e:
         raise JaxcamError(f"{folder / 'network.json'}: describes no network that jaxcam knows ({e})") from None
-    if expected is None:
-        tensors = _read_safetensors(folder / "weights.safetensors", None)
-    elif "orbax" in manifest:
+    source = folder / "weights.safetensors"
+    if expected is not None and "orbax" in manifest:
         source, listed = folder / _ORBAX, manifest["orbax"]
         tensors = _read_orbax(source, expected, listed.get("sha256") if isinstance(listed, dict) else None)
     else:
-        source = folder / "weights.safetensors"
         tensors = _read_safetensors(source, expected)
     if expected is not None:
         _check_fit(str(source), tensors, expected)
