@@ -113,7 +113,7 @@ def test_names_as_people_type_them(place, monkeypatch, tmp_path, capsys):
 
 
 def test_a_narrow_terminal_breaks_no_name(explain, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcam.cli.explain._console", lambda stream, quiet: Console(width=80, file=stream))
+    monkeypatch.setattr("jaxcam.cli.explain.new_console", lambda stream, quiet: Console(width=80, file=stream))
     assert explain("a.png", "b.png", "--method", "hires_lift_cam", "--top", 3, "--out", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 80

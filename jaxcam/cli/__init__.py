@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")
         try:
             return _run(typed)
-        except JaxcamError as e:
-            return _say(f"error: {e}", 2)
-        except NotImplementedError as e:  # an operation without a rule; the message names it
+        except (JaxcamError, NotImplementedError) as e:  # the latter: an operation without a rule, which it names
             return _say(f"error: {e}", 2)
         except KeyboardInterrupt:
             return _say("interrupted", 130)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam.cli import arguments, networks, plugins, python
 from jaxcam.cli.memory import keep_freed_memory
 from jaxcam.cli.progress import Lines, clock
+from jaxcam.cli.table import new_console
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
 
@@ -318,13 +319,11 @@ def _pace(state: Progress) -> str:
 
 def _summary(found: Run) -> None:
     """The table, and what there is to know beside it."""
-    from rich.console import Console
-
     from jaxcam.evaluate.statistics import summarise
     from jaxcam.evaluate.tables import main_table, terminal
 
     if len(found):
-        console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+        console = new_console()
         console.print(terminal(main_table(found, summarise(found)), console.width))
     empty = int((found.columns["empty"] != "").sum())
     done = sum(unit["images"] for unit in found.units)

@@ -13,13 +13,11 @@ from jaxcam import __version__
 from jaxcam.cli import arguments, drawing, frames, networks, processes, python
 from jaxcam.cli.pictures import expand, stems
 from jaxcam.cli.report import write
-from jaxcam.cli.table import rows_of, show
+from jaxcam.cli.table import new_console, rows_of, show
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from jaxcam.explanation.result import Explanation
     from jaxcam.explanation.resume import Digests
     from jaxcam.models.classifier import Classifier
@@ -175,7 +173,8 @@ def _explain(
     check_alike(settings)
     digests = Digests(settings)
     names = stems(paths, out, f".{options.format}", drawing.room(options))
-    console = _console(sys.stderr if options.json == "-" else sys.stdout, quiet=not first or options.quiet)
+    stream = sys.stderr if options.json == "-" else sys.stdout
+    console = new_console(stream=stream, quiet=not first or options.quiet)
     done: dict[str, tuple[list[tuple], dict]] = {}
     doubts: dict[str, None] = {}
 
@@ -326,13 +325,6 @@ def _write(
     drawn = drawing.write(options, explanation, out, stem)
     explanation.save(arrays, digest=digest)
     return [str(arrays), *drawn]
-
-
-def _console(stream: Any, *, quiet: bool) -> Console:
-    from rich.console import Console
-
-    # A pipe or a file has no width, and the default of 80 would cut the table.
-    return Console(file=stream, quiet=quiet, width=None if stream.isatty() else 160)
 
 
 def _write_json(target: str, document: dict) -> None:

@@ -6,10 +6,9 @@ import argparse
 import inspect
 import json
 import re
-import sys
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.cli.table import known
+from jaxcam.cli.table import known, new_console
 from jaxcam.errors import visible
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def _targets(options: argparse.Namespace) -> int:
     for name, form in TARGETS.items():
         classes = ["cat", "dog", "owl"][: form.classes + 2 * form.more]
         _add(table, name, f"{name}:{','.join(classes)}", form.about, _pairs(form.numbers), form.paper)
-    console = _console()
+    console = new_console()
     console.print(table)
     for line in (
         "'cat - dog' is difference:cat,dog; numbers come last, as in finer:cat,dog,strength=0.5",
@@ -72,13 +71,6 @@ def _targets(options: argparse.Namespace) -> int:
     ):
         console.print(line, markup=False)
     return 0
-
-
-def _console(width: int = 160) -> Console:
-    """Standard output, so many letters wide where it is no terminal."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def _table(*columns: str) -> Table:
@@ -110,7 +102,7 @@ def _models(options: argparse.Namespace) -> int:
     from jaxcam.zoo.catalogue import CATALOGUE
     from jaxcam.zoo.load import bundled, load
 
-    console = _console()
+    console = new_console()
     if options.name is None:
         table = _table("name", "architecture", "classes", "input", "validation", "layers")
         for name in bundled():
@@ -205,7 +197,7 @@ def _methods(options: argparse.Namespace) -> int:
     table = _table("method", "", "cost of one map", "what its coefficients promise", "needs", "map from", "paper")
     for name, info in METHODS.items():
         _add(table, name, info.title, info.cost, info.promise, ", ".join(info.needs), info.map_from, info.paper)
-    console = _console(220)
+    console = new_console(220)
     console.print(table)
     console.print("jaxcam methods NAME shows one with its options", markup=False)
     return 0
@@ -215,7 +207,7 @@ def _method(name: str) -> None:
     """Shows a method, its options and their defaults."""
     from jaxcam.methods.registry import METHODS
 
-    info, console = METHODS[name], _console(100)
+    info, console = METHODS[name], new_console(100)
     text = inspect.getdoc(info.outline) or ""
     said = {
         "cost of one map": info.cost, "its coefficients": info.promise, "paper": info.paper,
@@ -265,7 +257,7 @@ def _metrics(options: argparse.Namespace) -> int:
         )
         notes = [text for text, true in said if true]
         _add(table, name, m.short, m.title, m.kind, m.unit, m.direction, ", ".join(notes))
-    console = _console()
+    console = new_console()
     console.print(table)
     for kind, asks in KINDS.items():
         console.print(f"{kind}: {asks}", markup=False)
@@ -277,7 +269,7 @@ def _metric(name: str) -> None:
     """Shows a metric, what its function says, and what it takes."""
     from jaxcam.metrics.registry import KINDS, METRICS, QUANTITIES
 
-    m, console = METRICS[name], _console(100)
+    m, console = METRICS[name], new_console(100)
     text = (inspect.getdoc(m.outline) or "").partition("\nArgs:")[0].strip()
     console.print(visible(f"{name}: {m.title_and_unit}, {m.short}: {m.direction}"), markup=False)
     if m.kind:

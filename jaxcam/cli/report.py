@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxcam.cli.table import new_console
 from jaxcam.errors import JaxcamError, visible
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from jaxcam.evaluate.tables import Table
 
 _ENDINGS = {".html": "html", ".htm": "html", ".md": "markdown", ".tex": "latex", ".csv": "csv"}
-_WIDTH = 160  # of a pipe or a file, which have none of their own
 _FORMATS = ("html", "markdown", "latex", "csv", "terminal")
 
 
@@ -159,17 +159,13 @@ def _format(options: argparse.Namespace) -> str:
 
 
 def _print(table: Table, out: str | None) -> None:
-    from rich.console import Console
-
     from jaxcam.evaluate.tables import terminal
 
-    if out in (None, "-"):
-        console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-        console.print(terminal(table, console.width))
-        return
-    text = io.StringIO()
-    Console(width=_WIDTH, file=text).print(terminal(table, _WIDTH))
-    write(text.getvalue(), out)
+    text = None if out in (None, "-") else io.StringIO()
+    console = new_console(stream=text)
+    console.print(terminal(table, console.width))
+    if text is not None:
+        write(text.getvalue(), out)
 
 
 def write(text: str, out: str | None) -> None:

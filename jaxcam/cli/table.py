@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import collections
 import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxcam.errors import visible
 
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
 
 
 _FEW, _LETTERS = 100, 120
+
+
+def new_console(width: int = 160, stream: Any = None, *, quiet: bool = False) -> Console:
+    """Standard output, or another stream; so many letters wide where it is no terminal.
+
+    A pipe or a file has no width of its own, and the default of 80 would cut tables.
+    """
+    from rich.console import Console
+
+    stream = sys.stdout if stream is None else stream
+    return Console(file=stream, width=None if stream.isatty() else width, quiet=quiet, highlight=False)
 
 
 def rows_of(explanation: Explanation) -> list[tuple]:

@@ -9,11 +9,11 @@ import math
 import os
 import pathlib
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from jaxcam.cli.table import new_console
 from jaxcam.errors import JaxcamError, unknown, visible
 from jaxcam.models.registry import FAMILIES, architecture, architectures
 from jaxcam.training.recipe import Recipe
@@ -188,10 +188,9 @@ def _schedule(text: str) -> tuple[tuple[int, int], ...]:
 @contextmanager
 def _progress(epochs: int, what: str) -> Iterator[Any]:
     """A function for the trainer to report to: a bar on a terminal, one line per epoch elsewhere."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = new_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("compiling")
