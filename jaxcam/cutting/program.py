@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from jax.extend import core as jex
 
 from jaxcam.cutting import tags
 from jaxcam.errors import JaxcamError
+from jaxcam.transforms.arithmetic import numbers
 from jaxcam.transforms.walker import called, location, opened, variables
 
 
@@ -193,8 +192,7 @@ def fingerprint(closed: jex.ClosedJaxpr) -> str:
     """The SHA-256 of a program: its text, and the constants in it and in the programs that it calls."""
     total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(closed.jaxpr)).encode())
     for value in _constants(closed):
-        key = jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key)
-        array = np.asarray(jax.random.key_data(value) if key else value)
+        array = numbers(value)
         total.update(f"{array.dtype}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()

@@ -23,8 +23,9 @@ from jaxcam.methods.registry import METHODS, Method, Request
 from jaxcam.methods.result import Inputs, scalar_score
 from jaxcam.methods.signs import signed_share
 from jaxcam.models.classifier import Classifier
-from jaxcam.models.trees import named, numbers, on_purpose
+from jaxcam.models.trees import named, on_purpose
 from jaxcam.shapley.sharded import replicate
+from jaxcam.transforms.arithmetic import numbers
 from jaxcam.transforms.finite import origin_of_nonfinite
 from jaxcam.transforms.precision import check_precision
 

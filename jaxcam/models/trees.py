@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from jaxcam.transforms.arithmetic import numbers
+
 F = TypeVar("F", bound=Callable)
 
 
@@ -53,13 +55,6 @@ def digest(params: Any) -> str:
         total.update(f"{name}{array.shape}".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-def numbers(value: Any) -> np.ndarray:
-    """An array of JAX's in NumPy; of random keys the numbers in them."""
-    if jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key):
-        value = jax.random.key_data(value)
-    return np.asarray(value)
 
 
 def unflatten(flat: dict[str, Any]) -> dict:

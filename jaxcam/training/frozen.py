@@ -18,7 +18,7 @@ def resolved(config: Config, layer: str) -> str:
     Raises:
       JaxcamError: there is no such layer, or nothing is left to train behind it.
     """
-    stages = graph(config)[1]
+    stages = config.layers
     within = [n for n in stages if n == layer or n.startswith(layer + ".")]
     if not within:
         raise unknown("layer", layer, stages)

@@ -27,7 +27,6 @@ from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.errors import JaxcamError
 from jaxcam.files import check_writable, whole_file
 from jaxcam.models.config import Config
-from jaxcam.models.graph import graph
 from jaxcam.models.network import Network, Part
 from jaxcam.training.frozen import divided, joined, resolved, trained
 from jaxcam.training.losses import accuracy, distillation_loss, multi_label_loss, single_label_loss
@@ -323,8 +322,7 @@ def _lesson(teacher: Network, data: LabelledImages) -> Callable[[np.ndarray], ja
 
 
 def _stages_until(config: Config, layer: str) -> tuple[str, ...]:
-    stages = graph(config)[1]
-    return stages[: stages.index(layer) + 1]
+    return config.layers[: config.layers.index(layer) + 1]
 
 
 def _taken(tree: dict, source: dict) -> dict:

@@ -1,4 +1,4 @@
-"""What formulas everywhere share, with an answer where there is none: 0/0, and a class that does not exist."""
+"""What formulas everywhere share, with an answer where there is none: of 0/0, a class that does not exist, a key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxcam.errors import JaxcamError
 
@@ -26,3 +27,10 @@ def of_class(logits: jax.Array, target: int | jax.Array) -> jax.Array:
         raise JaxcamError(f"there is no class {int(target)} among {logits.shape[0]} logits, numbered from 0")
     # A traced class cannot raise: below 0, which data sets use for "ignore", it is no class either.
     return jnp.take(logits, jnp.where(jnp.asarray(target) < 0, logits.shape[0], target), mode="fill")
+
+
+def numbers(value: Any) -> np.ndarray:
+    """An array of JAX's in NumPy; of random keys the numbers in them."""
+    if jax.dtypes.issubdtype(jax.dtypes.result_type(value), jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    return np.asarray(value)

@@ -193,10 +193,8 @@ declare("top_k", Primitive("order", along=_chosen_axis, why=_ORDER))
 
 
 # Elementwise arithmetic.
-declare("add sub add_any", Primitive("elementwise", affine=lambda active: True))
-declare("neg", Primitive("elementwise", affine=lambda active: True))
+declare("add sub add_any neg real imag", Primitive("elementwise", affine=lambda active: True))
 declare("convert_element_type", Primitive("elementwise", affine=lambda active: True, number=lambda x, **_: x))
-declare("real imag", Primitive("elementwise", affine=lambda active: True))
 declare("reduce_precision", Primitive("elementwise", affine=lambda active: True, passes=True))
 declare("mul", Primitive("elementwise", affine=lambda active: sum(active) == 1, scales=True))
 declare("div", Primitive("elementwise", affine=lambda active: not active[1], scales=True))

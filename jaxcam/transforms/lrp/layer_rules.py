@@ -129,8 +129,6 @@ class Composite:
 #: What `lrp(fn, rule=...)` takes: a name, one rule, one per layer from input to output, or a function of the position.
 RuleChoice = str | LayerRule | Sequence[LayerRule] | Callable[[WeightedLayer], LayerRule]
 
-NAMES = ("epsilon", "z_plus", "alpha1_beta0", "alpha2_beta1", "gamma", "epsilon_plus", "epsilon_gamma")
-
 
 def named(name: str, epsilon: float, gamma: float) -> LayerRule | Composite:
     """The rule or composite called `name`.
@@ -149,7 +147,7 @@ def named(name: str, epsilon: float, gamma: float) -> LayerRule | Composite:
         "epsilon_gamma": Composite(Gamma(gamma, epsilon), plain),
     }
     if name not in table:
-        raise unknown("LRP rule", name, NAMES)
+        raise unknown("LRP rule", name, table)
     return table[name]
 
 
