@@ -132,13 +132,10 @@ def _rule(eqn: Any, ins: list) -> list:
     values = [v.complete if isinstance(v, _Value) else v for v in ins]
     values = once(values) if describe(eqn).kind == "maximum" else values
     results = bind(eqn, values)
-    if not any(jnp.issubdtype(jnp.result_type(r), jnp.inexact) for r in results):
+    if not any(map(_is_number, results)):
         return results  # a predicate or an index: a constant nearby
     missing = [None] * len(results) if _homogeneous(eqn, active) else _missing(eqn, values, active, results)
-    return [
-        _Value(r, run, m) if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else r
-        for r, m in zip(results, missing, strict=True)
-    ]
+    return [_Value(r, run, m) if _is_number(r) else r for r, m in zip(results, missing, strict=True)]
 
 
 def _affine(eqn: Any, ins: list, active: list[bool], value: _Value) -> _Value:
@@ -178,14 +175,15 @@ def _missing(eqn: Any, values: list, active: list[bool], results: list) -> list:
     at = [i for i, (v, a) in enumerate(zip(values, active, strict=True)) if a]
     of, moving = bound(eqn, values, at), [values[i] for i in at]
     # Where an operand is infinite, a result that is not has no slope: the bias is all of it.
-    along = [jnp.where(jnp.isfinite(v), v, 0) if jnp.issubdtype(v.dtype, jnp.inexact) else v for v in moving]
+    along = [jnp.where(jnp.isfinite(v), v, 0) if _is_number(v) else v for v in moving]
     if eqn.primitive.name in BACKWARD:  # it has no tangents: those of what it does backwards, which is linear
         _, pull = jax.vjp(of, moving)
         _, forward = jax.vjp(pull, [jnp.zeros_like(r) for r in results])
         (tangents,) = forward((along,))
     else:
         _, tangents = jax.jvp(of, (moving,), (along,))
-    return [
-        r - t if jnp.issubdtype(jnp.result_type(r), jnp.inexact) else None
-        for r, t in zip(results, tangents, strict=True)
-    ]
+    return [r - t if _is_number(r) else None for r, t in zip(results, tangents, strict=True)]
+
+
+def _is_number(value: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(value), jnp.inexact)

@@ -254,15 +254,14 @@ def _reshape(eqn: Any, axis: int, shapes: list, out: tuple[int, ...]) -> _Step |
     return None
 
 
-def _slice(eqn: Any, axis: int, shapes: list, out: tuple[int, ...]) -> _Step | None:
-    if shapes[0][axis] != out[axis]:
-        return None
-    ends = eqn.params["limit_indices"]
-    return _first(axis, shapes, limit_indices=(*ends[:axis], 1, *ends[axis + 1 :]))
+def _taking(parameter: str) -> Callable[..., _Step | None]:
+    """An axis that is taken whole, as the parameter says, is then one of a single element."""
 
+    def step(eqn, axis, shapes, out):
+        ends = _resized(axis, eqn.params[parameter])
+        return _first(axis, shapes, **{parameter: ends}) if shapes[0][axis] == out[axis] else None
 
-def _dynamic_slice(eqn: Any, axis: int, shapes: list, out: tuple[int, ...]) -> _Step | None:
-    return _first(axis, shapes, slice_sizes=_resized(axis, out)) if shapes[0][axis] == out[axis] else None
+    return step
 
 
 def _convolution(eqn: Any, axis: int, shapes: list, out: tuple[int, ...]) -> _Step | None:
@@ -291,8 +290,8 @@ STEPS: dict[str, Callable[[Any, int, list, tuple[int, ...]], _Step | None]] = {
     "transpose": lambda eqn, axis, shapes, out: _first(eqn.params["permutation"][axis], shapes),
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
-    "slice": _slice,
-    "dynamic_slice": _dynamic_slice,
+    "slice": _taking("limit_indices"),
+    "dynamic_slice": _taking("slice_sizes"),
     "concatenate": lambda eqn, axis, shapes, out: (
         None if eqn.params["dimension"] == axis else _Step([axis] * len(shapes), {})
     ),
