@@ -7,7 +7,7 @@ import difflib
 import os
 import traceback
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 
 def visible(text: object) -> str:
@@ -72,6 +72,12 @@ def unknown(kind: str, name: object, known: Iterable[str], *, listed: str = "") 
     else:
         hint = f"; there are {len(known)}, for example {', '.join(known[:5])}" + (f"; {listed}" if listed else "")
     return JaxcamError(f"no {kind} called {str(name)!r}{hint}")
+
+
+def check_known(kind: str, name: object, known: Collection[str]) -> None:
+    """Raises the error of `unknown` unless a name is among `known`."""
+    if name not in known:
+        raise unknown(kind, name, known)
 
 
 def raised(error: Exception, most: int = 200) -> str:

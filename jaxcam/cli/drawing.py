@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.files import clipped, whole_file
 
 if TYPE_CHECKING:
@@ -55,10 +55,8 @@ def check(options: argparse.Namespace) -> None:
         raise JaxcamError(f"--no-figure writes arrays and draws nothing, so leave out --{' and --'.join(asked)}")
     formats = [f for f in FORMATS if f not in ("svg", "pdf")] if _single(options) else FORMATS
     options.format = (options.format or "png").lower().removeprefix(".")
-    if options.format not in formats:
-        raise unknown("format", options.format, formats)
-    if options.scale not in SCALES:
-        raise unknown("scale", options.scale, SCALES)
+    check_known("format", options.format, formats)
+    check_known("scale", options.scale, SCALES)
     options.alpha = ALPHA if options.alpha is None else options.alpha
     if not 0 <= options.alpha <= 1:
         raise JaxcamError(f"--alpha is an opacity from 0 to 1, not {options.alpha}")

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from jaxcam.cli.table import new_console
-from jaxcam.errors import JaxcamError, visible
+from jaxcam.errors import JaxcamError, check_known, unknown, visible
 
 if TYPE_CHECKING:
     from jaxcam.evaluate.run import Run
@@ -61,7 +61,6 @@ def run(options: argparse.Namespace) -> int:
         raise JaxcamError(f"{options.data}: there is no such folder")
     if options.seed < 0:
         raise JaxcamError(f"the seed must be at least 0, not {options.seed}")
-    from jaxcam.errors import unknown
     from jaxcam.evaluate import read_run, statistics, tables
     from jaxcam.evaluate.report import focus_method, report
 
@@ -76,8 +75,7 @@ def run(options: argparse.Namespace) -> int:
     [folder] = options.folder
     found = _known(read_run(folder))
     focus = options.focus or focus_method(found)
-    if focus not in found.methods:
-        raise unknown("method of this run", focus, found.methods)
+    check_known("method of this run", focus, found.methods)
     summary = _summary(options, found)
     table = _table(options, found, summary)
     if kind == "terminal":
@@ -134,7 +132,6 @@ def _as_text(options: argparse.Namespace, kind: str, table: Table) -> str:
 
 def _known(run: Run) -> Run:
     """The run, if all that it measured is known here."""
-    from jaxcam.errors import unknown
     from jaxcam.metrics.registry import METRICS
 
     for name in run.metrics:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from jaxcam.cli.table import new_console
-from jaxcam.errors import JaxcamError, unknown, visible
+from jaxcam.errors import JaxcamError, check_known, visible
 from jaxcam.models.registry import FAMILIES, architecture, architectures
 from jaxcam.training.recipe import Recipe
 
@@ -165,8 +165,7 @@ def _check_apart(data: pathlib.Path, out: pathlib.Path) -> None:
 def _fields(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the configuration that the user sets."""
     known, arch = architectures(), options.arch or DEFAULT_ARCHITECTURE
-    if arch not in known:
-        raise unknown("architecture", arch, known)
+    check_known("architecture", arch, known)
     given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     for name, value in given.items():
         takers = [f for f in FAMILIES.values() if hasattr(f.config, name)]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from jaxcam.data.images import as_it_is
-from jaxcam.errors import JaxcamError, blaming, raised, unknown
+from jaxcam.errors import JaxcamError, blaming, check_known, raised
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,15 +62,13 @@ class Preprocessing:
     def __post_init__(self):
         by_number = {count: mode for mode, count in _CHANNELS.values()}
         channels = by_number.get(self.channels, self.channels) if isinstance(self.channels, int) else self.channels
-        if channels not in _CHANNELS:
-            raise unknown("kind of channels", channels, _CHANNELS)
+        check_known("kind of channels", channels, _CHANNELS)
         object.__setattr__(self, "channels", channels)
         ways = [method.name.lower() for method in Image.Resampling]
         for kind, value, known in (
             ("way to resize", self.resize, ("squash", "shorter")), ("interpolation", self.interpolation.lower(), ways),
         ):  # fmt: skip
-            if value not in known:
-                raise unknown(kind, value, known)
+            check_known(kind, value, known)
         for name in ("size",) if self.resize == "squash" else ("size", "resize_to"):
             if not isinstance(getattr(self, name), int | np.integer):
                 raise JaxcamError(
@@ -78,7 +76,7 @@ class Preprocessing:
                 )
             if not 1 <= getattr(self, name) <= _LONGEST_SIDE:
                 raise JaxcamError(f"{name} must lie between 1 and {_LONGEST_SIDE:,} pixels, not {getattr(self, name)}")
-        count = _CHANNELS[channels][1]
+        count = _CHANNELS[str(channels)][1]
         for name in ("mean", "std"):
             given = np.asarray(getattr(self, name))
             values = tuple((np.full(count, given) if given.ndim == 0 else given).tolist())

@@ -18,7 +18,7 @@ from jaxcam.data.class_names import class_indices
 from jaxcam.data.images import Picture, as_it_is, to_picture
 from jaxcam.data.masks import Mask
 from jaxcam.data.preprocessing import AnyPreprocessing
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known, unknown
 
 
 class Fetcher(Protocol):
@@ -227,8 +227,7 @@ class Dataset:
 def _index(label: object, classes: Sequence[str]) -> int:
     """The number of a class that is given by number or by name."""
     if isinstance(label, str):
-        if label not in classes:
-            raise unknown("class", label, classes)
+        check_known("class", label, classes)
         return classes.index(label)
     if not isinstance(label, int | np.integer) or not 0 <= label < len(classes):
         raise JaxcamError(f"there is no class {label!r}; there are {len(classes)}, numbered from 0")

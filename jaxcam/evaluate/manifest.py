@@ -18,7 +18,7 @@ import numpy as np
 from jaxcam import __version__
 from jaxcam.data.preprocessing import Preprocessing
 from jaxcam.data.samples import Dataset
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.evaluate.records import Records
 from jaxcam.evaluate.run import FORMAT, check_units, read_manifest, sealed, stamp
 from jaxcam.evaluate.store import Writer, in_use
@@ -101,8 +101,7 @@ class Options:
             ("array to keep", self.keep, KEEP),
         ):  # fmt: skip
             for name in names:
-                if name not in known:
-                    raise unknown(kind, name, known)
+                check_known(kind, name, known)
         referring = [n for n in self.metrics if METRICS[n].needs_reference]
         if bool(referring) != (self.reference is not None):
             which = " and ".join(referring) or " or ".join(n for n, m in METRICS.items() if m.needs_reference)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxcam.data.images import Picture
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.evaluate.intervals import Interval, bootstrap
 from jaxcam.evaluate.measures import heatmaps
 from jaxcam.explanation.engine import Engine, filled
@@ -98,8 +98,7 @@ def parameter_randomisation(
     Raises:
       JaxcamError: no pictures, another similarity, or a method that is not defined for the network.
     """
-    if similarity not in SIMILARITIES:
-        raise unknown("similarity", similarity, SIMILARITIES)
+    check_known("similarity", similarity, SIMILARITIES)
     if not len(pictures):
         raise JaxcamError("no pictures to randomise a network with")
     if samples < 1 or stages is not None and stages < 1:

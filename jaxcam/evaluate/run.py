@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxcam import notebooks
 from jaxcam.data.annotations import Problem
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known, unknown
 from jaxcam.evaluate.records import Columns, Records
 from jaxcam.evaluate.store import MADE, arrays_file, made
 from jaxcam.files import read_file
@@ -166,8 +166,7 @@ class Run:
 
         curves = {m.perturbation.array for m in METRICS.values() if m.perturbation and m.perturbation.says}
         kinds = ("coefficients", "maps", "reference", *sorted(curves))
-        if kind not in kinds:
-            raise unknown("kind of array", kind, kinds)
+        check_known("kind of array", kind, kinds)
         assert isinstance(self.columns, Columns)
         wanted = self.columns.places(np.arange(len(self)) if rows is None else np.asarray(rows))
         result: np.ndarray | None = None

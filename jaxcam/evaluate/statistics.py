@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.evaluate.intervals import LEVEL, REPLICATES, Interval, check, holm, p_values
 from jaxcam.evaluate.intervals import bootstrap as bootstrap
 from jaxcam.evaluate.run import Run
@@ -66,8 +66,7 @@ def cube(run: Run) -> Cube:
     if not len(run):
         raise JaxcamError(f"{run.folder}: holds no results yet; give its jaxcam evaluate command again to go on")
     for name in run.metrics:
-        if name not in METRICS:
-            raise unknown("metric", name, METRICS)
+        check_known("metric", name, METRICS)
     index, target = run.columns["index"], run.columns["target"]
     first = np.concatenate([[True], (np.diff(index) != 0) | (np.diff(target) != 0)])
     rows = np.full((np.count_nonzero(first), len(run.methods)), -1, np.int64)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxcam.errors import unknown
+from jaxcam.errors import check_known
 from jaxcam.explanation.engine import Engine, Forward, Maps
 from jaxcam.explanation.targets import FunctionTarget
 from jaxcam.methods.fusion import FUSIONS, View, fuse, views_of
@@ -89,8 +89,7 @@ class Combined:
     """
 
     def __init__(self, engines: Sequence[Engine], how: str, views: Sequence[View]):
-        if how not in FUSIONS:
-            raise unknown("fusion", how, FUSIONS)
+        check_known("fusion", how, FUSIONS)
         self.engines, self.how, self.views = tuple(engines), how, tuple(views)
         self.layer = " + ".join(e.layer for e in engines)
 

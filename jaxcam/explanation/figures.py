@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
-from jaxcam.errors import JaxcamError, unknown, visible
+from jaxcam.errors import JaxcamError, check_known, visible
 from jaxcam.explanation.overlays import ALPHA, colour_map, heatmap_picture, overlay
 from jaxcam.files import whole_file
 from jaxcam.methods.registry import request, told_together
@@ -82,8 +82,7 @@ def plot(
     Raises:
       JaxcamError: an unknown ending, colour map or scale; more than one map for one pair of axes.
     """
-    if scale not in SCALES:
-        raise unknown("scale", scale, SCALES)
+    check_known("scale", scale, SCALES)
     style = _Style(explanation, colour_map(cmap, signed), alpha, scale, signed, box)
     if ax is not None:
         if len(explanation.results) != 1 or file is not None:

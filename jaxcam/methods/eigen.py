@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.methods.gradient import product
 from jaxcam.methods.result import (
     CAM,
@@ -119,8 +119,7 @@ def kpca_cam(
       arXiv:2410.00267, 2024; Schoelkopf, Smola & Mueller, Neural Computation 10(5), 1998.
     """
     check_activations(activations)
-    if kernel not in KERNELS:
-        raise unknown("kernel", kernel, KERNELS)
+    check_known("kernel", kernel, KERNELS)
     height, width, players = activations.shape
     if height * width > MOST_POSITIONS:
         raise JaxcamError(f"KPCA-CAM takes {MOST_POSITIONS} positions or fewer, not {height} x {width}; a later layer")

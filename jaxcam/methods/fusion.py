@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.result import CAM
 
@@ -46,8 +46,7 @@ def fuse(maps: Sequence[jax.Array], how: str = "max", *, size: Sequence[int] | N
     Raises:
       JaxcamError: there is no map, or no such fusion.
     """
-    if how not in FUSIONS:
-        raise unknown("fusion", how, FUSIONS)
+    check_known("fusion", how, FUSIONS)
     if not len(maps):
         raise JaxcamError("there is no map to fuse")
     common = max((m.shape for m in maps), key=math.prod) if size is None else size
@@ -102,8 +101,7 @@ def views_of(names: Sequence[str]) -> tuple[View, ...]:
       JaxcamError: there is no such set.
     """
     for name in names:
-        if name not in VIEWS:
-            raise unknown("set of views", name, VIEWS)
+        check_known("set of views", name, VIEWS)
     return tuple(dict.fromkeys(view for name in names for view in VIEWS[name]))
 
 

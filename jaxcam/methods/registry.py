@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from jaxcam.deferred import Deferred
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known, unknown
 from jaxcam.methods import DEFAULT_METHOD, SIGNED_METHOD
 from jaxcam.methods.heads import ATTENTION, GAP_LINEAR, DefinedFor
 from jaxcam.methods.signs import CANCELS_FROM, LEFT_UP_TO, SIGNED_FROM, cancellation, left_over, signed_share
@@ -94,8 +94,7 @@ class Method:
 
     def __post_init__(self):
         for need in self.needs:
-            if need not in NEEDS:
-                raise unknown("need of a method", need, NEEDS)
+            check_known("need of a method", need, NEEDS)
 
     def __repr__(self) -> str:
         """What it is, costs and promises; a table of methods is read like this."""

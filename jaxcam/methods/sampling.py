@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcam import shapley
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.methods.result import (
     CAM,
     HeadFn,
@@ -142,8 +142,7 @@ def shap_cam(
     count = check_count("num_permutations", num_permutations)
     check_key(key)
     check_tolerance(tolerance)
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
+    check_known("estimator", estimator, ESTIMATORS)
     game = _game(params, activations, head, target, precision)
     players = game.num_players
     if game.is_additive:
@@ -278,8 +277,7 @@ def stepped_shap_cam(
       JaxcamError: as `shap_cam`.
     """
     count = check_count("num_permutations", num_permutations)
-    if estimator not in ESTIMATORS:
-        raise unknown("estimator", estimator, ESTIMATORS)
+    check_known("estimator", estimator, ESTIMATORS)
     check_tolerance(tolerance)
     if chunk_size is not None:
         check_count("chunk_size", chunk_size)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.methods.maps import resize_map, scale_map
 from jaxcam.methods.result import CAM, NetworkFn, Params, Target, cam_of_coefficients, check_activations, pick
 from jaxcam.methods.stepping import Data, Stepped, divided, division, one_program, split_target
@@ -233,15 +233,13 @@ def picked(score: str, logits: jax.Array, target: Target) -> jax.Array:
 
 def check_score(score: str) -> None:
     """Raises a JaxcamError unless it is one of `SCORES`."""
-    if score not in SCORES:
-        raise unknown("score", score, SCORES)
+    check_known("score", score, SCORES)
 
 
 def _divided(activations, image, predict, target, score, normalise, top, chunk_size, views) -> Any:
     check_image(activations, image)
     check_score(score)
-    if normalise not in NORMALISATIONS:
-        raise unknown("normalisation", normalise, NORMALISATIONS)
+    check_known("normalisation", normalise, NORMALISATIONS)
     chunk_size = at_once(chunk_size)
     players = jnp.shape(activations)[-1]
     channels = players if top is None else min(check_count("top", top), players)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 
 
 def blur(image: jax.Array, *, sigma: float = 5.0, radius: int = 5) -> jax.Array:
@@ -104,8 +104,7 @@ def baseline(kind: str, image: jax.Array, *, normalize: Callable[[jax.Array], ja
     Raises:
       JaxcamError: there is no such kind, or it needs `normalize`, which is not given.
     """
-    if kind not in BASELINES:
-        raise unknown("baseline", kind, BASELINES)
+    check_known("baseline", kind, BASELINES)
     made = BASELINES[kind]
     if not made.normalizes:
         return made.function(image)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.transforms.arithmetic import of_class
 
 #: `(params, image (H, W, 3)) -> logits (C,)`.
@@ -101,8 +101,7 @@ def log_odds(logits: jax.Array, target: int | jax.Array, *, score: str = "softma
     Raises:
       JaxcamError: an unknown score, logits of another shape, or a target that is (where it is known) no class.
     """
-    if score not in SCORES:
-        raise unknown("score", score, SCORES)
+    check_known("score", score, SCORES)
     if jnp.ndim(logits) != 1:
         raise JaxcamError(f"a network must return logits of shape (C,) for one image, not {jnp.shape(logits)}")
     own = own_logit(logits, target)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from jaxcam.deferred import Deferred
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known, unknown
 
 if TYPE_CHECKING:
     import jax
@@ -219,11 +219,9 @@ class Metric:
     cost_chart: int = 0
 
     def __post_init__(self):
-        if self.better not in DIRECTIONS:
-            raise unknown("direction of a metric", self.better, DIRECTIONS)
+        check_known("direction of a metric", self.better, DIRECTIONS)
         for name in self.requires:
-            if name not in QUANTITIES:
-                raise unknown("quantity for a metric to need", name, QUANTITIES)
+            check_known("quantity for a metric to need", name, QUANTITIES)
         if not self.bounds[0] < self.bounds[1] or (self.shares and not all(map(math.isfinite, self.bounds))):
             raise JaxcamError(
                 f"the metric {self.name} has the bounds {self.bounds}: name the least and the greatest value"

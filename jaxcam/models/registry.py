@@ -6,7 +6,7 @@ import dataclasses
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxcam.errors import unknown
+from jaxcam.errors import check_known
 
 if TYPE_CHECKING:
     from jaxcam.models.config import Config
@@ -69,8 +69,7 @@ def architecture(name: str, **fields: Any) -> Config:
       JaxcamError: there is none of that name; the message names the nearest ones.
     """
     known = architectures()
-    if name not in known:
-        raise unknown("architecture", name, known)
+    check_known("architecture", name, known)
     return known[name].config(**known[name].architectures[name], **fields)
 
 

@@ -16,7 +16,7 @@ from jaxcam.cutting.layouts import Layout
 from jaxcam.cutting.places import Places, Whole
 from jaxcam.data.class_names import KNOWN, class_names
 from jaxcam.data.preprocessing import AnyPreprocessing, Preprocessing, own_preprocessing
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.models.classifier import INPUT, Classifier, Pixels
 from jaxcam.models.trees import on_purpose
 from jaxcam.transforms.convolutions import for_cpu
@@ -143,8 +143,7 @@ def wrap(
     """
     rules = preprocessing if isinstance(preprocessing, Preprocessing) else own_preprocessing(preprocessing)
     if isinstance(classes, str):
-        if classes not in KNOWN:
-            raise unknown("list of classes", classes, KNOWN)
+        check_known("list of classes", classes, KNOWN)
         classes = class_names(classes)
     classes = _names(classes)
     params = own_params(model, params)

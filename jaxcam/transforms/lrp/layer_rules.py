@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 
 #: `(weight, u, v)`: this share of the relevance goes in proportion to u z+ + v z-, for contributions z = z+ + z-.
 Branch = tuple[float, float, float]
@@ -146,8 +146,7 @@ def named(name: str, epsilon: float, gamma: float) -> LayerRule | Composite:
         "epsilon_plus": Composite(AlphaBeta(1.0, 0.0, epsilon), plain),
         "epsilon_gamma": Composite(Gamma(gamma, epsilon), plain),
     }
-    if name not in table:
-        raise unknown("LRP rule", name, table)
+    check_known("LRP rule", name, table)
     return table[name]
 
 

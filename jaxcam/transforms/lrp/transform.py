@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxcam.errors import JaxcamError, unknown
+from jaxcam.errors import JaxcamError, check_known
 from jaxcam.transforms.control import ActiveValues, control
 from jaxcam.transforms.lrp.elementwise import COMPLEX, NAME, elementwise, moved
 from jaxcam.transforms.lrp.layer_rules import Epsilon, LayerRule, RuleChoice, WeightedLayer, chooser, stabilised
@@ -97,8 +97,7 @@ def lrp(
       Achtibat et al., ICML 2024 (products).
     """
     choose, looks = chooser(rule, epsilon, gamma)
-    if attention not in ATTENTION:
-        raise unknown("way with attention", attention, ATTENTION)
+    check_known("way with attention", attention, ATTENTION)
 
     def propagate(x):
         closed, _ = trace(fn, x, precision=resolved(precision).products)
