@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxcam.cli import arguments, completion, convert, doctor, evaluate, explain, listing, plugins, report, serve, train
-from jaxcam.errors import JaxcamError, visible
+from jaxcam.cli.progress import note
+from jaxcam.errors import JaxcamError
 
 
 def parser() -> tuple[argparse.ArgumentParser, Any]:
@@ -103,5 +104,5 @@ def _close_output() -> None:
 
 def _say(message: str, status: int) -> int:
     with contextlib.suppress(OSError):
-        print("jaxcam: " + visible(" ".join(message.split())), file=sys.stderr)
+        note(" ".join(message.split()))
     return status

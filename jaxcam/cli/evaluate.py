@@ -7,14 +7,13 @@ import contextlib
 import functools
 import pathlib
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxcam.cli import arguments, networks, plugins, python
 from jaxcam.cli.memory import keep_freed_memory
-from jaxcam.cli.progress import Lines, clock
+from jaxcam.cli.progress import Lines, clock, note
 from jaxcam.cli.table import new_console
 from jaxcam.errors import JaxcamError, visible
 from jaxcam.methods import DEFAULT_METHOD
@@ -169,24 +168,19 @@ def run(options: argparse.Namespace) -> int:
     if found.complete and not watch.worked:
         say(f"{options.out}: this run was finished before; nothing was left to do")
     if watch.spoilt:
-        print(
-            visible(
-                f"jaxcam: {options.out}: {watch.spoilt} damaged part{'s' * (watch.spoilt > 1)} of the records "
-                f"{'were' if watch.spoilt > 1 else 'was'} made again"
-            ),
-            file=sys.stderr,
-        )
+        parts, were = ("part", "was") if watch.spoilt == 1 else ("parts", "were")
+        note(f"{options.out}: {watch.spoilt} damaged {parts} of the records {were} made again")
     if not options.quiet:
         _summary(found)
         if watch.spent:
             say(watch.spent)
     for line in tally(found.problems):
-        print(visible(f"jaxcam: left out: {line}"), file=sys.stderr)
+        note(f"left out: {line}")
     for name, why in found.broken.items():
         told = why if name in why or visible(name) in why else f"{name}: {why}"
-        print("jaxcam: broken: " + visible(" ".join(told.split())), file=sys.stderr)
+        note("broken: " + " ".join(told.split()))
     if found.broken:
-        print(f"jaxcam: {len(found.broken)} of {len(found.images)} pictures could not be used", file=sys.stderr)
+        note(f"{len(found.broken)} of {len(found.images)} pictures could not be used")
     return 1 if found.broken else 0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxcam import __version__
 from jaxcam.cli import arguments, drawing, frames, networks, processes, python
 from jaxcam.cli.pictures import expand, stems
+from jaxcam.cli.progress import note
 from jaxcam.cli.report import write
 from jaxcam.cli.table import new_console, rows_of, show
 from jaxcam.errors import JaxcamError, visible
@@ -134,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
     if joined and not options.quiet:
         print(visible(f"animated: {', '.join(joined)}"), file=sys.stderr if options.json == "-" else sys.stdout)
     for _, message in broken:
-        print("jaxcam: error: " + visible(" ".join(message.split())), file=sys.stderr)
+        note("error: " + " ".join(message.split()))
     if options.json:
         document = {
             "jaxcam": __version__, "model": network.name, "images": records,

@@ -1,4 +1,4 @@
-"""How far a command has come: a bar on a terminal, a line every minute elsewhere."""
+"""What a command says beside its results: how far it has come, as a bar on a terminal and a line a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ Done = Callable[[str, str, float], None]
 INTERVAL = 60.0
 
 
+def note(text: str) -> None:
+    """A line on standard error."""
+    print("jaxcam: " + visible(text), file=sys.stderr, flush=True)
+
+
 class Lines:
     """Writes a line to standard error every minute: for a log, where a bar would be nothing but noise."""
 
@@ -32,7 +37,7 @@ class Lines:
         now = time.monotonic()
         if now - self._last >= INTERVAL:
             self._last = now
-            print("jaxcam: " + visible(text()), file=sys.stderr, flush=True)
+            note(text())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from jaxcam.cli.progress import note
 from jaxcam.cli.table import new_console
 from jaxcam.errors import JaxcamError, check_known, unknown, visible
 
@@ -100,10 +101,7 @@ def run(options: argparse.Namespace) -> int:
             print(visible(f"report of {tables.how_many(summary)} written to {out}"))
     if not found.complete:
         damaged = f" ({found.spoilt} damaged parts of its records are left out)" if found.spoilt else ""
-        print(
-            visible(f"jaxcam: {folder} is not finished{damaged}; these are the pictures done so far"),
-            file=sys.stderr,
-        )
+        note(f"{folder} is not finished{damaged}; these are the pictures done so far")
     return 0
 
 
