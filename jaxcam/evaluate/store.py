@@ -261,6 +261,8 @@ class Writer:
             os.fsync(self._descriptor)
         except OSError as e:
             raise self._failed(self.file, e) from None
+        except JaxcamError as e:  # of a part
+            raise JaxcamError(f"{e}; {_KEPT}") from None
         self._end = self._rows = 0
 
     def _write_arrays(self, file: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

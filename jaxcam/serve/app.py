@@ -71,9 +71,9 @@ class Offer:
         targets: Any = [t.strip() for t in form.get("classes", "").split(";") if t.strip()]
         if not targets:
             targets = _number(form.get("top", "1"))
-        count = len(targets) if isinstance(targets, list) else targets
-        if count * max(1, len(methods)) > MAX_MAPS:
-            raise JaxcamError(f"{count * len(methods)} maps are more than the {MAX_MAPS} that one answer holds")
+        count = (len(targets) if isinstance(targets, list) else targets) * max(1, len(methods))
+        if count > MAX_MAPS:
+            raise JaxcamError(f"{count} maps are more than the {MAX_MAPS} that one answer holds")
         layer = form.get("layer") or None
         picture = to_picture(photo, name="the photo")
         if not self._turn.acquire(timeout=self.seconds):
