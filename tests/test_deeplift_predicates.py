@@ -36,6 +36,12 @@ CHOOSING = {
     "a choice of predicates": lambda x: jnp.where(jnp.where(x.sum() > 0, x > 0, x[::-1] > 0), x, -x),
     "moved predicates": lambda x: jnp.where(jnp.roll(x > x.mean(), 1)[None].repeat(2, 0)[1], x, 0.5 * x),
     "two branches": lambda x: jax.lax.cond(x.sum() > 0, lambda v: jax.nn.relu(v) + 1, lambda v: v * v, x),
+    "one of three branches": lambda x: jax.lax.switch(
+        jnp.clip((x.mean() * 3).astype(int), 0, 2), [lambda v: v, lambda v: jnp.tanh(v) + 1, lambda v: v * v], x
+    ),
+    "one of four branches, by a count, or the last": lambda x: jax.lax.switch(
+        (x > 0).sum(), [lambda v: v, lambda v: 2 * v, jnp.sin, lambda v: v * v + 1], x
+    ),
     "two branches of constants": lambda x: x * jax.lax.cond(x[0] > x[1], lambda: 1.0, lambda: 2.0),
     "branches under vmap": lambda x: jax.vmap(lambda v: jax.lax.cond(v > x.mean(), lambda: v, lambda: 0 * v + 1))(x),
 }  # fmt: skip
@@ -119,7 +125,6 @@ def test_branches_for_those_that_look_at_one_point():
 
     np.testing.assert_allclose(lrp(fn)(x).relevance, 2 * x, rtol=1e-5)
     np.testing.assert_allclose(jax.grad(guided(fn))(x), 2.0)
-
 
 @pytest.mark.parametrize(
     "fn, why",

@@ -103,21 +103,34 @@ def scan(eqn: Any, ins: list, how: ActiveValues) -> list:
 
 
 def cond(eqn: Any, ins: list, how: ActiveValues) -> list:
-    """`jax.lax.cond` and `switch`; of two branches, one of which the input picks, both run."""
+    """`jax.lax.cond` and `switch`; of branches, one of which the input picks, all run."""
     index, *operands = ins
     branches = eqn.params["branches"]
     if isinstance(index, how.active):
-        if how.choose is not None and len(branches) == 2:
-            both = zip(*(how.walk(branch, operands) for branch in branches), strict=True)
-            found = [how.choose(index, off, on) for off, on in both]
-            if not any(v is None for v in found):
-                return found
+        found = _chosen(eqn, index, [how.walk(branch, operands) for branch in branches], how) if how.choose else None
+        if found is not None:
+            return found
         raise UnsupportedPrimitive(how.transformation, eqn, "the branch taken depends on the input")
     flat = how.packed(operands, how.actives(operands))
     kinds = [how.actives_of(branch, flat) for branch in branches]
     out_active = [any(column) for column in zip(*kinds, strict=True)]
     outs = jax.lax.switch(index, [lambda v, b=b: how.run(b, v, out_active) for b in branches], flat)
     return how.unpacked(outs)
+
+
+def _chosen(eqn: Any, index: Any, results: list[list], how: ActiveValues) -> list | None:
+    """Of the results of branches those that an active index picks; None where it cannot be told how it does."""
+    assert how.choose is not None
+    number = jax.ShapeDtypeStruct((), eqn.invars[0].aval.dtype)
+    found: list = results[0]
+    for i, more in enumerate(results[1:], 1):
+        which = index
+        if len(results) > 2:
+            (which,) = how.walk(jax.make_jaxpr(lambda k, i=i: k >= i)(number), [index])
+        found = [how.choose(which, off, on) for off, on in zip(found, more, strict=True)]
+        if any(v is None for v in found):
+            return None
+    return found
 
 
 _RULES = {"scan": scan, "cond": cond}
