@@ -265,7 +265,9 @@ declare("closed_call core_call call custom_jvp_call custom_vjp_call", Primitive(
 declare("eval_jaxpr", Primitive("call", body="jaxpr call_jaxpr"))
 declare("custom_vjp_call_jaxpr", Primitive("call", body="fun_jaxpr"))
 declare("scan cond", Primitive("control"))
-declare("while", Primitive("opaque", why="how often the loop runs is found while it runs"))
+declare("while", Primitive("opaque", why=(
+    "how often the loop runs is found while it runs: jax.lax.scan, or fori_loop between Python's own numbers, says it before"
+)))  # fmt: skip
 
 # What is there to look on.
 declare("debug_callback debug_print", Primitive("effect"))
