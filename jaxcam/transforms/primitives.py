@@ -266,7 +266,7 @@ declare("eval_jaxpr", Primitive("call", body="jaxpr call_jaxpr"))
 declare("custom_vjp_call_jaxpr", Primitive("call", body="fun_jaxpr"))
 declare("scan cond", Primitive("control"))
 declare("while", Primitive("opaque", why=(
-    "how often the loop runs is found while it runs: jax.lax.scan, or fori_loop between Python's own numbers, says it before"
+    "how often the loop runs is found while it runs; scan, and fori_loop between Python's numbers, say it before"
 )))  # fmt: skip
 
 # What is there to look on.
