@@ -32,7 +32,8 @@ _STEP = "a step function of the input"
 _NORM = "relevance has no published rule for it, other than as a norm that weighs a product"
 _UNPUBLISHED = "relevance has no published rule for it"
 _OPAQUE = {
-    "while": "how often the loop runs is found while it runs; scan, and fori_loop between Python's numbers, say it before",
+    "while": "how often the loop runs is found while it runs; "
+    "scan, and fori_loop between Python's numbers, say it before",
     "argmax": _PLACE, "argmin": _PLACE, "reduce_xor": _PREDICATE,
     "approx_top_k": _ORDER,
     "scatter-mul": _MEET, "scatter-min": _MEET, "scatter-max": _MEET,
