@@ -63,6 +63,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(plugins, "_loaded", {})
+    monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test, in another folder
     (tmp_path / "mine.py").write_text(CODE)
     kept = [(registry, dict(registry)) for registry in (METHODS, METRICS, TARGETS)]
     yield tmp_path
