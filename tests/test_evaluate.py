@@ -465,3 +465,22 @@ def test_nested_batches_are_one(axes):
     np.testing.assert_allclose(got, want, rtol=1e-6)
     program = str(jax.make_jaxpr(nested(_one_batch(predict)))(w, images))
     assert ("f32[8,6,6,3]" in program) == (axes == (None, 0))  # 4 times 2 images, where the weights are shared
+
+
+def test_boxes_and_masks_that_were_left_out_are_told(net, tmp_path, capsys):
+    save_network(tmp_path / "net", net)
+    (tmp_path / "set" / CLASSES[0]).mkdir(parents=True)
+    (tmp_path / "masks" / CLASSES[0]).mkdir(parents=True)
+    for i in range(2):
+        Image.fromarray(picture(20, 40, i)).save(tmp_path / "set" / CLASSES[0] / f"{i}.png")
+        Image.fromarray(np.full((40, 20), 255, np.uint8)).save(tmp_path / "masks" / CLASSES[0] / f"{i}.png")
+    boxes = [f"{CLASSES[0]}/0.png,{CLASSES[0]},100,100,120,120", f"{CLASSES[0]}/1.png,{CLASSES[0]},0,0,20,20"]
+    (tmp_path / "set" / "boxes.csv").write_text("\n".join(["image,wnid,x0,y0,x1,y1", *boxes]) + "\n")
+    words = ["evaluate", str(tmp_path / "set"), "--masks", str(tmp_path / "masks"), "--model", str(tmp_path / "net")]
+    asked = ["--methods", "uniform_cam", "--metrics", "pointing", "weighting", "--out", str(tmp_path / "run")]
+    assert main([*words, *asked]) == 0
+    told = capsys.readouterr().err
+    assert "left out: box outside the picture: 1: " in told and "left out: bad mask: 2: " in told and "turned" in told
+    assert [p.kind for p in read_run(tmp_path / "run").problems] == ["box outside the picture", "bad mask", "bad mask"]
+    assert main(["report", str(tmp_path / "run")]) == 0
+    assert "box outside the picture: 1: " in (tmp_path / "run" / "report.html").read_text()

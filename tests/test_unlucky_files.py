@@ -269,10 +269,23 @@ def test_a_huge_batch_takes_no_more_memory_than_the_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("field", [{"size": 0}, {"size": 10**9}, {"resize": "crop"}, {"interpolation": "x"},
-                                   {"std": (0, 1, 1)}, {"mean": (float("nan"),) * 3}, {"scale": 0}])  # fmt: skip
+                                   {"std": (0, 1, 1)}, {"mean": (float("nan"),) * 3}, {"scale": 0},
+                                   {"std": (-1, 1, 1)}, {"scale": -255}, {"scale": 1},
+                                   {"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}])  # fmt: skip
 def test_preprocessing_that_makes_no_input(field):
     with pytest.raises(JaxcamError):
         jaxcam.Preprocessing(**field)
+
+
+@pytest.mark.parametrize(("mean", "std", "scale"), [
+    ((123.7, 116.3, 103.5), (58.4, 57.1, 57.4), 1), ((103.939, 116.779, 123.68), 1, 1), (0, 1, 1), (0, 1, 255),
+    (0.5, 0.5, 255), (127, 128, 1), (1, 1, 127.5), (0, 255, 1), ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 255),
+])  # fmt: skip
+def test_the_preprocessings_that_people_use(mean, std, scale):
+    made = jaxcam.Preprocessing(mean=mean, std=std, scale=scale)
+    pixels = np.full((1, 1, 3), 255, np.uint8)
+    expected = (255 / scale - np.asarray(mean)) / np.asarray(std)
+    np.testing.assert_allclose(made.normalize(pixels)[0, 0], np.broadcast_to(expected, 3), rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
