@@ -178,7 +178,7 @@ def test_a_map_of_a_mirrored_picture_is_refused_unless_it_is_turned_back(turned)
 )  # fmt: skip
 def test_a_map_of_a_crop_is_refused(crop):
     with pytest.raises(
-        JaxcamError, match=r"'map' sees (rows|columns) \d+ to \d+ of 16 alone.*stretched over the whole"
+        JaxcamError, match=r"'map' sees (8|12) of the 16 (rows|columns) alone.*stretched over the whole"
     ):
         wrap(lambda params, x: body(params, crop(x)))
 

@@ -28,7 +28,7 @@ class Factor(NamedTuple):
       step: how many finer ones one of it holds, where an axis was divided into windows.
       image: how many the image has.
       turned: whether the last one comes first.
-      part: the first one of the image and the one behind the last, where the others were cut off.
+      part: how many of those there are left, where the network cut off the others; 0 where it did not.
       before: where it is the slowest of several, how many others come before the product of them, as class tokens do.
     """
 
@@ -37,7 +37,7 @@ class Factor(NamedTuple):
     step: int = 1
     image: int = 0
     turned: bool = False
-    part: tuple[int, int] | None = None
+    part: int = 0
     before: int = 0
 
 
@@ -229,9 +229,7 @@ def _concatenated(eqn: Any, operands: list, shape: tuple) -> Axes:
     own = [i for i, o in enumerate(operands) if o is not None and o[along]]
     if axes[along]:
         before = sum(v.aval.shape[along] for v in eqn.invars[: own[0]])
-        axes[along] = (
-            _behind(axes[along], before) if len(own) == 1 else tuple(f._replace(part=None) for f in axes[along])
-        )
+        axes[along] = _behind(axes[along], before) if len(own) == 1 else tuple(f._replace(part=0) for f in axes[along])
     return tuple(axes)
 
 
@@ -264,14 +262,13 @@ def _sliced(eqn: Any, operands: list, shape: tuple) -> Axes:
             axes.append(_behind(_sized(axis, size), -start) if start is not None and step == 1 else ())
         else:
             (f,) = _sized(axis, size) or (axis[0],)
-            covered = size * step
-            cropped = f.part is None and n == f.image and covered < _WHOLE * n
-            axes.append((f._replace(part=(start or 0, (start or 0) + covered)) if cropped else f,))
+            cropped = n == f.image and size * step < _WHOLE * n
+            axes.append((f._replace(part=size * step) if cropped else f,))
     return tuple(axes)
 
 
 #: The share of the image's rows or columns that is as good as all of them: of a smaller one a map is not the image's.
-_WHOLE = 0.95
+_WHOLE = 0.9
 _KEEPS = frozenset(
     "dynamic_update_slice split copy reduce_window reduce_window_max reduce_window_min "
     "reduce_window_sum cumsum cumprod cummax cummin cumlogsumexp sort".split()

@@ -136,9 +136,8 @@ def check_axes(layout: Layout, axes: Axes, value: jax.ShapeDtypeStruct, name: st
 
 def _check_whole(axes: Axes, name: str) -> None:
     for factor in (f for axis in axes for f in axis if f.part):
-        first, end = factor.part or (0, 0)
         raise JaxcamError(
-            f"{name!r} sees {factor.of} {first} to {end - 1} of {factor.image} alone, as the network crops its input, "
+            f"{name!r} sees {factor.part} of the {factor.image} {factor.of} alone, as the network crops its input, "
             "and the map would be stretched over the whole: crop the pictures before, in their preprocessing"
         )
 
