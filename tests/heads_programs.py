@@ -45,6 +45,13 @@ def cond_on_input(p, a):
     return lax.cond(jnp.sum(a) > 1.0, jax.nn.relu, jnp.tanh, x) @ p["w2"] + p["b2"]
 
 
+@head(PROGRAMS, **HIDDEN)
+def switch_on_input(p, a):
+    x = a.reshape(-1) @ p["w1"] + p["b1"]
+    x = lax.switch(jnp.sum(a > 1.0), (jax.nn.relu, jnp.tanh, jnp.sin), x)
+    return x @ p["w2"] + p["b2"]
+
+
 @head(PROGRAMS, **POINTWISE)
 def above_the_mean(p, a):
     """Average of the positions that exceed it, and a guard."""
@@ -136,11 +143,4 @@ def while_head(p, a):
 def argmax_head(p, a):
     x = a.reshape(-1) @ p["w1"] + p["b1"]
     x = x[jnp.argmax(x)] + x  # refused: argmax
-    return x @ p["w2"] + p["b2"]
-
-
-@head(UNSUPPORTED, "cond", **HIDDEN)
-def switch_on_input(p, a):
-    x = a.reshape(-1) @ p["w1"] + p["b1"]
-    x = lax.switch(jnp.sum(a > 1.0), (jax.nn.relu, jnp.tanh, jnp.sin), x)  # refused: cond
     return x @ p["w2"] + p["b2"]
