@@ -364,7 +364,8 @@ OF_PARTS = [
 def _steep(w, a):
     """Poolings that are infinitely steep, or have no slope at all, where a channel is zero."""
     pooled = (
-        jnp.std(a, (0, 1)), jnp.sqrt(jnp.mean(a**2, (0, 1))), jnp.cbrt(jnp.mean(a**3, (0, 1))), jnp.sqrt(a).mean((0, 1)),
+        jnp.std(a, (0, 1)), jnp.sqrt(jnp.mean(a**2, (0, 1))), jnp.cbrt(jnp.mean(a**3, (0, 1))),
+        jnp.sqrt(a).mean((0, 1)),
     )  # fmt: skip
     return jax.nn.softplus(sum(v @ w[i] for i, v in enumerate(pooled)))
 
