@@ -228,3 +228,15 @@ def test_a_padded_row_of_tokens_counts_as_a_class_token():
         return jax.nn.gelu(jaxcam.tag(jax.nn.relu(x), "tokens").mean(1)) @ params["out"]
 
     assert spot(wrap(net, layout=jaxcam.tokens(prefix=1)), (3, 1)) == (3, 1)
+
+
+def test_tokens_are_cut_under_a_transfer_guard_and_inside_a_traced_function():
+    layout, image = jaxcam.tokens(prefix=1), jnp.ones((16, 16, 3))
+
+    def activations(params, x):
+        return jaxcam.split(with_others(1, 0), PARAMS, at="tokens", example=IMAGE, layout=layout)[0](params, x)
+
+    params = jax.device_put(PARAMS)
+    with jax.transfer_guard("disallow"):
+        jaxcam.split(with_others(1, 0), params, at="tokens", example=IMAGE, layout=layout)
+    assert jax.jit(activations)(params, image).shape == (4, 4, K)

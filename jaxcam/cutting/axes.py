@@ -261,7 +261,7 @@ def _sliced(eqn: Any, operands: list, shape: tuple) -> Axes:
         elif len(axis) > 1:
             axes.append(_behind(_sized(axis, size), -start) if start is not None and step == 1 else ())
         else:
-            (f,) = _sized(axis, size) or (axis[0],)
+            (f,) = _sized(axis, size)
             cropped = n == f.image and size * step < _WHOLE * n
             axes.append((f._replace(part=size * step) if cropped else f,))
     return tuple(axes)

@@ -214,12 +214,12 @@ def _methods(
     network: Classifier, asked: str | Sequence[str], layer: str | None, folder: pathlib.Path
 ) -> tuple[Request, ...]:
     listed = [asked] if isinstance(asked, str) else list(asked)
-    if not listed or not requested(listed)[0]:
+    everything, every = requested(listed) if listed else (False, {})
+    if not everything:
         return tuple(request(text) for text in listed)
     with contextlib.suppress(JaxcamError):  # what "all" meant when the run was begun
         return tuple(request(text) for text in read_manifest(folder)["settings"]["methods"])
-    every = requested(listed)[1].values()
-    return tuple(r for r in every if r.info.heads is None or _is_defined(network, r, layer))
+    return tuple(r for r in every.values() if r.info.heads is None or _is_defined(network, r, layer))
 
 
 def _with_controls(methods: tuple[Request, ...], wanted: bool) -> tuple[Request, ...]:
